@@ -1,0 +1,99 @@
+package pmemfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/wire"
+)
+
+// sentinel is an error of this package that also matches the errno a kernel would have given.
+type sentinel struct {
+	text  string
+	errno syscall.Errno
+}
+
+func (s *sentinel) Error() string { return s.text }
+func (s *sentinel) Unwrap() error { return s.errno }
+
+var (
+	// ErrSealed is returned when an operation would have to take back a run of blocks that a program has
+	// sealed or pinned (see [Mapping.Pin]). Nothing has changed. It matches EBUSY.
+	ErrSealed error = &sentinel{"the blocks are sealed by a mapping", unix.EBUSY}
+
+	// ErrServerGone is returned by every call, and is the reason of every failed access to a mapping, once the
+	// connection to the server is lost. Whether the operation under way was done is not known. It matches
+	// ECONNRESET.
+	ErrServerGone error = &sentinel{"the pmemfs server is gone", unix.ECONNRESET}
+
+	// ErrCorrupt is returned when a structure on the medium is damaged; the error's text names it. It matches
+	// EIO.
+	ErrCorrupt error = &sentinel{"the pool is damaged", unix.EIO}
+
+	// ErrUnmapped is returned by the methods of a [Mapping] after Unmap. It matches EINVAL.
+	ErrUnmapped error = &sentinel{"the mapping is unmapped", unix.EINVAL}
+)
+
+// FaultError says why an access to a mapping failed: the file has no such byte any more, no block could be
+// allocated, the server is gone. It is found in the *fs.PathError that [Catch] returns.
+type FaultError struct {
+	Offset int64 // byte of the file that was accessed
+	Reason error // matches ENXIO beyond the end of the file, ENOSPC, EIO, EACCES, ErrServerGone, ErrUnmapped …
+}
+
+func (e *FaultError) Error() string { return fmt.Sprintf("offset %d: %v", e.Offset, e.Reason) }
+
+// Unwrap returns the reason.
+func (e *FaultError) Unwrap() error { return e.Reason }
+
+// detailed is an error with a text that says more than its cause does.
+type detailed struct {
+	text  string
+	cause error
+}
+
+func (e *detailed) Error() string { return e.text }
+func (e *detailed) Unwrap() error { return e.cause }
+
+// replyError turns a reply into the error that it carries, nil when the operation was done.
+func replyError(r *wire.Reply) error {
+	if r.Errno == 0 {
+		return nil
+	}
+	var cause error = syscall.Errno(r.Errno)
+	switch r.Reason {
+	case wire.ReasonSealed:
+		cause = ErrSealed
+	case wire.ReasonCorrupt:
+		cause = ErrCorrupt
+	}
+	if r.Detail == "" {
+		return cause
+	}
+	return &detailed{text: r.Detail, cause: cause}
+}
+
+// pathError wraps err for an operation on one name. It returns nil for nil, and io.EOF must not be given to it.
+func pathError(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return err
+	}
+	return &fs.PathError{Op: op, Path: name, Err: err}
+}
+
+// linkError wraps err for an operation on two names.
+func linkError(op, oldName, newName string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.LinkError{Op: op, Old: oldName, New: newName, Err: err}
+}

@@ -1,0 +1,209 @@
+// Package wire defines the messages between a pmemfs client and its server, and their encoding.
+//
+// A connection is a unix stream socket. Both directions carry frames:
+//
+//	offset 0   4 bytes  length of the body, little endian, at most MaxFrame
+//	offset 4   n bytes  body
+//
+// A body is a fixed head and those fields of one wide struct that are not zero, in the order of their bits:
+//
+//	request   u32 id, u16 op,    u32 bits of the fields that follow
+//	reply     u32 id, u16 errno, u32 bits of the fields that follow
+//
+// Numbers are little endian and of fixed width; strings and byte strings carry a u32 length, lists a u32 count.
+// The encoding is canonical: a field whose bit is set must not hold its zero value, and nothing may follow
+// the last field, so that every accepted body has exactly one meaning and every message exactly one body.
+// Every length and count is checked against a bound and against what is left of the body before memory is
+// taken for it.
+//
+// The reply to Hello is the one message that carries descriptors (SCM_RIGHTS, with the first byte of the frame).
+package wire
+
+// Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
+const Version = 1
+
+// Bounds of a message. A peer that exceeds one has broken the protocol and is disconnected.
+const (
+	MaxData    = 1 << 20          // bytes of Data
+	MaxFrame   = MaxData + 64<<10 // bytes of a body
+	MaxPath    = 4096             // bytes of Path, Path2, Name
+	MaxDetail  = 1024             // bytes of Detail; longer ones are cut when they are encoded
+	MaxEntries = 1024             // directory entries in a reply
+	MaxExtents = 1024             // extents in a reply
+	MaxRuns    = 1024             // runs in a reply to Populate
+	MaxNames   = 1024             // names in a reply to ListXattr
+	maxName    = 255              // bytes of a directory entry's name
+)
+
+// Op says what a request asks for. The comment at each names the fields it uses besides ID and Op.
+type Op uint16
+
+const (
+	opInvalid Op = iota
+
+	OpHello  // Offset: Version; Flags: HelloReadOnly → Hello and two descriptors: fault page, data area
+	OpInfo   // → Data: JSON
+	OpStatfs // → Statfs
+
+	OpOpen    // Path, Flags: O_*, Mode: permission of a file that is created → Handle, Attr
+	OpClose   // Handle
+	OpRead    // Handle, Offset, Length → Data, N: 1 at the end of the file
+	OpWrite   // Handle, Offset, Data → N: bytes written, Offset: where they begin (O_APPEND decides itself)
+	OpStat    // Handle → Attr
+	OpList    // Handle, Offset: cookie, 0 at first, Length: entries at most → Entries
+	OpSync    // Handle
+	OpAlloc   // Handle, Offset, Length, Flags: FALLOC_FL_*
+	OpSeek    // Handle, Offset, Flags: SEEK_DATA or SEEK_HOLE → Offset
+	OpMap     // Handle, Offset, Length: bytes, Flags: map flags, Address → Handle: mapping
+	OpExtent  // Handle, Offset, Length → Extents, Offset: where to go on, Length of the request if at the end
+	OpMove    // Handle, Offset, Length: relocate
+	OpSetAttr // Handle, or Path with Flags: AT_SYMLINK_NOFOLLOW; Valid, Mode, UID, GID, Size (in Length), Atime, Mtime → Attr
+
+	OpLookup   // Path, Flags: AT_SYMLINK_NOFOLLOW → Attr
+	OpMkdir    // Path, Mode
+	OpRemove   // Path, Flags: 0 or AT_REMOVEDIR
+	OpRename   // Path, Path2, Flags: RENAME_*
+	OpLink     // Path: existing, Path2: new
+	OpSymlink  // Path2: target, Path: new
+	OpReadlink // Path → Name
+
+	OpGetXattr    // Path, Path2: name, Flags: AT_SYMLINK_NOFOLLOW → Data
+	OpSetXattr    // Path, Path2: name, Data, Flags: XATTR_CREATE, XATTR_REPLACE or AT_SYMLINK_NOFOLLOW
+	OpListXattr   // Path, Flags → Names
+	OpRemoveXattr // Path, Path2: name, Flags
+
+	OpUnmap     // Handle: mapping. Its grants are forgotten before the reply
+	OpPopulate  // Handle: mapping, Offset, Length: bytes in the mapping, Flags: PopulateWrite → Runs, Handle: batch, Offset: where to go on
+	OpPopulated // Handle: mapping, Flags: batch. The runs of the batch are mapped
+	OpPin       // Handle: mapping, Offset, Length: bytes in the mapping → Handle: pin
+	OpUnpin     // Handle: mapping, Flags: pin
+	OpMapSync   // Handle: mapping, Offset, Length: bytes in the mapping; stores in them reach the medium
+
+	opEnd
+)
+
+// HelloReadOnly in the Flags of Hello asks for a data descriptor that cannot be mapped for writing.
+const HelloReadOnly = 1
+
+// PopulateWrite in the Flags of Populate asks for grants to store.
+const PopulateWrite = 1
+
+// Bits of Request.Valid: which attributes SetAttr changes.
+const (
+	SetMode = 1 << iota
+	SetUID
+	SetGID
+	SetSize
+	SetAtime
+	SetMtime
+	setAll = 1<<iota - 1
+)
+
+// Request is every request there is: one wide struct, of which each Op uses some fields.
+type Request struct {
+	ID      uint32 // chosen by the client, returned in the reply
+	Op      Op
+	Handle  uint32
+	Flags   uint32
+	Mode    uint32
+	Valid   uint32
+	UID     uint32
+	GID     uint32
+	Offset  int64
+	Length  int64
+	Address uint64
+	Atime   int64 // ns since 1970
+	Mtime   int64 // ns since 1970
+	Path    string
+	Path2   string
+	Data    []byte
+}
+
+// Reason refines an errno where a program must tell two causes apart.
+type Reason uint8
+
+const (
+	ReasonNone    Reason = iota
+	ReasonSealed         // EBUSY because a sealed or pinned run would have to be taken back
+	ReasonCorrupt        // EIO because a structure on the medium is damaged; Detail names it
+	reasonEnd
+)
+
+// Reply is every reply there is.
+type Reply struct {
+	ID      uint32
+	Errno   uint16 // 0: done
+	Reason  Reason
+	Handle  uint32
+	N       int64
+	Offset  int64
+	Attr    *Attr
+	Statfs  *Statfs
+	Hello   *Hello
+	Detail  string // says more than Errno does, for people
+	Name    string
+	Entries []Entry
+	Extents []Extent
+	Runs    []Run
+	Names   []string
+	Data    []byte
+
+	// Files are the descriptors that came with the message. They are not part of the body.
+	Files []int
+}
+
+// Attr is what stat(2) says about a file. Times are ns since 1970, Size bytes, Blocks data blocks of 4 KiB.
+type Attr struct {
+	Ino, Generation            uint64
+	Mode, Nlink, UID, GID      uint32
+	Size, Blocks               int64
+	Rdev                       uint64
+	Atime, Mtime, Ctime, Btime int64
+}
+
+// Statfs counts what a pool has and what of it is free: data blocks of 4 KiB, inodes, meta blocks.
+type Statfs struct {
+	Blocks, FreeBlocks, Inodes, FreeInodes, MetaBlocks, FreeMetaBlocks int64
+}
+
+// Hello is what a client must know before it can map.
+type Hello struct {
+	Version     uint32
+	MapMask     uint32 // map flags that this server supports
+	MapFlags    uint32 // flags for mmap(2) of the data descriptor
+	Granularity uint32 // medium.Granularity
+	Base        int64  // offset of the data area in the descriptor
+	Align       int64  // alignment that mmap(2) of the descriptor needs, bytes
+	DataBytes   int64  // size of the data area
+	PID         int64  // the server's process
+	ReadOnly    uint32 // 1: nothing can be changed
+}
+
+// Entry is a directory entry. Type holds the S_IFMT bits; Next is the cookie to go on after it.
+type Entry struct {
+	Name string
+	Ino  uint64
+	Type uint32
+	Next uint64
+}
+
+// Extent is a run of a file. Off and Len are bytes in the file; Block is the first data block, -1 for a hole.
+type Extent struct {
+	Off, Len, Block int64
+	Flags           uint32 // ExtentUnwritten, ExtentShared
+}
+
+const (
+	ExtentUnwritten = 1 << iota // allocated, reads as zeros
+	ExtentShared                // also part of another file
+	extentAll       = 1<<iota - 1
+)
+
+// Run is a granted run: Count pages from page First of the mapping lie at byte Offset of the data area, -1 for zeros.
+type Run struct {
+	First, Count, Offset int64
+	Flags                uint32 // RunWritable
+}
+
+// RunWritable says that the client may store to the run.
+const RunWritable = 1
