@@ -222,7 +222,6 @@ func (r *Reply) fields(c *codec) {
 	optional(c, &r.Name, c.text(MaxPath))
 	list(c, &r.Entries, MaxEntries, 24, c.entry)
 	list(c, &r.Extents, MaxExtents, 28, c.extent)
-	list(c, &r.Runs, MaxRuns, 28, c.run)
 	list(c, &r.Names, MaxNames, 4, c.text(maxName))
 	c.data(&r.Data)
 	below(c, "reason", r.Reason, reasonEnd)
@@ -270,14 +269,6 @@ func (c *codec) extent(e *Extent) {
 	c.i64(&e.Block)
 	c.u32(&e.Flags)
 	below(c, "extent flags", e.Flags, extentAll+1)
-}
-
-func (c *codec) run(r *Run) {
-	c.i64(&r.First)
-	c.i64(&r.Count)
-	c.i64(&r.Offset)
-	c.u32(&r.Flags)
-	below(c, "run flags", r.Flags, RunWritable+1)
 }
 
 // encode appends a frame: length, head (id and a number), bits, fields.
@@ -331,7 +322,7 @@ func DecodeRequest(body []byte) (*Request, error) {
 		return nil, err
 	}
 	q.Op = Op(op)
-	if q.Op <= opInvalid || q.Op >= opEnd {
+	if q.Op <= opInvalid || q.Op >= OpEnd {
 		return nil, fmt.Errorf("%w: operation %d is unknown", ErrMalformed, op)
 	}
 	return q, nil

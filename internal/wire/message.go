@@ -30,7 +30,6 @@ const (
 	MaxDetail  = 1024             // bytes of Detail; longer ones are cut when they are encoded
 	MaxEntries = 1024             // directory entries in a reply
 	MaxExtents = 1024             // extents in a reply
-	MaxRuns    = 1024             // runs in a reply to Populate
 	MaxNames   = 1024             // names in a reply to ListXattr
 	maxName    = 255              // bytes of a directory entry's name
 )
@@ -54,8 +53,8 @@ const (
 	OpSync    // Handle
 	OpAlloc   // Handle, Offset, Length, Flags: FALLOC_FL_*
 	OpSeek    // Handle, Offset, Flags: SEEK_DATA or SEEK_HOLE → Offset
-	OpMap     // Handle, Offset, Length: bytes, Flags: map flags, Address → Handle: mapping
-	OpExtent  // Handle, Offset, Length → Extents, Offset: where to go on, Length of the request if at the end
+	OpMap     // Handle, Offset, Length: bytes, Flags: Map*, Address: in the client → Handle: mapping
+	OpExtent  // Handle, Offset → Extents, Offset: where to go on, the same when there are no more
 	OpMove    // Handle, Offset, Length: relocate
 	OpSetAttr // Handle, or Path with Flags: AT_SYMLINK_NOFOLLOW; Valid, Mode, UID, GID, Size (in Length), Atime, Mtime → Attr
 
@@ -72,21 +71,27 @@ const (
 	OpListXattr   // Path, Flags → Names
 	OpRemoveXattr // Path, Path2: name, Flags
 
-	OpUnmap     // Handle: mapping. Its grants are forgotten before the reply
-	OpPopulate  // Handle: mapping, Offset, Length: bytes in the mapping, Flags: PopulateWrite → Runs, Handle: batch, Offset: where to go on
-	OpPopulated // Handle: mapping, Flags: batch. The runs of the batch are mapped
-	OpPin       // Handle: mapping, Offset, Length: bytes in the mapping → Handle: pin
-	OpUnpin     // Handle: mapping, Flags: pin
-	OpMapSync   // Handle: mapping, Offset, Length: bytes in the mapping; stores in them reach the medium
+	OpUnmap   // Handle: mapping. Its grants are forgotten before the reply, and no break of it is under way
+	OpPin     // Handle: mapping, Offset, Length: bytes in the mapping → Handle: pin
+	OpUnpin   // Handle: mapping, Flags: pin
+	OpMapSync // Handle: mapping, Offset, Length: bytes in the mapping; stores in them reach the medium
 
-	opEnd
+	OpEnd // not an operation: one more than the last
 )
 
 // HelloReadOnly in the Flags of Hello asks for a data descriptor that cannot be mapped for writing.
 const HelloReadOnly = 1
 
-// PopulateWrite in the Flags of Populate asks for grants to store.
-const PopulateWrite = 1
+// Flags of Map, and the bits of Hello.MapMask.
+const (
+	MapShared = 1 << iota
+	MapSync
+	MapDirect
+	MapUnchecked
+	MapPopulate // only the client acts on it
+	MapReadOnly
+	MapAll = 1<<iota - 1
+)
 
 // Bits of Request.Valid: which attributes SetAttr changes.
 const (
@@ -144,7 +149,6 @@ type Reply struct {
 	Name    string
 	Entries []Entry
 	Extents []Extent
-	Runs    []Run
 	Names   []string
 	Data    []byte
 
@@ -198,12 +202,3 @@ const (
 	ExtentShared                // also part of another file
 	extentAll       = 1<<iota - 1
 )
-
-// Run is a granted run: Count pages from page First of the mapping lie at byte Offset of the data area, -1 for zeros.
-type Run struct {
-	First, Count, Offset int64
-	Flags                uint32 // RunWritable
-}
-
-// RunWritable says that the client may store to the run.
-const RunWritable = 1

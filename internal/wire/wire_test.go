@@ -17,7 +17,7 @@ import (
 func drawRequest(t *rapid.T) *Request {
 	q := &Request{
 		ID:      rapid.Uint32().Draw(t, "id"),
-		Op:      Op(rapid.Uint16Range(1, uint16(opEnd)-1).Draw(t, "op")),
+		Op:      Op(rapid.Uint16Range(1, uint16(OpEnd)-1).Draw(t, "op")),
 		Handle:  rapid.Uint32().Draw(t, "handle"),
 		Flags:   rapid.Uint32().Draw(t, "flags"),
 		Mode:    rapid.Uint32().Draw(t, "mode"),
@@ -65,9 +65,6 @@ func drawReply(t *rapid.T) *Reply {
 	})
 	r.Extents = drawList(t, "extents", func(t *rapid.T) Extent {
 		return Extent{rapid.Int64().Draw(t, "off"), rapid.Int64().Draw(t, "len"), rapid.Int64().Draw(t, "block"), rapid.Uint32Range(0, extentAll).Draw(t, "flags")}
-	})
-	r.Runs = drawList(t, "runs", func(t *rapid.T) Run {
-		return Run{rapid.Int64().Draw(t, "first"), rapid.Int64().Draw(t, "count"), rapid.Int64().Draw(t, "offset"), rapid.Uint32Range(0, 1).Draw(t, "flags")}
 	})
 	r.Names = drawList(t, "names", func(t *rapid.T) string { return rapid.StringN(0, -1, maxName).Draw(t, "name") })
 	if b := rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "data"); len(b) > 0 {
@@ -168,7 +165,7 @@ func TestRefused(t *testing.T) {
 	for name, body := range map[string][]byte{
 		"empty":              {},
 		"no operation":       {1, 0, 0, 0, 0, 0, 0, 0, 0, 0},
-		"unknown operation":  {1, 0, 0, 0, byte(opEnd), 0, 0, 0, 0, 0},
+		"unknown operation":  {1, 0, 0, 0, byte(OpEnd), 0, 0, 0, 0, 0},
 		"unknown field":      {1, 0, 0, 0, 1, 0, 0, 0, 0, 128},
 		"zero field":         {1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0},
 		"unknown attributes": {1, 0, 0, 0, 1, 0, 8, 0, 0, 0, 64, 0, 0, 0},
@@ -265,7 +262,6 @@ func FuzzReply(f *testing.F) {
 		{ID: 4, Attr: &Attr{Ino: 1}, Handle: 9},
 		{ID: 5, Entries: []Entry{{"a", 2, unix.S_IFREG, 1}, {"b", 3, unix.S_IFDIR, 2}}},
 		{ID: 6, Extents: []Extent{{0, 4096, 7, ExtentUnwritten}, {4096, 4096, -1, 0}}},
-		{ID: 7, Runs: []Run{{0, 512, 1 << 21, RunWritable}}, Offset: 1 << 21, Handle: 1},
 		{ID: 8, Names: []string{"user.a", "user.b"}},
 		{ID: 9, Statfs: &Statfs{Blocks: 10}, Data: []byte("x"), Name: "target", N: 1},
 	} {
