@@ -1,0 +1,53 @@
+// Package fault carries page faults and breaks between two processes: a client that maps blocks of a pool, and the
+// server that owns the pool. It is pure Go and Go assembly, and knows nothing of files, inodes or grants: a mapping is
+// a number, a run is an address and a length.
+//
+// # Why not ordinary Go code
+//
+// A thread that faults holds a P and cannot reach a safe point, so Go code that resolves the fault of its own process
+// deadlocks with the first stop-the-world. The client's half of a fault is therefore code that runs on the signal stack
+// and needs nothing of the Go runtime: no allocation, no locks, no write barriers, no stack growth, no instrumentation.
+// What runs there is in entry_unsafe.go and the assembly; everything else in this package is ordinary Go.
+//
+// # A fault
+//
+//	client thread                           server (Page.Serve)
+//	load or store -> SIGSEGV
+//	segvEntry -> onFault: range known?
+//	claim a slot, REQUEST, ring the bell -> handle(request): allocate, commit, and, under the inode's lock,
+//	spin, then wait on the slot              request.InFlight(run)
+//	ANSWERED  <----------------------------  reply
+//	mmap the run, FREE (= acknowledgement)   the run is no longer in flight
+//	return from the signal: access retried
+//
+// A fault that fails (beyond the end, pool full, server gone) is handed to the Go runtime's own handler, so the program
+// dies with "unexpected fault address", or, under debug.SetPanicOnFault, gets a runtime error with an Addr method that
+// Find turns into the range and the reason.
+//
+// # A break
+//
+// Page.TakeBack waits until no answer over the runs is in flight, posts the runs in the break slots and sends
+// BreakSignal to the process. Whichever thread gets the signal replaces the runs by inaccessible memory and says so in
+// the slots. The signal is let through while a fault is being handled, on the same signal stack.
+//
+// # Locks, from the outside inwards
+//
+//	Page.breaking   one TakeBack at a time
+//	  Page.mu       in-flight records, references; never held while waiting
+//	Client.mu       list of ranges
+//	  registry.mu   tables of clients and ranges as Go sees them
+//
+// Signal entries take no lock: they pin the entry of a table by its users count (see tables_unsafe.go).
+//
+// # Limits
+//
+// A system call that is given an address that is not granted returns EFAULT; no signal is sent, so nothing here runs.
+// Populate such pages first.
+//
+// signal.Ignore with BreakSignal, or without arguments, takes the break signal away from this package (signal.Notify
+// does not: the Go runtime leaves an installed handler alone). Client.Reserve notices and fails; until then the server's
+// breaks of this client time out.
+//
+// Building with -race and -covermode=atomic together instruments the signal entries with calls that must not be made
+// there; use -covermode=set, or leave one of them out.
+package fault

@@ -1,0 +1,101 @@
+package fault
+
+const (
+	faultSlots = 64
+	breakSlots = 64
+	pageMagic  = 0x31746c666d656d70 // "pmemflt1"
+)
+
+// sharedPage is the fault page: a sealed memfd of fixed size that the server makes and both processes map. Every word
+// that is written by one side while the other polls has a cache line of its own.
+//
+// Nothing in it is trusted. The server copies a request out once and keeps what it needs later (the runs in flight, the
+// breaks it posted) in its own memory; whatever a client writes here, the server neither panics nor waits longer than
+// its time limits. The client checks an answer against the bounds of the range before it maps anything.
+//
+// Who writes which word, and when (C: client, S: server; "own" = only in that state):
+//
+//	word            writer  when
+//	magic           S       once, before the page is handed over
+//	closed          S       0 -> 1, once; every wait in the client ends with CodeServerGone
+//	bell            C       +1 after a slot became REQUEST (S: +1 when it closes)
+//	serverSleeps    S       0 -> 1 before it sleeps on bell; C: 1 -> 0, then wakes
+//	ackBell         C       +1 after slots became FREE or breaks DONE
+//	serverWaits     S       0 -> 1 before TakeBack sleeps on ackBell; C: 1 -> 0, then wakes
+//
+//	fault slot      moved by            the mover's words; what the state means
+//	FREE            C  -> CLAIMED       compare-and-swap; nobody's
+//	CLAIMED         C  -> REQUEST       C writes mapping, page, count, flags first
+//	REQUEST         S  -> SERVING       compare-and-swap; S copies the request once
+//	SERVING         S  -> ANSWERED      S has recorded the run in flight, then writes code .. offset
+//	ANSWERED        C  -> FREE          C has mapped the run (or given up): this is the acknowledgement
+//	clientSleeps    C 0 -> 1 before it sleeps on state; S takes it back to 0 after ANSWERED, then wakes
+//
+//	break slot      moved by            the mover's words; what the state means
+//	FREE            S  -> POSTED        S writes to, address, length first
+//	POSTED          C  -> TAKEN         compare-and-swap in the break entry
+//	POSTED          S  -> FREE          compare-and-swap: withdrawn, time is up
+//	TAKEN           C  -> DONE, FAILED  the run is inaccessible (or only readable); FAILED: it could not be done
+//	DONE, FAILED    S  -> FREE
+type sharedPage struct {
+	magic        uint64
+	closed       uint32
+	_            [52]byte
+	bell         uint32
+	_            [60]byte
+	serverSleeps uint32
+	_            [60]byte
+	ackBell      uint32
+	_            [60]byte
+	serverWaits  uint32
+	_            [60]byte
+	_            [4096 - 5*64]byte
+	faults       [faultSlots]faultSlot
+	breaks       [breakSlots]breakSlot
+}
+
+// faultSlot is one cache line; see sharedPage.
+type faultSlot struct {
+	state        uint32
+	mapping      uint32 // request: as given to Range.Activate
+	page         uint64 // request: index of the page in the mapping
+	count        uint64 // request: pages wanted from page on; 1 for a fault
+	flags        uint32 // request: slotWrite; answer: slotWritable, slotZeros
+	code         uint32 // answer: Code
+	first        uint64 // answer: index of the run's first page in the mapping
+	pages        uint64 // answer: length of the run in pages
+	offset       uint64 // answer: of the run in the data area, in bytes
+	clientSleeps uint32
+	_            uint32
+}
+
+// breakSlot is one cache line; see sharedPage.
+type breakSlot struct {
+	state   uint32
+	to      uint32 // Access
+	address uint64 // bytes
+	length  uint64 // bytes
+	_       [40]byte
+}
+
+const (
+	slotFree uint32 = iota
+	slotClaimed
+	slotRequest
+	slotServing
+	slotAnswered
+)
+
+const (
+	slotWrite    uint32 = 1 << iota // request: the access is a store
+	slotWritable                    // answer: map it for loads and stores
+	slotZeros                       // answer: no blocks: zeros, read only
+)
+
+const (
+	breakFree uint32 = iota
+	breakPosted
+	breakTaken
+	breakDone
+	breakFailed
+)

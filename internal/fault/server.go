@@ -1,0 +1,428 @@
+package fault
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Page is the server's half of a fault page: one for each connected client process.
+//
+// Invariant: inFlight[i] is set from the moment the handler records it, before the answer is visible, until the server
+// has seen slot i in another state than SERVING or ANSWERED. A set entry counts as a grant.
+type Page struct {
+	file     *os.File
+	shared   *sharedPage
+	region   []byte
+	closed   atomic.Bool
+	breaking chan struct{} // holds one token: the right to use the break slots, stuck and unsure
+
+	mu       sync.Mutex             // protects what follows, up to the blank line
+	users    int                    // Serve and TakeBack under way; the last one out of a closed page unmaps it
+	inFlight [faultSlots]flightPlan // see the invariant
+	answers  uint64                 // counts records, so that TakeBack can tell a new answer in a slot from an old one
+
+	spin   spinner          // only Serve
+	stuck  [breakSlots]bool // slots that a client had TAKEN when time was up
+	unsure bool             // a TakeBack failed half way: the client may have given back more than the grants say
+}
+
+// flightPlan is an answer that the client may be about to map.
+type flightPlan struct {
+	run    AddressRun
+	number uint64 // of the answer; 0: none
+}
+
+// Request is one fault, copied out of the fault page: nothing in it can be trusted or changes any more.
+type Request struct {
+	Mapping uint32 // as given to Range.Activate, if the client is honest
+	Page    int64  // index of the page in the mapping; never negative
+	Count   int64  // pages wanted from Page on; 1 for a fault, more for Range.Populate; at least 1
+	Write   bool   // the access is a store
+
+	owner *Page
+	slot  int
+}
+
+// Reply answers a Request.
+type Reply struct {
+	Code             Code
+	FirstPage, Count int64 // the run, in pages of the mapping; contains Request.Page
+	Offset           int64 // of the run in the data area, in bytes, a multiple of PageSize; -1: zeros, read only
+	Writable         bool  // must be set when Request.Write is
+}
+
+// NewPage makes a fault page for one client process.
+func NewPage() (*Page, error) {
+	file, err := makePageFile()
+	if err != nil {
+		return nil, fmt.Errorf("fault page: %w", err)
+	}
+	shared, region, err := mapPage(file)
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("fault page: %w", err)
+	}
+	shared.magic = pageMagic
+	return &Page{file: file, shared: shared, region: region, breaking: make(chan struct{}, 1)}, nil
+}
+
+// File is the memfd to be sent to the client. It stays the Page's, and is closed with it.
+func (p *Page) File() *os.File { return p.file }
+
+// InFlight records that the reply to r will let the client reach run (its address in the client). It must be called by
+// the handler of every reply with CodeOK, at the moment when the grant is recorded: while the lock is held that keeps
+// breaks of the same blocks out. From then on a TakeBack that overlaps run waits until the client has mapped it.
+func (r *Request) InFlight(run AddressRun) {
+	p := r.owner
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answers++
+	p.inFlight[r.slot] = flightPlan{run: run, number: p.answers}
+}
+
+// Serve answers the client's faults, one after the other, until Close; then it returns nil. It polls for a moment while
+// faults keep arriving, and sleeps otherwise. handle gets every request in turn; it checks Mapping and Page. A reply
+// with CodeOK without a call of InFlight is answered by CodeIO. At most one Serve at a time.
+func (p *Page) Serve(handle func(*Request) Reply) error {
+	if !p.enter() {
+		return nil
+	}
+	defer p.leave()
+	for !p.closed.Load() {
+		// Read the bell before the slots: a request that the sweep has missed has rung it since.
+		seen := atomic.LoadUint32(&p.shared.bell)
+		if p.sweep(handle) > 0 || p.spin.poll(&p.shared.bell, seen) {
+			continue
+		}
+		p.sleep(seen)
+	}
+	return nil
+}
+
+// sweep serves every slot that has a request, and returns how many there were.
+func (p *Page) sweep(handle func(*Request) Reply) int {
+	served := 0
+	for i := range p.shared.faults {
+		s := &p.shared.faults[i]
+		if atomic.LoadUint32(&s.state) == slotRequest && atomic.CompareAndSwapUint32(&s.state, slotRequest, slotServing) {
+			p.serveSlot(i, s, handle)
+			served++
+		}
+	}
+	return served
+}
+
+func (p *Page) serveSlot(i int, s *faultSlot, handle func(*Request) Reply) {
+	p.land(i) // the client has moved on: what this slot had in flight is mapped
+	req := &Request{
+		Mapping: atomic.LoadUint32(&s.mapping),
+		Page:    int64(atomic.LoadUint64(&s.page) & (1<<62 - 1)),
+		Count:   max(1, int64(atomic.LoadUint64(&s.count)&(1<<62-1))),
+		Write:   atomic.LoadUint32(&s.flags)&slotWrite != 0,
+		owner:   p,
+		slot:    i,
+	}
+	reply := handle(req)
+	if reply.Code == CodeOK && !p.flying(i) {
+		reply.Code = CodeIO
+	}
+	var flags uint32
+	if reply.Writable {
+		flags |= slotWritable
+	}
+	if reply.Offset < 0 {
+		flags |= slotZeros
+	}
+	if reply.Code != CodeOK {
+		p.land(i)
+	}
+	atomic.StoreUint32(&s.flags, flags)
+	atomic.StoreUint32(&s.code, uint32(reply.Code))
+	atomic.StoreUint64(&s.first, uint64(reply.FirstPage))
+	atomic.StoreUint64(&s.pages, uint64(reply.Count))
+	atomic.StoreUint64(&s.offset, uint64(reply.Offset))
+	atomic.StoreUint32(&s.state, slotAnswered)
+	if atomic.SwapUint32(&s.clientSleeps, 0) != 0 {
+		futexWake(&s.state)
+	}
+}
+
+func (p *Page) land(i int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inFlight[i] = flightPlan{}
+}
+
+func (p *Page) flying(i int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.inFlight[i].number != 0
+}
+
+// sleep waits until the bell is no longer at seen.
+func (p *Page) sleep(seen uint32) {
+	atomic.StoreUint32(&p.shared.serverSleeps, 1)
+	if atomic.LoadUint32(&p.shared.bell) == seen && !p.closed.Load() {
+		start := time.Now()
+		futexWait(&p.shared.bell, seen, 0)
+		p.spin.slept(time.Since(start))
+	}
+	atomic.StoreUint32(&p.shared.serverSleeps, 0)
+}
+
+// Close ends Serve, makes every fault of the client fail with CodeServerGone, and closes File. It does not take back what
+// the client has mapped, and does not wait for a handler or a TakeBack under way. The client is not told otherwise.
+func (p *Page) Close() error {
+	if p.closed.Swap(true) {
+		return nil
+	}
+	p.mu.Lock()
+	p.users++ // this call itself
+	p.mu.Unlock()
+	atomic.StoreUint32(&p.shared.closed, 1)
+	atomic.AddUint32(&p.shared.bell, 1)
+	futexWake(&p.shared.bell)
+	futexWake(&p.shared.ackBell)
+	for i := range p.shared.faults {
+		futexWake(&p.shared.faults[i].state)
+	}
+	p.leave()
+	return p.file.Close()
+}
+
+// enter keeps the page mapped until leave; false when it is closed.
+func (p *Page) enter() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed.Load() {
+		return false
+	}
+	p.users++
+	return true
+}
+
+func (p *Page) leave() {
+	p.mu.Lock()
+	p.users--
+	last := p.users == 0 && p.closed.Load()
+	p.mu.Unlock()
+	if last {
+		unix.Munmap(p.region)
+	}
+}
+
+// errDead ends a wait because the client process has ended.
+var errDead = errors.New("client process has ended")
+
+const (
+	takenGrace = 50 * time.Millisecond // for a break that a thread has already begun to carry out
+	ackQuantum = 10 * time.Millisecond // how often a waiting TakeBack looks whether the process still lives
+)
+
+// TakeBack returns nil when the client process behind pidfd can no longer access runs (AccessNone) or no longer store
+// to them (AccessRead): because it has said so after a break, or because it has ended. The caller must keep new grants
+// over the same runs from being recorded meanwhile (InFlight); answers already in flight are waited for.
+//
+// ErrBusy (EBUSY) means that it did not say so within timeout: then nothing is known about the runs, and they must stay
+// recorded as granted. Other errors: os.ErrClosed after Close; what pidfd_send_signal(2) says.
+// Calls on one page are serialised; waiting for the turn counts.
+func (p *Page) TakeBack(pidfd int, runs []AddressRun, to Access, timeout time.Duration) error {
+	if !p.enter() {
+		return os.ErrClosed
+	}
+	defer p.leave()
+	deadline := time.Now().Add(timeout)
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case p.breaking <- struct{}{}:
+		defer func() { <-p.breaking }()
+	case <-timer.C:
+		return ErrBusy
+	}
+	err := p.takeBack(pidfd, runs, to, deadline)
+	if errors.Is(err, errDead) {
+		return nil
+	}
+	return err
+}
+
+func (p *Page) takeBack(pidfd int, runs []AddressRun, to Access, deadline time.Time) error {
+	if err := p.await(pidfd, deadline, p.unstick); err != nil {
+		return err
+	}
+	if p.unsure {
+		// A read-only break changes the protection of what is there. After a failed break that may be memory which
+		// the client has already given back; made readable it would show zeros.
+		to = AccessNone
+	}
+	flights := p.flightsOver(runs)
+	if err := p.await(pidfd, deadline, func() bool { return p.landed(flights) }); err != nil {
+		return err
+	}
+	for len(runs) > 0 {
+		n := min(len(runs), breakSlots)
+		if err := p.breakBatch(pidfd, runs[:n], to, deadline); err != nil {
+			p.unsure = true
+			return err
+		}
+		runs = runs[n:]
+	}
+	return nil
+}
+
+// breakBatch posts at most breakSlots runs and waits for them. All break slots are free before and, but for stuck ones,
+// after.
+func (p *Page) breakBatch(pidfd int, runs []AddressRun, to Access, deadline time.Time) error {
+	slots := p.shared.breaks[:len(runs)]
+	for i, r := range runs {
+		atomic.StoreUint32(&slots[i].to, uint32(to))
+		atomic.StoreUint64(&slots[i].address, r.Address)
+		atomic.StoreUint64(&slots[i].length, r.Length)
+		atomic.StoreUint32(&slots[i].state, breakPosted)
+	}
+	err := unix.PidfdSendSignal(pidfd, unix.Signal(BreakSignal()), nil, 0)
+	if errors.Is(err, unix.ESRCH) {
+		err = errDead
+	}
+	if err == nil {
+		err = p.await(pidfd, deadline, func() bool { return answered(slots) })
+	}
+	if left := p.withdraw(slots, err); err == nil {
+		err = left
+	}
+	return err
+}
+
+// answered reports whether every break has been carried out. A state that no honest client writes counts as an answer:
+// it is its own memory.
+func answered(slots []breakSlot) bool {
+	for i := range slots {
+		if s := atomic.LoadUint32(&slots[i].state); s == breakPosted || s == breakTaken {
+			return false
+		}
+	}
+	return true
+}
+
+// withdraw frees the slots after a wait that ended with err. A break that a thread has begun is given takenGrace; if it
+// is still not over, its slot stays out of use until it is. The error says that a client has failed to carry one out.
+func (p *Page) withdraw(slots []breakSlot, err error) error {
+	var failed error
+	grace := time.Now().Add(takenGrace)
+	for i := range slots {
+		state := &slots[i].state
+		if atomic.CompareAndSwapUint32(state, breakPosted, breakFree) {
+			continue
+		}
+		for err != nil && !errors.Is(err, errDead) && atomic.LoadUint32(state) == breakTaken && time.Now().Before(grace) {
+			time.Sleep(time.Millisecond)
+		}
+		switch atomic.LoadUint32(state) {
+		case breakTaken:
+			if !errors.Is(err, errDead) {
+				p.stuck[i] = true
+				continue
+			}
+		case breakFailed:
+			failed = ErrBusy
+		}
+		atomic.StoreUint32(state, breakFree)
+	}
+	return failed
+}
+
+// unstick takes stuck slots back into use and reports whether none is left.
+func (p *Page) unstick() bool {
+	for i := range p.stuck {
+		if !p.stuck[i] {
+			continue
+		}
+		if atomic.LoadUint32(&p.shared.breaks[i].state) == breakTaken {
+			return false
+		}
+		atomic.StoreUint32(&p.shared.breaks[i].state, breakFree)
+		p.stuck[i] = false
+	}
+	return true
+}
+
+// flightsOver lists the answers in flight that overlap one of runs: slot -> number of the answer.
+func (p *Page) flightsOver(runs []AddressRun) map[int]uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var flights map[int]uint64
+	for i := range p.inFlight {
+		f := &p.inFlight[i]
+		if f.number == 0 {
+			continue
+		}
+		for _, r := range runs {
+			if f.run.overlaps(r) {
+				if flights == nil {
+					flights = make(map[int]uint64)
+				}
+				flights[i] = f.number
+				break
+			}
+		}
+	}
+	return flights
+}
+
+// landed reports whether the client has acknowledged every one of flights.
+func (p *Page) landed(flights map[int]uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, number := range flights {
+		if p.inFlight[i].number != number {
+			continue
+		}
+		if s := atomic.LoadUint32(&p.shared.faults[i].state); s == slotServing || s == slotAnswered {
+			return false
+		}
+		p.inFlight[i] = flightPlan{}
+	}
+	return true
+}
+
+// await waits until done, which must only look at memory. It returns nil, ErrBusy at the deadline, errDead, or
+// os.ErrClosed.
+func (p *Page) await(pidfd int, deadline time.Time, done func() bool) error {
+	for range 200 {
+		if done() {
+			return nil
+		}
+		pause()
+	}
+	for {
+		seen := atomic.LoadUint32(&p.shared.ackBell)
+		atomic.StoreUint32(&p.shared.serverWaits, 1)
+		if done() {
+			return nil
+		}
+		left := time.Until(deadline)
+		switch {
+		case processEnded(pidfd):
+			return errDead
+		case p.closed.Load():
+			return os.ErrClosed
+		case left <= 0:
+			return ErrBusy
+		}
+		futexWait(&p.shared.ackBell, seen, min(left, ackQuantum))
+	}
+}
+
+// processEnded asks pidfd_open(2)'s descriptor, which is readable once all threads are gone, and their memory with them.
+func processEnded(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n == 1 && fds[0].Revents&unix.POLLIN != 0
+}
