@@ -26,13 +26,13 @@ func Flush(p []byte) {
 	flush(unsafe.Pointer(unsafe.SliceData(p)), uintptr(len(p)))
 }
 
-// Fence waits until everything that this goroutine flushed, or stored with
-// Copy or Zero, has reached the persistence domain, on whichever CPU it did
-// so. No later store becomes visible before that. Loads are not ordered.
+// Fence makes durable what this goroutine flushed, or stored with Copy or
+// Zero, on whichever CPU it did so: all of it reaches the persistence domain
+// before any later store, system call or other effect that somebody else can
+// see. Later loads may run ahead.
 //
-// What other goroutines flushed is covered only if they are known to have
-// returned from Flush, Copy or Zero before Fence is called, that is when a
-// channel, mutex or atomic orders the two.
+// It does the same for what other goroutines flushed, if a channel, mutex or
+// atomic says that they returned from Flush, Copy or Zero before Fence is called.
 func Fence() {
 	fence()
 }
@@ -52,8 +52,9 @@ func Persist(p []byte) {
 // An aligned 8-byte word of dst that is wholly inside the copied range is
 // stored at once: neither another CPU nor a medium after a power cut finds it
 // half old, half new. Words, and lines, may reach the medium in any order until
-// the Fence, and another CPU may see them in any order until then too (a mutex
-// or atomic on amd64 does not order streaming stores for its reader; Fence does).
+// the Fence. Other goroutines see the bytes as after any copy, once a channel,
+// mutex or atomic orders them; another process that merely polls may see the
+// words in any order until the Fence.
 //
 // dst and src may have any alignment. Copy panics if they overlap in memory.
 func Copy(dst, src []byte) int {
