@@ -11,6 +11,8 @@ const streamPiece = 16 << 10
 // lineStep is how far apart, in bytes, the flush methods clean: the smallest
 // data cache line of this system (CTR_EL0.DminLine, log2 of 4-byte words), but
 // at most LineSize. Read by assembly; never changed.
+//
+//lint:ignore U1000 the linter does not see assembly
 var lineStep = min(uintptr(4)<<(cacheType()>>16&15), LineSize)
 
 func flushMethods() []flushMethod {

@@ -59,7 +59,7 @@ func runChild(t *testing.T, flush, stream string) string {
 	if len(args) > 1 {
 		cmd.Args = args
 	}
-	cmd.Env = append(os.Environ(), childVariable+"=1", flushVariable+"="+flush, streamVariable+"="+stream)
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", childVariable+"=1", flushVariable+"="+flush, streamVariable+"="+stream)
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("child: %v\n%s", err, out)
