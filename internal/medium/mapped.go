@@ -1,0 +1,144 @@
+package medium
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/pmem"
+)
+
+// mapped is an area that is mapped from a file or device.
+//
+// Invariants: mem is mapped, shared, until close, and nil afterwards, so that a late call panics by its range check. In
+// the page-cache domain every store that returned and is not covered by a good fdatasync has dirty set or an fdatasync
+// under way that began after the store: stores set dirty only after they have stored, and Fence clears it before it
+// syncs. (Set before the store, it could be cleared by another goroutine's Fence, whose fdatasync misses the store.)
+type mapped struct {
+	mem      []byte
+	domain   Domain
+	readOnly bool
+	sync     func() error // fdatasync of the file; a field so that tests can make it fail
+
+	dirty   atomic.Bool
+	fenceMu sync.Mutex // held during fdatasync: who waits for it mostly finds the work done
+	failed  error      // protected by fenceMu; set once
+}
+
+// mapArea maps n bytes of f at off. MAP_NORESERVE has no place here: shared mappings of files are never charged.
+func mapArea(f *os.File, off, n int64, d finding, readOnly bool) (*mapped, error) {
+	if int64(int(n)) != n {
+		return nil, fmt.Errorf("map %d bytes of %s: too large for the address space of this platform", n, f.Name())
+	}
+	prot := unix.PROT_READ
+	if !readOnly {
+		prot |= unix.PROT_WRITE
+	}
+	mem, err := unix.Mmap(int(f.Fd()), off, int(n), prot, d.mapFlags())
+	if err != nil {
+		return nil, fmt.Errorf("map %d bytes of %s at offset %d: %w", n, f.Name(), off, err)
+	}
+	return &mapped{mem: mem, domain: d.domain, readOnly: readOnly, sync: func() error { return fdatasync(f) }}, nil
+}
+
+func fdatasync(f *os.File) error {
+	for {
+		err := unix.Fdatasync(int(f.Fd()))
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func (a *mapped) close() error {
+	if a == nil || a.mem == nil {
+		return nil
+	}
+	mem := a.mem
+	a.mem = nil
+	return unix.Munmap(mem)
+}
+
+func (a *mapped) Size() int64   { return int64(len(a.mem)) }
+func (a *mapped) Bytes() []byte { return a.mem }
+
+// store checks a range that is about to be stored to, and returns it.
+func (a *mapped) store(what string, off, n int64) []byte {
+	if a.readOnly {
+		panic("medium: " + what + " in an area that was opened read-only")
+	}
+	checkRange(what, off, n, a.Size())
+	return a.mem[off : off+n]
+}
+
+func (a *mapped) Write(off int64, p []byte) {
+	copy(a.store("write", off, int64(len(p))), p)
+	a.stored()
+}
+
+func (a *mapped) Stream(off int64, p []byte) {
+	dst := a.store("stream", off, int64(len(p)))
+	if a.domain == DomainPageCache {
+		copy(dst, p) // the kernel reads the bytes back soon: they may as well be in the caches
+	} else {
+		pmem.Copy(dst, p)
+	}
+	a.stored()
+}
+
+func (a *mapped) Zero(off, n int64) {
+	dst := a.store("zero", off, n)
+	if a.domain == DomainPageCache {
+		clear(dst)
+	} else {
+		pmem.Zero(dst)
+	}
+	a.stored()
+}
+
+func (a *mapped) Copy(dst, src, n int64) {
+	checkCopy(dst, src, n, a.Size())
+	a.Stream(dst, a.mem[src:src+n])
+}
+
+// Flush of a page-cache area says that somebody has stored there: a program that maps the same bytes, perhaps, of
+// which this area would not know.
+func (a *mapped) Flush(off, n int64) {
+	checkRange("flush", off, n, a.Size())
+	switch a.domain {
+	case DomainCPUCache: // the caches are durable already
+	case DomainPageCache:
+		a.stored()
+	default:
+		pmem.Flush(a.mem[off : off+n])
+	}
+}
+
+func (a *mapped) stored() {
+	// The load keeps the line shared among CPUs while it is set already, which is the common case.
+	if a.domain == DomainPageCache && !a.dirty.Load() {
+		a.dirty.Store(true)
+	}
+}
+
+func (a *mapped) Fence() error {
+	if a.domain != DomainPageCache {
+		pmem.Fence()
+		return nil
+	}
+	a.fenceMu.Lock()
+	defer a.fenceMu.Unlock()
+	if a.failed != nil || !a.dirty.Swap(false) {
+		return a.failed
+	}
+	if err := a.sync(); err != nil {
+		// The kernel reports a failed write-back once and then marks the pages clean: the next fdatasync would succeed
+		// without them. So the area never claims durability again.
+		a.failed = fmt.Errorf("fdatasync: %w (stores before it may be lost; the pool must be opened again)", err)
+	}
+	return a.failed
+}
