@@ -95,7 +95,7 @@ func (pr prober) open(path string, o Options) (_ *Pool, err error) {
 	return p, p.mapFiles(meta, data)
 }
 
-// openFiles opens the files of p.path, or the device. The directory is nil for a device.
+// openFiles opens the files of p.path, or the device. The directory, for the caller to close, is nil for a device.
 func (pr prober) openFiles(p *Pool) (dir *os.File, err error) {
 	st, err := os.Stat(p.path)
 	switch {
@@ -114,7 +114,10 @@ func (pr prober) openFiles(p *Pool) (dir *os.File, err error) {
 	if p.metaFile, err = openIn(dir, metaName, p.openFlags()); err == nil {
 		p.dataFile, err = openIn(dir, dataName, p.openFlags())
 	}
-	return dir, err
+	if err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	return dir, nil
 }
 
 // openDevice opens a character device after it has turned out to be device-DAX: opening others can do things to them.
@@ -149,7 +152,7 @@ func openIn(dir *os.File, name string, flags int) (*os.File, error) {
 	case errors.Is(err, unix.ELOOP):
 		return nil, &Error{Kind: ErrNotPool, Reason: name + " is a symbolic link"}
 	case errors.Is(err, unix.EISDIR):
-		return nil, &Error{Kind: ErrNotPool, Reason: name + " is a directory"}
+		return nil, &Error{Kind: ErrNotPool, Reason: name + " is not a regular file"}
 	case err != nil:
 		return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir.Name(), name), Err: err}
 	}
