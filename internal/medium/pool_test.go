@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -168,6 +169,11 @@ func checkReport(t *testing.T, p *Pool, readOnly bool) {
 	for _, part := range []string{"file system of meta: " + r.FileSystem, "file system of data: " + r.FileSystem, "MAP_SYNC", "conclusion for data"} {
 		if !strings.Contains(text, part) {
 			t.Errorf("the evidence does not say %q:\n%s", part, text)
+		}
+	}
+	for i, e := range r.Evidence {
+		if slices.Contains(r.Evidence[:i], e) {
+			t.Errorf("the evidence says twice: %s", e)
 		}
 	}
 	wantKind := map[string]Domain{"tmpfs": DomainVolatile, "page-cache": DomainPageCache, "fsdax": r.Domain}

@@ -129,13 +129,16 @@ func (p prober) file(f *os.File, name string) (finding, error) {
 
 func outcome(err error) string {
 	var errno unix.Errno
-	if errors.As(err, &errno) {
+	switch {
+	case err == nil:
+		return "accepted"
+	case errors.Is(err, unix.EOPNOTSUPP): // mmap(2) calls it so; the same number has another name too
+		return "refused, EOPNOTSUPP"
+	case errors.As(err, &errno):
 		return "refused, " + unix.ErrnoName(errno)
-	}
-	if err != nil {
+	default:
 		return "refused, " + err.Error()
 	}
-	return "accepted"
 }
 
 // fsdax finds the domain of a file whose stores reach the medium directly: the weakest of the regions below it.

@@ -3,6 +3,7 @@ package medium
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/pmemfs/pmemfs/pmem"
 )
@@ -49,10 +50,12 @@ func newReport(path string, readOnly bool, meta, data finding) Report {
 		MapSync:    data.mapSync,
 		Alignment:  data.align,
 		ReadOnly:   readOnly,
-		Evidence:   meta.evidence,
+		Evidence:   slices.Clone(meta.evidence),
 	}
-	if data.kind != "devdax" {
-		r.Evidence = append(r.Evidence[:len(r.Evidence):len(r.Evidence)], data.evidence...)
+	for _, e := range data.evidence { // what is true of both files, or of a device, is said once
+		if !slices.Contains(r.Evidence, e) {
+			r.Evidence = append(r.Evidence, e)
+		}
 	}
 	r.Granularity = r.Domain.Granularity()
 	r.Emulated = r.Domain == DomainVolatile
