@@ -1,0 +1,312 @@
+// Package alloc hands out units of the pool: blocks of the data area, nodes
+// of the meta area, inodes. One structure serves all three: a bitmap with two
+// levels of counts above it, so that a free unit, a free 2 MiB chunk or the
+// total is found without reading the bits of a large pool.
+//
+// Everything here is protected by the journal's builder lock: callers hold a
+// transaction, or have locked it for a reservation.
+package alloc
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/journal"
+	"github.com/pmemfs/pmemfs/internal/layout"
+)
+
+// Run is count units from first on.
+type Run struct{ First, Count int64 }
+
+// End is the first unit behind the run.
+func (r Run) End() int64 { return r.First + r.Count }
+
+// Bitmap is one allocator.
+//
+// Invariant: a unit is free when its bit in the View is 0 and its bit in busy
+// is 0. A unit is busy from its reservation until the transaction that sets
+// its bit has ended, and from the transaction that clears its bit until that
+// has ended: so a unit freed by a transaction that is not durable is not used
+// again. free counts the free units.
+type Bitmap struct {
+	name    string
+	journal *journal.Journal
+	regions layout.BitmapRegions
+	busy    map[int64]*line // by chunk
+	free    atomic.Int64
+	cursor  int64 // chunk where the next search begins
+}
+
+const (
+	lineWords  = layout.ChunkUnits / 64
+	lineBytes  = layout.ChunkUnits / 8
+	searchSpan = 1024 // chunks with free units looked at before the best run seen is taken
+)
+
+// line is one chunk's bits: 512 units in a cache line.
+type line [lineWords]uint64
+
+// New opens the bitmap named name (as in docs/format.md) over regions.
+// It reads the group counts only.
+func New(name string, j *journal.Journal, regions layout.BitmapRegions) (*Bitmap, error) {
+	b := &Bitmap{name: name, journal: j, regions: regions, busy: map[int64]*line{}}
+	var used int64
+	for g := int64(0); g*layout.GroupUnits < regions.Units; g++ {
+		n, err := b.group(j.View, g)
+		if err != nil {
+			return nil, err
+		}
+		used += n
+	}
+	b.free.Store(regions.Units - used)
+	return b, nil
+}
+
+// Units is how many units there are; Free how many of them can be had.
+func (b *Bitmap) Units() int64 { return b.regions.Units }
+func (b *Bitmap) Free() int64  { return b.free.Load() }
+
+// view reads bytes of the meta area: Journal.View or Tx.Read.
+type view func(off, n int64) []byte
+
+// A chunk's word: used units u16 | zero u16 | CRC-32C of the chunk's line.
+// A group's word: used units u32 | CRC-32C of these four bytes and the
+// group's number. Both are 0 when nothing is used.
+func (b *Bitmap) chunk(v view, chunk int64) (used int64, sum uint32, err error) {
+	off := b.regions.Chunks.Offset + chunk*layout.WordSize
+	w := binary.LittleEndian.Uint64(v(off, layout.WordSize))
+	used = int64(w & 0xffff)
+	if used > layout.ChunkUnits || w>>16&0xffff != 0 || used == 0 && w != 0 {
+		return 0, 0, layout.Corrupt(b.name+" chunk count", off, "%#x", w)
+	}
+	return used, uint32(w >> 32), nil
+}
+
+func (b *Bitmap) setChunk(tx *journal.Tx, chunk int64, used int64, l *line) {
+	var w [layout.WordSize]byte
+	if used != 0 {
+		binary.LittleEndian.PutUint64(w[:], uint64(used)|uint64(layout.Checksum(l.bytes()))<<32)
+	}
+	tx.Write(b.regions.Chunks.Offset+chunk*layout.WordSize, w[:])
+}
+
+func groupCheck(used uint32, group int64) uint32 {
+	var b [12]byte
+	binary.LittleEndian.PutUint32(b[:], used)
+	binary.LittleEndian.PutUint64(b[4:], uint64(group))
+	return layout.Checksum(b[:])
+}
+
+func (b *Bitmap) group(v view, group int64) (used int64, err error) {
+	off := b.regions.Groups.Offset + group*layout.WordSize
+	w := binary.LittleEndian.Uint64(v(off, layout.WordSize))
+	if w == 0 {
+		return 0, nil
+	}
+	used = int64(w & 0xffffffff)
+	if used == 0 || used > layout.GroupUnits || uint32(w>>32) != groupCheck(uint32(used), group) {
+		return 0, layout.Corrupt(b.name+" group count", off, "%#x", w)
+	}
+	return used, nil
+}
+
+func (b *Bitmap) addGroup(tx *journal.Tx, group, delta int64) error {
+	used, err := b.group(tx.Read, group)
+	if err != nil {
+		return err
+	}
+	used += delta
+	off := b.regions.Groups.Offset + group*layout.WordSize
+	if used < 0 || used > layout.GroupUnits {
+		return layout.Corrupt(b.name+" group count", off, "becomes %d", used)
+	}
+	var w [layout.WordSize]byte
+	if used != 0 {
+		binary.LittleEndian.PutUint64(w[:], uint64(used)|uint64(groupCheck(uint32(used), group))<<32)
+	}
+	tx.Write(off, w[:])
+	return nil
+}
+
+func (l *line) bytes() []byte {
+	var b [lineBytes]byte
+	for i, w := range l {
+		binary.LittleEndian.PutUint64(b[i*8:], w)
+	}
+	return b[:]
+}
+
+// line reads a chunk's bits and checks them against the chunk's word.
+func (b *Bitmap) line(v view, chunk int64) (line, int64, error) {
+	var l line
+	used, sum, err := b.chunk(v, chunk)
+	if err != nil {
+		return l, 0, err
+	}
+	off := b.regions.Bits.Offset + chunk*lineBytes
+	raw := v(off, lineBytes)
+	for i := range l {
+		l[i] = binary.LittleEndian.Uint64(raw[i*8:])
+	}
+	if used == 0 && l != (line{}) || used != 0 && layout.Checksum(raw) != sum {
+		return l, 0, layout.Corrupt(b.name, off, "checksum does not match")
+	}
+	return l, used, nil
+}
+
+// mask is the bits [from, to) of word w of a line.
+func mask(w, from, to int) uint64 {
+	lo, hi := max(from-w*64, 0), min(to-w*64, 64)
+	if lo >= hi {
+		return 0
+	}
+	return ^uint64(0) >> (64 - (hi - lo)) << lo
+}
+
+// each calls fn for the part of the run in each chunk.
+func (r Run) each(fn func(chunk int64, from, to int) error) error {
+	for at := r.First; at < r.End(); {
+		chunk := at / layout.ChunkUnits
+		end := min(r.End(), (chunk+1)*layout.ChunkUnits)
+		if err := fn(chunk, int(at-chunk*layout.ChunkUnits), int(end-chunk*layout.ChunkUnits)); err != nil {
+			return err
+		}
+		at = end
+	}
+	return nil
+}
+
+// Take writes into the transaction that reserved runs are used. The
+// reservation ends with the transaction: taken if it commits, else free.
+func (b *Bitmap) Take(tx *journal.Tx, runs ...Run) error {
+	return b.change(tx, runs, true)
+}
+
+// Release writes into the transaction that runs are free. They can be had
+// again once the transaction has committed.
+func (b *Bitmap) Release(tx *journal.Tx, runs ...Run) error {
+	for _, r := range runs {
+		b.markBusy(r)
+	}
+	return b.change(tx, runs, false)
+}
+
+func (b *Bitmap) change(tx *journal.Tx, runs []Run, used bool) error {
+	var units int64
+	for _, r := range runs {
+		units += r.Count
+	}
+	runs = append([]Run(nil), runs...)
+	tx.OnDone(func(committed bool) {
+		for _, r := range runs {
+			b.clearBusy(r)
+		}
+		if committed != used {
+			b.free.Add(units) // freed, or a reservation that was not taken
+		}
+	})
+	for _, r := range runs {
+		if r.First < 0 || r.Count <= 0 || r.End() > b.regions.Units {
+			return layout.Corrupt(b.name, -1, "units %d to %d are out of range", r.First, r.End())
+		}
+		err := r.each(func(chunk int64, from, to int) error { return b.changeChunk(tx, chunk, from, to, used) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changeChunk sets or clears the bits [from, to) of a chunk, its word and its
+// group's.
+func (b *Bitmap) changeChunk(tx *journal.Tx, chunk int64, from, to int, used bool) error {
+	l, n, err := b.line(tx.Read, chunk)
+	if err != nil {
+		return err
+	}
+	for w := range l {
+		m := mask(w, from, to)
+		if used && l[w]&m != 0 || !used && l[w]&m != m {
+			return layout.Corrupt(b.name, b.regions.Bits.Offset+chunk*lineBytes,
+				"units %d to %d of chunk %d are not all %s", from, to, chunk, map[bool]string{true: "free", false: "used"}[used])
+		}
+		l[w] ^= m
+	}
+	delta := int64(to - from)
+	if !used {
+		delta = -delta
+	}
+	tx.Write(b.regions.Bits.Offset+chunk*lineBytes, l.bytes())
+	b.setChunk(tx, chunk, n+delta, &l)
+	return b.addGroup(tx, chunk*layout.ChunkUnits/layout.GroupUnits, delta)
+}
+
+// Used reports whether unit's bit is set.
+func (b *Bitmap) Used(unit int64) (bool, error) {
+	if unit < 0 || unit >= b.regions.Units {
+		return false, unix.EINVAL
+	}
+	l, _, err := b.line(b.journal.View, unit/layout.ChunkUnits)
+	if err != nil {
+		return false, err
+	}
+	at := unit % layout.ChunkUnits
+	return l[at/64]>>(at%64)&1 == 1, nil
+}
+
+// Each calls fn for every used unit, in order, and skips chunks and groups
+// without any. With verify it also compares the counts with the bits.
+func (b *Bitmap) Each(verify bool, fn func(unit int64) error) error {
+	for g := int64(0); g*layout.GroupUnits < b.regions.Units; g++ {
+		used, err := b.group(b.journal.View, g)
+		if err != nil {
+			return err
+		}
+		if used == 0 && !verify {
+			continue
+		}
+		n, err := b.eachInGroup(g, verify, fn)
+		if err != nil {
+			return err
+		}
+		if verify && n != used {
+			return layout.Corrupt(b.name+" group count", b.regions.Groups.Offset+g*layout.WordSize, "%d used, its chunks say %d", used, n)
+		}
+	}
+	return nil
+}
+
+func (b *Bitmap) eachInGroup(g int64, verify bool, fn func(unit int64) error) (total int64, err error) {
+	first := g * layout.GroupUnits / layout.ChunkUnits
+	last := min(first+layout.GroupUnits/layout.ChunkUnits, b.regions.Units/layout.ChunkUnits)
+	for chunk := first; chunk < last; chunk++ {
+		used, _, err := b.chunk(b.journal.View, chunk)
+		if err != nil {
+			return total, err
+		}
+		total += used
+		if used == 0 && !verify {
+			continue
+		}
+		l, _, err := b.line(b.journal.View, chunk)
+		if err != nil {
+			return total, err
+		}
+		var ones int
+		for w, word := range l {
+			ones += bits.OnesCount64(word)
+			for ; word != 0; word &= word - 1 {
+				if err := fn(chunk*layout.ChunkUnits + int64(w*64+bits.TrailingZeros64(word))); err != nil {
+					return total, err
+				}
+			}
+		}
+		if int64(ones) != used {
+			return total, layout.Corrupt(b.name+" chunk count", b.regions.Chunks.Offset+chunk*layout.WordSize, "%d used, %d bits", used, ones)
+		}
+	}
+	return total, nil
+}

@@ -1,0 +1,177 @@
+package core
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/layout"
+)
+
+// Attr is what stat(2) tells. Times are ns since 1970; Blocks are 4 KiB
+// blocks of data.
+type Attr struct {
+	Ino                        layout.Ino
+	Generation                 uint64
+	Mode                       uint32 // st_mode: type and permissions
+	Nlink, UID, GID            uint32
+	Size, Blocks               int64
+	Rdev                       uint64
+	Atime, Mtime, Ctime, Btime int64
+}
+
+func attr(in *layout.Inode) Attr {
+	return Attr{
+		Ino: in.Ino, Generation: in.Generation, Mode: in.Mode, Nlink: in.Nlink, UID: in.UID, GID: in.GID,
+		Size: in.Size, Blocks: in.Blocks, Rdev: in.Rdev,
+		Atime: in.Atime, Mtime: in.Mtime, Ctime: in.Ctime, Btime: in.Btime,
+	}
+}
+
+// GetAttr returns an inode's attributes.
+func (fs *FS) GetAttr(ino layout.Ino) (Attr, error) {
+	in, err := fs.get(ino)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer in.put()
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	if in.gone {
+		return Attr{}, unix.ENOENT
+	}
+	return attr(&in.Inode), nil
+}
+
+// SetAttr says which attributes change: nil leaves one as it is.
+type SetAttr struct {
+	Mode, UID, GID *uint32 // Mode: permission bits only, 07777
+	Size           *int64
+	Atime, Mtime   *int64 // ns since 1970
+	TimesNow       bool   // the times are the present: who may write may set them
+}
+
+// SetAttr changes attributes, in one transaction (a truncate that frees much
+// goes on in further ones). EPERM for who does not own the inode.
+func (fs *FS) SetAttr(c Cred, ino layout.Ino, s SetAttr) (Attr, error) {
+	if fs.readOnly {
+		return Attr{}, unix.EROFS
+	}
+	in, err := fs.get(ino)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer in.put()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.gone {
+		return Attr{}, unix.ENOENT
+	}
+	if err := c.maySet(&in.Inode, s); err != nil {
+		return Attr{}, err
+	}
+	if s.Size != nil {
+		err = in.truncate(*s.Size, func(want *layout.Inode) { c.apply(want, s) })
+	} else {
+		err = in.setAttr(func(want *layout.Inode) { c.apply(want, s) })
+	}
+	return attr(&in.Inode), err
+}
+
+func (in *inode) setAttr(apply func(*layout.Inode)) error {
+	u, err := in.fs.begin()
+	if err != nil {
+		return err
+	}
+	defer u.Abort()
+	want := u.edit(in)
+	apply(want)
+	want.Ctime = in.fs.now()
+	return u.commit()
+}
+
+// maySet checks a change of attributes, as chmod(2), chown(2) and
+// utimensat(2) say.
+func (c Cred) maySet(in *layout.Inode, s SetAttr) error {
+	owner := c.owns(in)
+	switch {
+	case s.Mode != nil && !owner:
+		return unix.EPERM
+	case s.UID != nil && *s.UID != in.UID && c.UID != 0:
+		return unix.EPERM
+	case s.UID != nil && !owner:
+		return unix.EPERM
+	case s.GID != nil && c.UID != 0 && (!owner || *s.GID != in.GID && !c.inGroup(*s.GID)):
+		return unix.EPERM
+	}
+	if (s.Atime != nil || s.Mtime != nil) && !owner {
+		if !s.TimesNow {
+			return unix.EPERM
+		}
+		if err := c.allows(in, CanWrite); err != nil {
+			return err
+		}
+	}
+	if s.Size == nil {
+		return nil
+	}
+	switch {
+	case in.Type() == layout.ModeDirectory:
+		return unix.EISDIR
+	case in.Type() != layout.ModeRegular || *s.Size < 0:
+		return unix.EINVAL
+	case *s.Size > layout.MaxFileSize:
+		return unix.EFBIG
+	}
+	return nil
+}
+
+// apply changes the attributes other than the size.
+func (c Cred) apply(in *layout.Inode, s SetAttr) {
+	if s.UID != nil || s.GID != nil {
+		if in.Type() == layout.ModeRegular && c.UID != 0 {
+			in.Mode &^= unix.S_ISUID
+			if in.Mode&0o010 != 0 {
+				in.Mode &^= unix.S_ISGID
+			}
+		}
+		if s.UID != nil {
+			in.UID = *s.UID
+		}
+		if s.GID != nil {
+			in.GID = *s.GID
+		}
+	}
+	if s.Mode != nil {
+		mode := *s.Mode & layout.ModePerm
+		if in.Type() == layout.ModeRegular && c.UID != 0 && !c.inGroup(in.GID) {
+			mode &^= unix.S_ISGID
+		}
+		in.Mode = in.Mode&layout.ModeType | mode
+	}
+	if s.Atime != nil {
+		in.Atime = *s.Atime
+	}
+	if s.Mtime != nil {
+		in.Mtime = *s.Mtime
+	}
+}
+
+// ReadDir returns about max entries of a directory from a position on,
+// without "." and "..", in an order that does not change while entries come
+// and go: an entry that stays is returned exactly once. None at the end.
+// EACCES without read permission.
+func (fs *FS) ReadDir(c Cred, ino layout.Ino, from Cookie, max int) ([]DirEntry, error) {
+	in, err := fs.get(ino)
+	if err != nil {
+		return nil, err
+	}
+	defer in.put()
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	if in.Type() != layout.ModeDirectory {
+		return nil, unix.ENOTDIR
+	}
+	if err := c.allows(&in.Inode, CanRead); err != nil || in.gone {
+		return nil, err
+	}
+	return fs.readDir(fs.journal.View, &in.Inode, from, max)
+}

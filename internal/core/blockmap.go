@@ -1,0 +1,374 @@
+package core
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/pmemfs/pmemfs/internal/alloc"
+	"github.com/pmemfs/pmemfs/internal/layout"
+)
+
+// The block map of a file is a radix tree like a page table: eight entries in
+// the inode, 512 in each node, leaves of 4 KiB, 2 MiB and 1 GiB.
+
+// piece is a run of file blocks that are mapped alike: to consecutive blocks
+// with the same flags, or to nothing.
+type piece struct {
+	first, count int64
+	block        int64 // of first, -1: a hole
+	flags        layout.Entry
+}
+
+func (p piece) end() int64      { return p.first + p.count }
+func (p piece) hole() bool      { return p.block < 0 }
+func (p piece) unwritten() bool { return p.flags&layout.EntryUnwritten != 0 }
+
+// zeros reports whether the piece reads as zeros.
+func (p piece) zeros() bool { return p.hole() || p.unwritten() }
+
+// clip is the part of the piece in [first, end).
+func (p piece) clip(first, end int64) piece {
+	lo, hi := max(p.first, first), min(p.end(), end)
+	q := piece{lo, hi - lo, p.block, p.flags}
+	if !p.hole() {
+		q.block += lo - p.first
+	}
+	return q
+}
+
+// joins reports whether q continues p.
+func (p piece) joins(q piece) bool {
+	if p.end() != q.first || p.hole() != q.hole() || p.flags != q.flags {
+		return false
+	}
+	return p.hole() || p.block+p.count == q.block
+}
+
+const (
+	leafFlags  = layout.EntryUnwritten | layout.EntryShared
+	maxMapped  = int64(1) << 45 // blocks that the highest map covers, and more
+	rootFanout = layout.RootEntries
+)
+
+type view func(off, n int64) []byte
+
+func word(v view, off int64) layout.Entry {
+	return layout.Entry(binary.LittleEndian.Uint64(v(off, layout.WordSize)))
+}
+
+// find returns the piece of one entry that covers block.
+func (fs *FS) find(v view, in *layout.Inode, block int64) (piece, error) {
+	level := int(in.Height)
+	span := layout.Span(level)
+	if block >= rootFanout*span {
+		return piece{rootFanout * span, maxMapped - rootFanout*span, -1, 0}, nil
+	}
+	entry, off := in.Root[block/span], int64(-1)
+	for {
+		base := block / span * span
+		at := layout.Place{Ino: in.Ino, Level: level, Position: uint64(base)}
+		if err := entry.Verify(at, off); err != nil {
+			return piece{}, err
+		}
+		if entry == 0 {
+			return piece{base, span, -1, 0}, nil
+		}
+		if entry.Leaf() {
+			return fs.leaf(entry, base, span, off)
+		}
+		node, err := fs.nodeOffset(layout.Node(entry.Number()))
+		if err != nil {
+			return piece{}, err
+		}
+		level--
+		span = layout.Span(level)
+		off = node + (block-base)/span*layout.WordSize
+		entry = word(v, off)
+	}
+}
+
+// leaf checks that a leaf's blocks exist.
+func (fs *FS) leaf(e layout.Entry, base, span, off int64) (piece, error) {
+	p := piece{base, span, int64(e.Number()), e & leafFlags}
+	if p.block+span > fs.sb.DataBlocks || p.block%span != 0 {
+		return p, layout.Corrupt("map entry", off, "blocks %d to %d are out of range", p.block, p.block+span)
+	}
+	return p, nil
+}
+
+// pieces calls fn for the maximal pieces of [first, end), in order.
+func (fs *FS) pieces(v view, in *layout.Inode, first, end int64, fn func(piece) error) error {
+	var last piece
+	for at := first; at < end; {
+		p, err := fs.find(v, in, at)
+		if err != nil {
+			return err
+		}
+		p = p.clip(first, end)
+		at = p.end()
+		switch {
+		case last.count == 0:
+			last = p
+		case last.joins(p):
+			last.count += p.count
+		default:
+			if err := fn(last); err != nil {
+				return err
+			}
+			last = p
+		}
+	}
+	if last.count == 0 {
+		return nil
+	}
+	return fn(last)
+}
+
+// mapEdit replaces the leaves and holes in a range of a file's block map.
+type mapEdit struct {
+	u          *update
+	in         *layout.Inode // what the transaction will make of it
+	first, end int64
+	fill       bool // holes are replaced, too
+	// replace is asked for each leaf or hole that lies wholly in the range. It
+	// returns what becomes of it (block -1: a hole), or divide when it needs
+	// the parts one by one. Blocks that leave the map are the caller's.
+	replace func(p piece) (block int64, flags layout.Entry, divide bool)
+}
+
+// run applies the edit.
+func (e *mapEdit) run() error {
+	if e.fill {
+		if err := e.grow(); err != nil {
+			return err
+		}
+	}
+	level := int(e.in.Height)
+	span := layout.Span(level)
+	empty := true
+	for i := range e.in.Root {
+		base := int64(i) * span
+		if base < e.end && base+span > e.first {
+			entry, err := e.entry(e.in.Root[i], -1, level, base)
+			if err != nil {
+				return err
+			}
+			e.in.Root[i] = entry
+		}
+		empty = empty && e.in.Root[i] == 0
+	}
+	if empty {
+		e.in.Height = 0
+	}
+	return nil
+}
+
+// grow raises the map until it covers the range.
+func (e *mapEdit) grow() error {
+	for e.end > rootFanout*layout.Span(int(e.in.Height)) {
+		old := e.in.Root
+		e.in.Height++
+		e.in.Root = [rootFanout]layout.Entry{}
+		if old == e.in.Root {
+			continue
+		}
+		node, off, err := e.u.newNode(e.in)
+		if err != nil {
+			return err
+		}
+		for i, entry := range old {
+			e.set(off+int64(i)*layout.WordSize, entry)
+		}
+		e.in.Root[0] = layout.MakeEntry(0, uint64(node), e.place(int(e.in.Height), 0))
+	}
+	return nil
+}
+
+func (e *mapEdit) place(level int, base int64) layout.Place {
+	return layout.Place{Ino: e.in.Ino, Level: level, Position: uint64(base)}
+}
+
+func (e *mapEdit) set(off int64, entry layout.Entry) {
+	var b [layout.WordSize]byte
+	binary.LittleEndian.PutUint64(b[:], uint64(entry))
+	e.u.Write(off, b[:])
+}
+
+// entry edits what lies under one entry and returns what it becomes.
+func (e *mapEdit) entry(old layout.Entry, off int64, level int, base int64) (layout.Entry, error) {
+	if err := old.Verify(e.place(level, base), off); err != nil {
+		return 0, err
+	}
+	if old.Table() {
+		node, err := e.u.fs.nodeOffset(layout.Node(old.Number()))
+		if err != nil {
+			return 0, err
+		}
+		return e.node(old, node, level, base)
+	}
+	if old == 0 && !e.fill {
+		return 0, nil
+	}
+	span := layout.Span(level)
+	p := piece{base, span, -1, 0}
+	if old != 0 {
+		var err error
+		if p, err = e.u.fs.leaf(old, base, span, off); err != nil {
+			return 0, err
+		}
+	}
+	if e.first <= base && base+span <= e.end {
+		block, flags, divide := e.replace(p)
+		if !divide {
+			return e.leaf(p, block, flags, level), nil
+		}
+	}
+	node, at, err := e.u.newNode(e.in)
+	if err != nil {
+		return 0, err
+	}
+	if !p.hole() {
+		e.split(p, at, level-1)
+	}
+	return e.node(layout.MakeEntry(0, uint64(node), e.place(level, base)), at, level, base)
+}
+
+// leaf makes the entry that replaces p, and keeps the count of blocks.
+func (e *mapEdit) leaf(p piece, block int64, flags layout.Entry, level int) layout.Entry {
+	if !p.hole() {
+		e.in.Blocks -= p.count
+	}
+	if block < 0 {
+		return 0
+	}
+	e.in.Blocks += p.count
+	return layout.MakeEntry(flags|layout.EntryLeaf, uint64(block), e.place(level, p.first))
+}
+
+// split fills a new node with the 512 leaves that a larger leaf stood for.
+func (e *mapEdit) split(p piece, node int64, level int) {
+	var b [layout.BlockSize]byte
+	span := layout.Span(level)
+	for i := range int64(layout.Fanout) {
+		entry := layout.MakeEntry(p.flags|layout.EntryLeaf, uint64(p.block+i*span), e.place(level, p.first+i*span))
+		binary.LittleEndian.PutUint64(b[i*layout.WordSize:], uint64(entry))
+	}
+	e.u.Write(node, b[:])
+}
+
+// node edits the entries of a node; a node that becomes empty is freed.
+func (e *mapEdit) node(self layout.Entry, node int64, level int, base int64) (layout.Entry, error) {
+	span := layout.Span(level - 1)
+	from := max(e.first-base, 0) / span
+	to := min((e.end-base+span-1)/span, layout.Fanout)
+	for i := from; i < to; i++ {
+		off := node + i*layout.WordSize
+		old := word(e.u.Read, off)
+		entry, err := e.entry(old, off, level-1, base+i*span)
+		if err != nil {
+			return 0, err
+		}
+		if entry != old {
+			e.set(off, entry)
+		}
+	}
+	for _, b := range e.u.Read(node, layout.BlockSize) {
+		if b != 0 {
+			return self, nil
+		}
+	}
+	return 0, e.u.freeNode(e.in, layout.Node(self.Number()))
+}
+
+// mapRuns maps the blocks of runs, in order, to the file blocks of holes, in
+// order; both have the same count in all.
+func (u *update) mapRuns(in *layout.Inode, holes []piece, runs []alloc.Run, flags layout.Entry) error {
+	runs = slices.Clone(runs)
+	for _, h := range holes {
+		for h.count > 0 {
+			r := &runs[0]
+			n := min(h.count, r.Count)
+			if err := u.mapRun(in, h.first, alloc.Run{First: r.First, Count: n}, flags); err != nil {
+				return err
+			}
+			h.first, h.count = h.first+n, h.count-n
+			r.First, r.Count = r.First+n, r.Count-n
+			if r.Count == 0 {
+				runs = runs[1:]
+			}
+		}
+	}
+	return nil
+}
+
+// mapRun maps file blocks from first on to a run of blocks, with the largest
+// leaves that both are aligned to.
+func (u *update) mapRun(in *layout.Inode, first int64, run alloc.Run, flags layout.Entry) error {
+	e := mapEdit{u: u, in: in, first: first, end: first + run.Count, fill: true}
+	e.replace = func(p piece) (int64, layout.Entry, bool) {
+		block := run.First + p.first - first
+		return block, flags, p.count > layout.GiantBlock || block%p.count != 0
+	}
+	return e.run()
+}
+
+// unmap makes [first, end) a hole and returns the runs that were mapped.
+func (u *update) unmap(in *layout.Inode, first, end int64) ([]alloc.Run, error) {
+	var runs []alloc.Run
+	e := mapEdit{u: u, in: in, first: first, end: end}
+	e.replace = func(p piece) (int64, layout.Entry, bool) {
+		if n := len(runs); n > 0 && runs[n-1].End() == p.block {
+			runs[n-1].Count += p.count
+		} else {
+			runs = append(runs, alloc.Run{First: p.block, Count: p.count})
+		}
+		return -1, 0, false
+	}
+	return runs, e.run()
+}
+
+// mark clears (or with flags set to unwritten, sets) the unwritten flag
+// of the blocks mapped in [first, end).
+func (u *update) mark(in *layout.Inode, first, end int64, flags layout.Entry) error {
+	e := mapEdit{u: u, in: in, first: first, end: end}
+	e.replace = func(p piece) (int64, layout.Entry, bool) {
+		return p.block, p.flags&^layout.EntryUnwritten | flags, false
+	}
+	return e.run()
+}
+
+// freeBlocks makes [first, end) a hole and frees its blocks.
+func (u *update) freeBlocks(in *layout.Inode, first, end int64) error {
+	runs, err := u.unmap(in, first, end)
+	if err != nil {
+		return err
+	}
+	return u.fs.blocks.Release(u.Tx, runs...)
+}
+
+// stepPages is how many blocks of metadata a step of a long operation changes
+// before it commits: far below what a record can hold, even when each of the
+// last node's blocks lies in a bitmap line of its own.
+const stepPages = 32
+
+// freeStep frees blocks from first on until the step is full and returns how
+// far it came; end when it is done.
+func (u *update) freeStep(in *layout.Inode, first, end int64) (int64, error) {
+	for first < end && u.Pages() < stepPages {
+		p, err := u.fs.find(u.Read, in, first)
+		if err != nil {
+			return first, err
+		}
+		if p.hole() {
+			first = min(p.end(), end)
+			continue
+		}
+		// A whole 2 MiB of small leaves at a time, or one large leaf.
+		next := min(max(layout.RoundUp(first+1, layout.HugeBlocks), p.end()), end)
+		if err := u.freeBlocks(in, first, next); err != nil {
+			return first, err
+		}
+		first = next
+	}
+	return first, nil
+}

@@ -1,0 +1,133 @@
+package core
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/layout"
+)
+
+// Run is what a fault may be answered with: consecutive file blocks that lie
+// in consecutive data blocks (or are zeros).
+type Run struct {
+	First    int64 // file block
+	Count    int64
+	Block    int64 // data block of First, -1: zeros, for reading only
+	Writable bool  // a store needs no further work: it is durable once flushed and fenced
+}
+
+// Fault resolves an access to a block of the file. Before it returns, all
+// metadata that finds the block is durable. For a write it allocates the
+// block when it is a hole (with up to ahead blocks in all, zeroed) and marks
+// it written; for a read of a hole it offers zeros. grant is called with the
+// largest run around the block inside its aligned window of window blocks,
+// while the inode is locked, so that no break can come in between.
+//
+// ENXIO beyond the end of the file, ENOSPC, or what grant returns.
+//
+// Costs: nothing on the medium for a block that is written; else the zeros of
+// the new blocks, one fence, and a transaction.
+func (n *Node) Fault(block int64, write bool, window, ahead int64, grant func(Run) error) error {
+	if err := n.regular(); err != nil {
+		return err
+	}
+	in := n.in
+	if !write {
+		if done, err := in.faultRead(block, window, grant); done || err != nil {
+			return err
+		}
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	_, end := blocksOf(0, in.Size)
+	if block < 0 || block >= end {
+		return unix.ENXIO
+	}
+	if write && in.fs.readOnly {
+		return unix.EROFS
+	}
+	if write {
+		if err := in.materialise(block, min(end, block+max(ahead, 1))); err != nil {
+			return err
+		}
+		in.touch()
+	}
+	run, err := in.runAround(block, window, end)
+	if err != nil {
+		return err
+	}
+	return grant(run)
+}
+
+// faultRead answers a read under the shared lock.
+func (in *inode) faultRead(block, window int64, grant func(Run) error) (done bool, err error) {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	_, end := blocksOf(0, in.Size)
+	if block < 0 || block >= end {
+		return true, unix.ENXIO
+	}
+	run, err := in.runAround(block, window, end)
+	if err != nil {
+		return true, err
+	}
+	return true, grant(run)
+}
+
+// materialise makes [first, end) written, as far as its first piece goes: the
+// blocks are zeroed and durable before they are reachable.
+func (in *inode) materialise(first, end int64) error {
+	fs := in.fs
+	q, err := fs.find(fs.journal.View, &in.Inode, first)
+	if err != nil || !q.zeros() {
+		return err
+	}
+	q = q.clip(first, end)
+	plan, err := in.plan(q.first, q.end())
+	if err != nil {
+		return err
+	}
+	plan.zeros, plan.written = plan.zeros[:1], nil
+	plan.holes = plan.holes[:min(1, len(plan.holes))]
+	if err := in.breakZeros(plan.zeros); err != nil {
+		return err
+	}
+	runs, err := fs.reserve(plan.holes, plan.goal)
+	if err == unix.ENOSPC && q.count > 1 {
+		return in.materialise(first, first+1)
+	}
+	if err != nil {
+		return err
+	}
+	for _, t := range plan.targets(runs) {
+		fs.data.Zero(t.block*layout.BlockSize, t.count*layout.BlockSize)
+	}
+	if err := fs.data.Fence(); err != nil {
+		fs.cancel(runs)
+		return err
+	}
+	return in.commitWrite(plan, runs, 0)
+}
+
+// runAround is the largest run around a block that can be granted as it is.
+func (in *inode) runAround(block, window, end int64) (Run, error) {
+	fs := in.fs
+	lo := block / window * window
+	hi := min(lo+window, end)
+	var found piece
+	err := fs.pieces(fs.journal.View, &in.Inode, lo, hi, func(p piece) error {
+		// Pieces that read as zeros join, whether allocated or not.
+		if p.zeros() {
+			p = piece{p.first, p.count, -1, 0}
+		}
+		if found.count > 0 && found.joins(p) {
+			found.count += p.count
+		} else if found.count == 0 || found.end() <= block {
+			found = p
+		}
+		return nil
+	})
+	if err != nil {
+		return Run{}, err
+	}
+	return Run{found.first, found.count, found.block, !found.hole() && found.flags&layout.EntryShared == 0}, nil
+}

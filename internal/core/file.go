@@ -1,0 +1,406 @@
+package core
+
+import (
+	"io"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/alloc"
+	"github.com/pmemfs/pmemfs/internal/layout"
+)
+
+// Node is an open inode: what it refers to lives until Close, even when its
+// last name is removed.
+type Node struct {
+	in     *inode
+	closed atomic.Bool
+}
+
+// Open returns an open inode. ENOENT when it was removed.
+func (fs *FS) Open(ino layout.Ino) (*Node, error) {
+	in, err := fs.get(ino)
+	if err != nil {
+		return nil, err
+	}
+	in.mu.RLock()
+	gone := in.gone || in.Nlink == 0
+	in.mu.RUnlock()
+	if gone {
+		in.put()
+		return nil, unix.ENOENT
+	}
+	return &Node{in: in}, nil
+}
+
+// Close releases the inode; a second Close does nothing.
+func (n *Node) Close() error {
+	if !n.closed.Swap(true) {
+		n.in.put()
+	}
+	return nil
+}
+
+// Ino is the inode's number.
+func (n *Node) Ino() layout.Ino { return n.in.ino }
+
+// Attr returns the attributes.
+func (n *Node) Attr() Attr {
+	n.in.mu.RLock()
+	defer n.in.mu.RUnlock()
+	return attr(&n.in.Inode)
+}
+
+// SetAttr changes attributes as FS.SetAttr does, of a removed file, too.
+func (n *Node) SetAttr(c Cred, s SetAttr) (Attr, error) { return n.in.fs.SetAttr(c, n.in.ino, s) }
+
+// Sync makes what is only in memory, the times of writes in place, durable.
+func (n *Node) Sync() error {
+	if n.in.fs.readOnly {
+		return nil
+	}
+	n.in.mu.Lock()
+	defer n.in.mu.Unlock()
+	return n.in.writeTimes()
+}
+
+func (n *Node) regular() error {
+	switch n.in.kind {
+	case layout.ModeRegular:
+		return nil
+	case layout.ModeDirectory:
+		return unix.EISDIR
+	}
+	return unix.EINVAL
+}
+
+// ReadAt reads from off on; holes are zeros. io.EOF when less than len(p)
+// bytes were there.
+func (n *Node) ReadAt(p []byte, off int64) (int, error) {
+	if err := n.regular(); err != nil {
+		return 0, err
+	}
+	if off < 0 {
+		return 0, unix.EINVAL
+	}
+	in := n.in
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	eof := off+int64(len(p)) > in.Size
+	if off >= in.Size {
+		p = nil
+	} else if eof {
+		p = p[:in.Size-off]
+	}
+	if len(p) > 0 {
+		if err := in.read(p, off); err != nil {
+			return 0, err
+		}
+	}
+	if eof {
+		return len(p), io.EOF
+	}
+	return len(p), nil
+}
+
+// read fills p from off on. in.mu is held.
+func (in *inode) read(p []byte, off int64) error {
+	fs := in.fs
+	first, end := blocksOf(off, int64(len(p)))
+	return fs.pieces(fs.journal.View, &in.Inode, first, end, func(q piece) error {
+		lo := max(q.first*layout.BlockSize, off)
+		hi := min(q.end()*layout.BlockSize, off+int64(len(p)))
+		to := p[lo-off : hi-off]
+		if q.zeros() {
+			clear(to)
+		} else {
+			copy(to, fs.data.Bytes()[q.block*layout.BlockSize+lo-q.first*layout.BlockSize:])
+		}
+		return nil
+	})
+}
+
+// blocksOf is the range of blocks that bytes [off, off+n) touch.
+func blocksOf(off, n int64) (first, end int64) {
+	return off / layout.BlockSize, (off + n + layout.BlockSize - 1) / layout.BlockSize
+}
+
+// writeStep is how much one transaction of a long write covers, in bytes.
+const writeStep = 4 << 20
+
+// WriteAt writes p at off. Bytes over existing blocks are stored in place:
+// after a crash in the middle each aligned 8 bytes of them are old or new.
+// Everything else (new blocks, the size) is atomic for each 4 MiB.
+//
+// Costs: over existing blocks the lines of p, streamed, and one fence; with
+// new blocks or a new size the lines, a fence, and a transaction.
+func (n *Node) WriteAt(p []byte, off int64) (int, error) {
+	if err := n.writable(off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	n.in.mu.Lock()
+	defer n.in.mu.Unlock()
+	return n.in.writeAll(p, off)
+}
+
+// Append writes p at the end of the file, atomically with regard to other
+// appends, and returns where that was.
+func (n *Node) Append(p []byte) (off int64, written int, err error) {
+	if err := n.writable(0, int64(len(p))); err != nil {
+		return 0, 0, err
+	}
+	n.in.mu.Lock()
+	defer n.in.mu.Unlock()
+	off = n.in.Size
+	if off+int64(len(p)) > layout.MaxFileSize {
+		return 0, 0, unix.EFBIG
+	}
+	written, err = n.in.writeAll(p, off)
+	return off, written, err
+}
+
+func (n *Node) writable(off, length int64) error {
+	if err := n.regular(); err != nil {
+		return err
+	}
+	switch {
+	case n.in.fs.readOnly:
+		return unix.EROFS
+	case off < 0 || length < 0:
+		return unix.EINVAL
+	case off > layout.MaxFileSize || off+length > layout.MaxFileSize:
+		return unix.EFBIG
+	}
+	return nil
+}
+
+func (in *inode) writeAll(p []byte, off int64) (written int, err error) {
+	for written < len(p) {
+		at := off + int64(written)
+		n := min(len(p)-written, int(writeStep-at%writeStep))
+		if err := in.write(p[written:written+n], at); err != nil {
+			return written, err
+		}
+		written += n
+	}
+	return written, nil
+}
+
+// write writes at most writeStep bytes. in.mu is held.
+func (in *inode) write(p []byte, off int64) error {
+	fs := in.fs
+	end := off + int64(len(p))
+	plan, err := in.plan(blocksOf(off, int64(len(p))))
+	if err != nil {
+		return err
+	}
+	if plan.zeros == nil && end <= in.Size {
+		if err := in.store(p, off); err != nil {
+			return err
+		}
+		in.touch()
+		return fs.data.Fence()
+	}
+	if err := in.breakZeros(plan.zeros); err != nil {
+		return err
+	}
+	runs, err := fs.reserve(plan.holes, plan.goal)
+	if err != nil {
+		return err
+	}
+	spans := plan.targets(runs)
+	if err := in.fillNew(spans, p, off); err != nil {
+		fs.cancel(runs)
+		return err
+	}
+	return in.commitWrite(plan, runs, end)
+}
+
+// plan is what a write into a range of blocks has to change.
+type plan struct {
+	zeros   []piece // holes and unwritten pieces
+	holes   []piece // those without blocks
+	written []piece // those that are stored to in place
+	goal    int64   // where new blocks would best lie, -1: anywhere
+}
+
+func (in *inode) plan(first, end int64) (p plan, err error) {
+	p.goal = -1
+	if first > 0 {
+		before, err := in.fs.find(in.fs.journal.View, &in.Inode, first-1)
+		if err != nil {
+			return p, err
+		}
+		if !before.hole() {
+			p.goal = before.block + first - before.first
+		}
+	}
+	err = in.fs.pieces(in.fs.journal.View, &in.Inode, first, end, func(q piece) error {
+		switch {
+		case q.hole():
+			p.holes = append(p.holes, q)
+			p.zeros = append(p.zeros, q)
+		case q.unwritten():
+			p.zeros = append(p.zeros, q)
+		default:
+			p.written = append(p.written, q)
+		}
+		return nil
+	})
+	return p, err
+}
+
+func count(pieces []piece) (n int64) {
+	for _, p := range pieces {
+		n += p.count
+	}
+	return n
+}
+
+// targets is all pieces of the plan, holes with the blocks they will get.
+func (p plan) targets(runs []alloc.Run) []piece {
+	out := append([]piece(nil), p.written...)
+	i, used := 0, int64(0)
+	for _, z := range p.zeros {
+		if !z.hole() {
+			out = append(out, z)
+			continue
+		}
+		for z.count > 0 {
+			n := min(z.count, runs[i].Count-used)
+			out = append(out, piece{z.first, n, runs[i].First + used, layout.EntryUnwritten})
+			z.first, z.count = z.first+n, z.count-n
+			if used += n; used == runs[i].Count {
+				i, used = i+1, 0
+			}
+		}
+	}
+	return out
+}
+
+// reserve takes blocks for holes, before the data is stored.
+func (fs *FS) reserve(holes []piece, goal int64) (runs []alloc.Run, err error) {
+	n := count(holes)
+	if n == 0 {
+		return nil, nil
+	}
+	err = fs.journal.Locked(func() error {
+		runs, err = fs.blocks.Reserve(n, goal)
+		return err
+	})
+	return runs, err
+}
+
+func (fs *FS) cancel(runs []alloc.Run) {
+	fs.journal.Locked(func() error { fs.blocks.Cancel(runs...); return nil })
+}
+
+func (in *inode) breakZeros(pieces []piece) error {
+	for _, z := range pieces {
+		if err := in.fs.breaker.Break(in.ino, z.first, z.count, TakeZeros); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// store streams p over existing blocks.
+func (in *inode) store(p []byte, off int64) error {
+	fs := in.fs
+	first, end := blocksOf(off, int64(len(p)))
+	return fs.pieces(fs.journal.View, &in.Inode, first, end, func(q piece) error {
+		fs.streamInto(q, p, off)
+		return nil
+	})
+}
+
+// streamInto stores the part of p (which begins at file offset off) that lies
+// in q to q's blocks.
+func (fs *FS) streamInto(q piece, p []byte, off int64) {
+	base := q.first * layout.BlockSize
+	lo, hi := max(base, off), min(q.end()*layout.BlockSize, off+int64(len(p)))
+	fs.data.Stream(q.block*layout.BlockSize+lo-base, p[lo-off:hi-off])
+}
+
+// fillNew stores p, and zeros around it in blocks that were not written yet,
+// and in what lies between the old end of the file and p; then it fences: all
+// of it is durable before the transaction that makes it reachable.
+func (in *inode) fillNew(spans []piece, p []byte, off int64) error {
+	fs := in.fs
+	end := off + int64(len(p))
+	for _, q := range spans {
+		fs.streamInto(q, p, off)
+		if !q.unwritten() {
+			continue
+		}
+		base, limit := q.first*layout.BlockSize, q.end()*layout.BlockSize
+		if base < off {
+			fs.data.Zero(q.block*layout.BlockSize, off-base)
+		}
+		if limit > end {
+			fs.data.Zero(q.block*layout.BlockSize+end-base, limit-end)
+		}
+	}
+	if err := in.zeroTail(off); err != nil {
+		return err
+	}
+	return fs.data.Fence()
+}
+
+// zeroTail streams zeros behind the end of the file up to offset to, in the
+// last block: a mapped store may have left bytes there. Not fenced.
+func (in *inode) zeroTail(to int64) error {
+	fs := in.fs
+	tail := min(layout.RoundUp(in.Size, layout.BlockSize), to)
+	if tail <= in.Size {
+		return nil
+	}
+	q, err := fs.find(fs.journal.View, &in.Inode, in.Size/layout.BlockSize)
+	if err != nil || q.zeros() {
+		return err
+	}
+	at := q.block*layout.BlockSize + in.Size - q.first*layout.BlockSize
+	for _, b := range fs.data.Bytes()[at : at+tail-in.Size] {
+		if b != 0 {
+			fs.data.Zero(at, tail-in.Size)
+			break
+		}
+	}
+	return nil
+}
+
+// touch sets the times of a write in memory.
+func (in *inode) touch() {
+	in.Mtime = in.fs.now()
+	in.Ctime = in.Mtime
+	in.timesDirty = true
+}
+
+// commitWrite makes new blocks and the new size reachable. The reserved runs
+// are taken, or free again when it fails.
+func (in *inode) commitWrite(p plan, runs []alloc.Run, end int64) error {
+	u, err := in.fs.begin()
+	if err != nil {
+		in.fs.cancel(runs)
+		return err
+	}
+	defer u.Abort()
+	want := u.edit(in)
+	if err := u.fs.blocks.Take(u.Tx, runs...); err != nil {
+		return err
+	}
+	if err := u.mapRuns(want, p.holes, runs, 0); err != nil {
+		return err
+	}
+	for _, z := range p.zeros {
+		if !z.hole() {
+			if err := u.mark(want, z.first, z.end(), 0); err != nil {
+				return err
+			}
+		}
+	}
+	want.Size = max(want.Size, end)
+	want.Mtime = u.fs.now()
+	want.Ctime = want.Mtime
+	return u.commit()
+}

@@ -1,0 +1,328 @@
+// Package core is the file system: names, inodes, block maps and their
+// contents, on two areas (meta and data) of a medium. It knows nothing of
+// sockets, signals or FUSE; who holds a mapping it learns through Breaker.
+//
+// Every operation is durable when it returns, and after a crash it has
+// happened wholly or not at all; exceptions (data written in place, very long
+// punches and allocations, which go in steps) say so where they are declared.
+//
+// Lock order, outermost first:
+//
+//	FS.renameMu                one rename at a time
+//	  inode.mu of directories  ancestors before descendants
+//	    inode.mu of others     in the order of their numbers
+//	      journal's builder    one transaction at a time; protects the allocators
+//	        FS.cacheMu         a leaf: nothing is taken under it
+package core
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/alloc"
+	"github.com/pmemfs/pmemfs/internal/journal"
+	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/medium"
+)
+
+// Taking says what a break takes back.
+type Taking uint8
+
+const (
+	TakeAll    Taking = iota // every access: the blocks leave the range
+	TakeWrites               // write access: the blocks become shared
+	TakeZeros                // read access to zeros: blocks come where a hole was
+)
+
+// Breaker takes back what clients were granted. Break is called with the
+// inode locked and before its block map changes; when it returns nil nobody
+// can access the blocks first to first+count of the file any longer as far as
+// what says. An error (EBUSY, a seal) ends the operation: nothing has changed.
+type Breaker interface {
+	Break(ino layout.Ino, first, count int64, what Taking) error
+}
+
+type noBreaker struct{}
+
+func (noBreaker) Break(layout.Ino, int64, int64, Taking) error { return nil }
+
+// Options for Mount. The zero value is a writable mount without clients.
+type Options struct {
+	ReadOnly bool         // nothing is stored; the log is replayed in memory
+	Breaker  Breaker      // nil: nobody holds mappings
+	Now      func() int64 // ns since 1970; nil: the system's clock
+}
+
+// FS is a mounted file system.
+type FS struct {
+	meta, data medium.Area
+	sb         *layout.Superblock
+	journal    *journal.Journal
+	blocks     *alloc.Bitmap
+	nodes      *alloc.Bitmap
+	inodes     *alloc.Bitmap
+	orphans    *alloc.Bitmap
+	breaker    Breaker
+	now        func() int64
+	readOnly   bool
+
+	renameMu sync.Mutex
+
+	cacheMu sync.Mutex
+	cache   map[layout.Ino]*inode // protected by cacheMu: inodes with references
+	closed  bool                  // protected by cacheMu
+
+	reclaim sync.WaitGroup // the reclaiming of what a crash left
+	stop    chan struct{}
+}
+
+// FormatOptions for Format and Sizes. Zero values mean defaults.
+type FormatOptions struct {
+	Label    string // at most 32 bytes
+	Inodes   int64  // default: one for every 16 KiB of data
+	Nodes    int64  // default: one for every 128 KiB of data, at least 1024
+	LogBytes int64  // default: 1/64 of the pool, 1 MiB to 16 MiB
+	UID, GID uint32 // owner of the root directory
+	Zeroed   bool   // the meta area is known to be zeros (a new sparse file)
+}
+
+const (
+	bytesPerInode = 16 << 10
+	bytesPerNode  = 128 << 10
+	minNodes      = 1024
+	maxLogDefault = 16 << 20
+)
+
+// Sizes divides total bytes into a meta and a data area. EINVAL with the
+// least size when total is too small.
+func Sizes(total int64, o FormatOptions) (meta, data int64, err error) {
+	for blocks := total / layout.BlockSize / layout.ChunkUnits * layout.ChunkUnits; blocks > 0; {
+		sb := arrange(total, blocks, o)
+		meta, data = sb.MetaSize, blocks*layout.BlockSize
+		if meta+data <= total {
+			return meta, data, nil
+		}
+		over := (meta + data - total) / layout.BlockSize * 9 / 10
+		blocks -= max(over/layout.ChunkUnits, 1) * layout.ChunkUnits
+	}
+	least := arrange(0, layout.ChunkUnits, o).MetaSize + layout.ChunkUnits*layout.BlockSize
+	return 0, 0, fmt.Errorf("a pool of %d bytes is too small, it takes at least %d: %w", total, least, unix.EINVAL)
+}
+
+func arrange(total, blocks int64, o FormatOptions) *layout.Superblock {
+	data := blocks * layout.BlockSize
+	pick := func(chosen, byDefault int64) int64 {
+		if chosen > 0 {
+			byDefault = chosen
+		}
+		return layout.RoundUp(max(byDefault, layout.ChunkUnits), layout.ChunkUnits)
+	}
+	sb := &layout.Superblock{
+		Version: layout.Version, DataBlocks: blocks,
+		Inodes: pick(o.Inodes, data/bytesPerInode),
+		Nodes:  pick(o.Nodes, max(data/bytesPerNode, minNodes)),
+	}
+	log := o.LogBytes
+	if log == 0 {
+		log = min(max(total/64, layout.MinLog), maxLogDefault)
+	}
+	sb.Arrange(layout.RoundUp(log, layout.BlockSize))
+	return sb
+}
+
+// Format makes an empty file system. The superblocks are written last: an
+// interrupted Format leaves no pool.
+func Format(meta, data medium.Area, o FormatOptions) error {
+	blocks := data.Size() / layout.BlockSize / layout.ChunkUnits * layout.ChunkUnits
+	sb := arrange(meta.Size()+data.Size(), blocks, o)
+	switch {
+	case blocks == 0 || sb.MetaSize > meta.Size():
+		return fmt.Errorf("format: areas of %d and %d bytes are too small: %w", meta.Size(), data.Size(), unix.EINVAL)
+	case len(o.Label) > layout.MaxLabel:
+		return fmt.Errorf("format: label of %d bytes, at most %d: %w", len(o.Label), layout.MaxLabel, unix.EINVAL)
+	case sb.Log.Length < layout.MinLog || sb.Log.Length > layout.MaxLog:
+		return fmt.Errorf("format: log of %d bytes, it takes %d to %d: %w", sb.Log.Length, layout.MinLog, layout.MaxLog, unix.EINVAL)
+	}
+	sb.Label, sb.Created = o.Label, time.Now().UnixNano()
+	rand.Read(sb.UUID[:])
+	rand.Read(sb.HashKey[:])
+	meta.Zero(0, layout.SuperblockCopies*layout.BlockSize)
+	if !o.Zeroed {
+		for _, r := range []layout.BitmapRegions{sb.BlockBitmap, sb.NodeBitmap, sb.InodeBitmap, sb.Orphans} {
+			meta.Zero(r.Bits.Offset, r.Groups.End()-r.Bits.Offset)
+		}
+		meta.Zero(sb.InodeTable.Offset, sb.InodeTable.Length)
+	}
+	if err := meta.Fence(); err != nil {
+		return err
+	}
+	if err := makeRoot(meta, data, sb, o); err != nil {
+		return err
+	}
+	for i := int64(0); i < layout.SuperblockCopies; i++ {
+		meta.Stream(i*layout.BlockSize, sb.Encode())
+	}
+	return meta.Fence()
+}
+
+// makeRoot makes the log and the root directory.
+func makeRoot(meta, data medium.Area, sb *layout.Superblock, o FormatOptions) error {
+	if err := journal.Format(meta, sb); err != nil {
+		return err
+	}
+	fs, err := open(meta, data, sb, Options{})
+	if err != nil {
+		return err
+	}
+	u, err := fs.begin()
+	if err != nil {
+		return err
+	}
+	defer u.Abort()
+	first, err := fs.inodes.Reserve(2, 0) // 0 is never used, 1 is the root
+	if err != nil {
+		return err
+	}
+	if err := fs.inodes.Take(u.Tx, first...); err != nil {
+		return err
+	}
+	root := &inode{fs: fs, ino: layout.RootIno}
+	now := fs.now()
+	*u.edit(root) = layout.Inode{
+		Ino: layout.RootIno, Generation: 1, Mode: layout.ModeDirectory | 0o755, Nlink: 2, UID: o.UID, GID: o.GID,
+		Parent: layout.RootIno, Atime: now, Mtime: now, Ctime: now, Btime: now,
+	}
+	if err := u.commit(); err != nil {
+		return err
+	}
+	return fs.journal.Close()
+}
+
+// MetaSize returns the size of the meta area from its first bytes: for a
+// device that holds both areas.
+func MetaSize(start []byte) (int64, error) {
+	sb, err := layout.ReadSuperblock(start)
+	if err != nil {
+		return 0, err
+	}
+	return sb.MetaSize, nil
+}
+
+func open(meta, data medium.Area, sb *layout.Superblock, o Options) (*FS, error) {
+	fs := &FS{
+		meta: meta, data: data, sb: sb, breaker: o.Breaker, now: o.Now, readOnly: o.ReadOnly,
+		cache: map[layout.Ino]*inode{}, stop: make(chan struct{}),
+	}
+	if fs.breaker == nil {
+		fs.breaker = noBreaker{}
+	}
+	if fs.now == nil {
+		fs.now = func() int64 { return time.Now().UnixNano() }
+	}
+	var err error
+	if fs.journal, err = journal.Open(meta, sb, o.ReadOnly); err != nil {
+		return nil, err
+	}
+	for _, b := range []struct {
+		to      **alloc.Bitmap
+		name    string
+		regions layout.BitmapRegions
+	}{
+		{&fs.blocks, "block bitmap", sb.BlockBitmap}, {&fs.nodes, "node bitmap", sb.NodeBitmap},
+		{&fs.inodes, "inode bitmap", sb.InodeBitmap}, {&fs.orphans, "orphan bitmap", sb.Orphans},
+	} {
+		if *b.to, err = alloc.New(b.name, fs.journal, b.regions); err != nil {
+			return nil, err
+		}
+	}
+	return fs, nil
+}
+
+// Mount opens the file system: the log is replayed, in time bounded by its
+// length; what was removed while open before a crash is reclaimed in the
+// background.
+func Mount(meta, data medium.Area, o Options) (*FS, error) {
+	sb, err := layout.ReadSuperblock(meta.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	if meta.Size() < sb.MetaSize || data.Size() < sb.DataBlocks*layout.BlockSize {
+		return nil, layout.Corrupt("pool", -1, "truncated: areas of %d and %d bytes, the superblock says %d and %d",
+			meta.Size(), data.Size(), sb.MetaSize, sb.DataBlocks*layout.BlockSize)
+	}
+	if sb.ReadOnly != 0 && !o.ReadOnly {
+		return nil, fmt.Errorf("the pool has features (%#x) that this program can only read: %w", sb.ReadOnly, unix.EROFS)
+	}
+	fs, err := open(meta, data, sb, o)
+	if err != nil {
+		return nil, err
+	}
+	root, err := fs.get(layout.RootIno)
+	if err != nil {
+		return nil, err
+	}
+	defer root.put()
+	if root.Type() != layout.ModeDirectory {
+		return nil, layout.Corrupt("inode", -1, "the root is not a directory")
+	}
+	if !o.ReadOnly {
+		fs.reclaim.Go(fs.reclaimOrphans)
+	}
+	return fs, nil
+}
+
+// Close makes everything durable in its place and marks the pool clean.
+// Nodes that are still open become useless: EBADF.
+func (fs *FS) Close() error {
+	fs.cacheMu.Lock()
+	if fs.closed {
+		fs.cacheMu.Unlock()
+		return nil
+	}
+	fs.closed = true
+	var open []*inode
+	for _, in := range fs.cache {
+		open = append(open, in)
+	}
+	fs.cacheMu.Unlock()
+	close(fs.stop)
+	fs.reclaim.Wait()
+	var errs []error
+	if !fs.readOnly {
+		for _, in := range open {
+			in.mu.Lock()
+			errs = append(errs, in.writeTimes())
+			in.mu.Unlock()
+		}
+	}
+	return errors.Join(append(errs, fs.journal.Close())...)
+}
+
+// Statfs is the pool's use, in blocks of 4 KiB, inodes and nodes.
+type Statfs struct {
+	Blocks, FreeBlocks int64
+	Inodes, FreeInodes int64
+	Nodes, FreeNodes   int64
+	LogBytes, LogUsed  int64
+	MetaBytes          int64
+	UUID, Label        string
+	Created            int64 // ns since 1970
+}
+
+// Statfs returns the pool's use.
+func (fs *FS) Statfs() Statfs {
+	used, size := fs.journal.Used()
+	return Statfs{
+		Blocks: fs.blocks.Units(), FreeBlocks: fs.blocks.Free(),
+		Inodes: fs.inodes.Units(), FreeInodes: fs.inodes.Free(),
+		Nodes: fs.nodes.Units(), FreeNodes: fs.nodes.Free(),
+		LogBytes: size, LogUsed: used, MetaBytes: fs.sb.MetaSize,
+		UUID: hex.EncodeToString(fs.sb.UUID[:]), Label: fs.sb.Label, Created: fs.sb.Created,
+	}
+}

@@ -1,0 +1,290 @@
+package core
+
+import (
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/alloc"
+	"github.com/pmemfs/pmemfs/internal/journal"
+	"github.com/pmemfs/pmemfs/internal/layout"
+)
+
+// inode is an inode in memory, shared by all who use it.
+//
+// Invariant: the embedded Inode equals the inode table's, except that Mtime
+// and Ctime may be newer while timesDirty: a write in place changes them in
+// memory only (as with Linux's lazytime), so that it costs no record.
+type inode struct {
+	fs   *FS
+	ino  layout.Ino
+	refs int // protected by fs.cacheMu
+
+	mu           sync.RWMutex
+	layout.Inode      // protected by mu
+	timesDirty   bool // protected by mu
+	orphan       bool // protected by mu: its orphan bit is set
+	gone         bool // protected by mu: freed, or could not be loaded
+
+	once    sync.Once
+	loadErr error      // immutable once once is done
+	kind    uint32     // immutable: the type bits of Mode
+	parent  layout.Ino // protected by fs.renameMu: a directory's Parent
+}
+
+// get returns the inode with one more reference. ENOENT when the slot holds
+// none.
+func (fs *FS) get(ino layout.Ino) (*inode, error) {
+	if ino == 0 || int64(ino) >= fs.sb.Inodes {
+		return nil, layout.Corrupt("inode number", -1, "%d is out of range", uint64(ino))
+	}
+	fs.cacheMu.Lock()
+	if fs.closed {
+		fs.cacheMu.Unlock()
+		return nil, unix.EBADF
+	}
+	in := fs.cache[ino]
+	if in == nil {
+		in = &inode{fs: fs, ino: ino}
+		fs.cache[ino] = in
+	}
+	in.refs++
+	fs.cacheMu.Unlock()
+	in.once.Do(func() {
+		in.loadErr = in.load()
+		in.gone = in.loadErr != nil
+	})
+	if in.loadErr != nil {
+		in.put()
+		return nil, in.loadErr
+	}
+	return in, nil
+}
+
+func (in *inode) offset() int64 {
+	return in.fs.sb.InodeTable.Offset + int64(in.ino)*layout.InodeSize
+}
+
+func (in *inode) load() error {
+	raw := in.fs.journal.View(in.offset(), layout.InodeSize)
+	if layout.SlotFree(raw) {
+		return unix.ENOENT
+	}
+	var err error
+	in.Inode, err = layout.DecodeInode(raw, in.ino, in.offset())
+	in.kind, in.parent = in.Type(), in.Parent
+	in.orphan = err == nil && in.Nlink == 0
+	return err
+}
+
+// put drops a reference. The last one of a removed inode frees it, the last
+// one of a written file makes its times durable.
+func (in *inode) put() {
+	fs := in.fs
+	fs.cacheMu.Lock()
+	if in.refs > 1 {
+		in.refs--
+		fs.cacheMu.Unlock()
+		return
+	}
+	closed := fs.closed
+	fs.cacheMu.Unlock()
+	if !fs.readOnly && !closed {
+		in.mu.Lock()
+		if in.orphan && in.Nlink == 0 && !in.gone {
+			fs.reclaimInode(in) // what it could not free is found at the next mount
+		} else if !in.gone {
+			in.writeTimes() // an error is sticky in the journal: the next operation reports it
+		}
+		in.mu.Unlock()
+	}
+	fs.cacheMu.Lock()
+	if in.refs--; in.refs == 0 && fs.cache[in.ino] == in {
+		delete(fs.cache, in.ino)
+	}
+	fs.cacheMu.Unlock()
+}
+
+// forget takes a freed inode out of the cache, so that its number can be used
+// again while others still hold it. in.mu is held.
+func (in *inode) forget() {
+	in.gone = true
+	in.fs.cacheMu.Lock()
+	if in.fs.cache[in.ino] == in {
+		delete(in.fs.cache, in.ino)
+	}
+	in.fs.cacheMu.Unlock()
+}
+
+// lastReference reports whether the caller holds the only reference.
+func (in *inode) lastReference() bool {
+	in.fs.cacheMu.Lock()
+	defer in.fs.cacheMu.Unlock()
+	return in.refs == 1
+}
+
+// writeTimes makes times changed in memory durable. in.mu is held.
+func (in *inode) writeTimes() error {
+	if !in.timesDirty {
+		return nil
+	}
+	u, err := in.fs.begin()
+	if err != nil {
+		return err
+	}
+	defer u.Abort()
+	u.edit(in)
+	return u.commit()
+}
+
+// update is a transaction with the inodes that it changes: they get their new
+// contents when it commits.
+type update struct {
+	*journal.Tx
+	fs     *FS
+	inodes []*pending
+}
+
+type pending struct {
+	in   *inode
+	want layout.Inode
+}
+
+// begin starts a transaction; the locks of all inodes to be edited are held.
+func (fs *FS) begin() (*update, error) {
+	tx, err := fs.journal.Begin()
+	if err != nil {
+		return nil, err
+	}
+	return &update{Tx: tx, fs: fs}, nil
+}
+
+// edit returns the inode's contents as the transaction wants them.
+func (u *update) edit(in *inode) *layout.Inode {
+	for _, p := range u.inodes {
+		if p.in == in {
+			return &p.want
+		}
+	}
+	p := &pending{in: in, want: in.Inode}
+	u.inodes = append(u.inodes, p)
+	return &p.want
+}
+
+// commit writes the edited inodes and commits.
+func (u *update) commit() error {
+	for _, p := range u.inodes {
+		var raw [layout.InodeSize]byte
+		if p.want.Mode == 0 {
+			layout.FreeInode(raw[:], p.in.Generation)
+		} else {
+			p.want.Encode(raw[:])
+		}
+		u.Write(p.in.offset(), raw[:])
+	}
+	if _, err := u.Tx.Commit(); err != nil {
+		return err
+	}
+	for _, p := range u.inodes {
+		p.in.Inode, p.in.timesDirty = p.want, false
+	}
+	return nil
+}
+
+// newInode allocates an inode. The caller holds the only reference to it and
+// publishes it when the transaction has committed.
+func (u *update) newInode(c Cred, dir *layout.Inode, mode uint32) (*inode, *layout.Inode, error) {
+	fs := u.fs
+	runs, err := fs.inodes.Reserve(1, -1)
+	if err != nil {
+		return nil, nil, fmt.Errorf("no free inodes: %w", err)
+	}
+	if err := fs.inodes.Take(u.Tx, runs...); err != nil {
+		return nil, nil, err
+	}
+	in := &inode{fs: fs, ino: layout.Ino(runs[0].First)}
+	now := fs.now()
+	want := u.edit(in)
+	*want = layout.Inode{
+		Ino: in.ino, Generation: layout.SlotGeneration(u.Read(in.offset(), layout.InodeSize)) + 1,
+		Mode: mode, Nlink: 1, UID: c.UID, GID: c.GID, Atime: now, Mtime: now, Ctime: now, Btime: now,
+	}
+	if dir.Mode&unix.S_ISGID != 0 {
+		want.GID = dir.GID
+		if want.Type() == layout.ModeDirectory {
+			want.Mode |= unix.S_ISGID
+		}
+	}
+	if want.Type() == layout.ModeDirectory {
+		want.Nlink, want.Parent = 2, dir.Ino
+	}
+	return in, want, nil
+}
+
+// freeInode gives the inode's slot back.
+func (u *update) freeInode(in *inode) error {
+	*u.edit(in) = layout.Inode{}
+	if in.orphan {
+		if err := u.fs.orphans.Release(u.Tx, alloc.Run{First: int64(in.ino), Count: 1}); err != nil {
+			return err
+		}
+	}
+	return u.fs.inodes.Release(u.Tx, alloc.Run{First: int64(in.ino), Count: 1})
+}
+
+// setOrphan sets the inode's orphan bit, so that mount finds it after a crash.
+func (u *update) setOrphan(in *inode) error {
+	unit := int64(in.ino)
+	runs, err := u.fs.orphans.Reserve(1, unit)
+	if err != nil {
+		return err
+	}
+	if runs[0].First != unit {
+		u.fs.orphans.Cancel(runs...)
+		return layout.Corrupt("orphan bitmap", -1, "%v is in it already", in.ino)
+	}
+	u.OnDone(func(committed bool) { in.orphan = in.orphan || committed })
+	return u.fs.orphans.Take(u.Tx, runs...)
+}
+
+// clearOrphan clears it again, for an inode that stays.
+func (u *update) clearOrphan(in *inode) error {
+	u.OnDone(func(committed bool) { in.orphan = in.orphan && !committed })
+	return u.fs.orphans.Release(u.Tx, alloc.Run{First: int64(in.ino), Count: 1})
+}
+
+// newNode allocates a node, zeroed, and returns it with its offset.
+func (u *update) newNode(owner *layout.Inode) (layout.Node, int64, error) {
+	runs, err := u.fs.nodes.Reserve(1, -1)
+	if err != nil {
+		return 0, 0, fmt.Errorf("no free nodes in the meta area: %w", err)
+	}
+	if err := u.fs.nodes.Take(u.Tx, runs...); err != nil {
+		return 0, 0, err
+	}
+	n := layout.Node(runs[0].First + 1)
+	off, _ := u.fs.nodeOffset(n)
+	u.Zero(off)
+	owner.Nodes++
+	return n, off, nil
+}
+
+func (u *update) freeNode(owner *layout.Inode, n layout.Node) error {
+	owner.Nodes--
+	off, err := u.fs.nodeOffset(n)
+	if err != nil {
+		return err
+	}
+	u.Forget(off)
+	return u.fs.nodes.Release(u.Tx, alloc.Run{First: int64(n) - 1, Count: 1})
+}
+
+// nodeOffset is where a node stands; numbers come from the medium, so they
+// are checked.
+func (fs *FS) nodeOffset(n layout.Node) (int64, error) {
+	if n == 0 || int64(n) > fs.sb.Nodes {
+		return 0, layout.Corrupt("node number", -1, "%d is out of range", uint64(n))
+	}
+	return fs.sb.NodeArea.Offset + (int64(n)-1)*layout.BlockSize, nil
+}

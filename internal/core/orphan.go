@@ -1,0 +1,102 @@
+package core
+
+import (
+	"errors"
+	"log/slog"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/layout"
+)
+
+// errStopped ends the reclaiming when the pool is closed: it goes on at the
+// next mount.
+var errStopped = errors.New("closed")
+
+// reclaimOrphans frees what a crash left: files and directories that were
+// removed while open, and blocks beyond the end of files that were being
+// truncated. It runs beside ordinary use; a failure leaves the orphan bit.
+func (fs *FS) reclaimOrphans() {
+	var left []layout.Ino
+	err := fs.journal.Locked(func() error {
+		return fs.orphans.Each(false, func(unit int64) error {
+			left = append(left, layout.Ino(unit))
+			return nil
+		})
+	})
+	for _, ino := range left {
+		select {
+		case <-fs.stop:
+			return
+		default:
+		}
+		if e := fs.reclaimOrphan(ino); e != nil && !errors.Is(e, errStopped) {
+			err = errors.Join(err, e)
+		}
+	}
+	if err != nil {
+		slog.Error("reclaiming orphans; pmemfs check names what is damaged", "error", err)
+	}
+}
+
+func (fs *FS) reclaimOrphan(ino layout.Ino) error {
+	in, err := fs.get(ino)
+	if err == unix.EBADF {
+		return errStopped
+	}
+	if err != nil {
+		return err
+	}
+	defer in.put() // frees the inode when it has no links
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.gone || in.Nlink == 0 {
+		return nil
+	}
+	in.orphan = true
+	_, first := blocksOf(0, in.Size)
+	return fs.freeTail(in, first)
+}
+
+// Reclaimed waits until what a crash left is free.
+func (fs *FS) Reclaimed() { fs.reclaim.Wait() }
+
+// reclaimInode frees a removed inode, step by step. in.mu is held and nobody
+// else has a reference.
+func (fs *FS) reclaimInode(in *inode) error {
+	for freed := false; !freed; {
+		err := fs.transact(func(u *update) error {
+			done, err := u.freeContents(u.edit(in))
+			if err == nil && done {
+				freed, err = true, u.freeInode(in)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	in.forget()
+	return nil
+}
+
+// freeContents frees what an inode holds, until the step is full.
+func (u *update) freeContents(in *layout.Inode) (done bool, err error) {
+	if in.Type() == layout.ModeDirectory {
+		done, err = u.freeDirStep(in)
+	} else {
+		var at int64
+		at, err = u.freeStep(in, 0, allBlocks)
+		done = at >= allBlocks
+	}
+	if err != nil || !done {
+		return false, err
+	}
+	for _, blob := range []*layout.Node{&in.Xattrs, &in.Target} {
+		if err := u.freeBlob(in, *blob); err != nil {
+			return false, err
+		}
+		*blob = 0
+	}
+	return true, nil
+}

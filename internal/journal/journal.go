@@ -1,0 +1,284 @@
+// Package journal is the one mechanism of crash consistency: metadata changes
+// only through its transactions.
+//
+// A transaction collects changes to the meta area in memory. Commit then
+//
+//  1. appends one checksummed redo record to the log (streaming stores) and
+//     fences: from here on the transaction is durable;
+//  2. applies the changes in place with cached stores, neither flushed nor
+//     fenced.
+//
+// The places are flushed only when the log is trimmed: the ranges of the
+// oldest records are flushed, fenced, and then the log header is moved past
+// them. Mount replays what the header says is left; replaying twice does no
+// harm, because a record holds the new bytes themselves.
+//
+// Costs: a commit pays the lines of its record (streamed) and one fence.
+// Trimming pays its flushes and three fences once per quarter of the log.
+//
+// Why redo and not undo or copy-on-write: an undo log fences before every
+// change in place, copy-on-write rewrites the path to the root; a redo record
+// orders everything by one fence.
+package journal
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/medium"
+)
+
+// Journal is the log of a mounted pool.
+//
+// Invariants: tail ≤ head and head-tail ≤ the log's length; every record in
+// [tail, head) is intact on the medium and applied in place; what lies before
+// tail is durable in place.
+//
+// Lock order: mu, the builder's lock, is taken after every inode lock. One
+// transaction is built at a time.
+type Journal struct {
+	area medium.Area
+	sb   *layout.Superblock
+
+	mu      sync.Mutex
+	header  layout.LogHeader // protected by mu
+	head    uint64           // protected by mu: LSN of the next record
+	durable atomic.Uint64    // LSN up to which the log is on the medium
+	failed  error            // protected by mu: sticky, set when the medium failed
+	record  layout.RecordWriter
+	free    []*page // protected by mu: pages for transactions
+
+	// replayed holds the pages that a read-only mount changed by replaying:
+	// nothing is stored to the medium then. Immutable after Open.
+	replayed map[int64]*[layout.BlockSize]byte
+	readOnly bool
+}
+
+// Format makes an empty log.
+func Format(area medium.Area, sb *layout.Superblock) error {
+	j := &Journal{area: area, sb: sb}
+	return j.writeHeader(layout.LogHeader{Sequence: 1, Epoch: newEpoch(), Clean: true})
+}
+
+func newEpoch() uint64 {
+	var b [8]byte
+	rand.Read(b[:]) // never fails
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// Open replays the log. A writable journal's changes are then in place and
+// durable and the log is empty; a read-only one keeps them in memory and
+// stores nothing.
+func Open(area medium.Area, sb *layout.Superblock, readOnly bool) (*Journal, error) {
+	header, err := layout.ReadLogHeader(area.Bytes(), sb.LogHeaders)
+	if err != nil {
+		return nil, err
+	}
+	j := &Journal{area: area, sb: sb, header: header, head: header.Tail, readOnly: readOnly}
+	if readOnly {
+		j.replayed = map[int64]*[layout.BlockSize]byte{}
+	}
+	if !header.Clean {
+		if err := j.replay(); err != nil {
+			return nil, err
+		}
+	}
+	j.durable.Store(j.head)
+	if readOnly {
+		return j, nil
+	}
+	if err := j.area.Fence(); err != nil {
+		return nil, err
+	}
+	next := layout.LogHeader{Sequence: header.Sequence + 1, Epoch: newEpoch(), Tail: j.head}
+	return j, j.writeHeader(next)
+}
+
+// replay applies the records from the tail on, as far as they are intact, and
+// flushes the places.
+func (j *Journal) replay() error {
+	for {
+		record, err := j.readRecord(j.head)
+		if err != nil || record == nil {
+			return err
+		}
+		err = layout.Changes(record, j.sb.MetaSize, func(c layout.Change) {
+			j.apply(c)
+			if !j.readOnly {
+				j.area.Flush(c.Offset, c.Length())
+			}
+		})
+		if err != nil {
+			return err
+		}
+		j.head += uint64(len(record))
+	}
+}
+
+// maxRecord bounds a record, so that trimming a quarter always makes room.
+func (j *Journal) maxRecord() int64 { return j.sb.Log.Length / 4 }
+
+// readRecord returns a copy of the record at lsn, nil at the end of the log.
+func (j *Journal) readRecord(lsn uint64) ([]byte, error) {
+	record := j.intactAt(lsn)
+	if record != nil {
+		return record, nil
+	}
+	// Torn, or never written: unless a later record says it was durable.
+	for next := lsn + layout.LineSize; next < lsn+uint64(j.maxRecord()); next += layout.LineSize {
+		if later := j.intactAt(next); later != nil && layout.RecordDurable(later) > lsn {
+			return nil, layout.Corrupt("journal record", j.place(lsn),
+				"the record of LSN %#x is damaged: LSN %#x follows it", lsn, next)
+		}
+	}
+	return nil, nil
+}
+
+func (j *Journal) intactAt(lsn uint64) []byte {
+	at := j.place(lsn)
+	head := j.area.Bytes()[at : at+layout.LineSize]
+	n := layout.RecordLength(head, j.header.Epoch, lsn, j.maxRecord())
+	if n == 0 {
+		return nil
+	}
+	record := make([]byte, n)
+	first := min(n, j.sb.Log.End()-at)
+	copy(record, j.area.Bytes()[at:at+first])
+	copy(record[first:], j.area.Bytes()[j.sb.Log.Offset:])
+	if layout.RecordLength(record, j.header.Epoch, lsn, j.maxRecord()) != n || !layout.RecordIntact(record) {
+		return nil
+	}
+	return record
+}
+
+// place is where an LSN stands in the meta area.
+func (j *Journal) place(lsn uint64) int64 {
+	return j.sb.Log.Offset + int64(lsn%uint64(j.sb.Log.Length))
+}
+
+// apply makes a change in place with cached stores; in memory when read-only.
+func (j *Journal) apply(c layout.Change) {
+	switch {
+	case j.readOnly:
+		for done := int64(0); done < c.Length(); {
+			p := j.replayedPage((c.Offset + done) / layout.BlockSize)
+			at := (c.Offset + done) % layout.BlockSize
+			n := min(c.Length()-done, layout.BlockSize-at)
+			if c.Bytes == nil {
+				clear(p[at : at+n])
+			} else {
+				copy(p[at:], c.Bytes[done:done+n])
+			}
+			done += n
+		}
+	case c.Bytes == nil:
+		j.area.Write(c.Offset, zeroBlock[:])
+	default:
+		j.area.Write(c.Offset, c.Bytes)
+	}
+}
+
+var zeroBlock [layout.BlockSize]byte
+
+func (j *Journal) replayedPage(number int64) *[layout.BlockSize]byte {
+	p := j.replayed[number]
+	if p == nil {
+		p = new([layout.BlockSize]byte)
+		copy(p[:], j.area.Bytes()[number*layout.BlockSize:])
+		j.replayed[number] = p
+	}
+	return p
+}
+
+// View returns n bytes of the meta area at off as the last applied
+// transaction left them. They do not cross a block boundary and must not be
+// changed; they stay valid while the caller holds the lock of the object they
+// belong to.
+func (j *Journal) View(off, n int64) []byte {
+	if p := j.replayed[off/layout.BlockSize]; p != nil {
+		at := off % layout.BlockSize
+		return p[at : at+n]
+	}
+	return j.area.Bytes()[off : off+n]
+}
+
+// Locked calls fn with the builder's lock held: for reservations of the
+// allocators, which that lock protects, outside a transaction.
+func (j *Journal) Locked(fn func() error) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return fn()
+}
+
+// DurableLSN is the LSN up to which the log is on the medium.
+func (j *Journal) DurableLSN() uint64 { return j.durable.Load() }
+
+// Used is how many bytes of the log records occupy, and how many there are.
+func (j *Journal) Used() (used, size int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return int64(j.head - j.header.Tail), j.sb.Log.Length
+}
+
+// Close flushes what is in the log to its places and marks the log clean.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.readOnly || j.failed != nil {
+		return j.failed
+	}
+	if err := j.trim(j.head, true); err != nil {
+		return err
+	}
+	j.failed = fmt.Errorf("the pool is closed")
+	return nil
+}
+
+// trim makes the places of the records before target durable and gives their
+// log space free. Fences: one for the places, two for the header's copies.
+func (j *Journal) trim(target uint64, clean bool) error {
+	tail := j.header.Tail
+	for tail < target {
+		record := j.intactAt(tail)
+		if record == nil {
+			return j.fail(layout.Corrupt("journal record", j.place(tail), "LSN %#x changed while in use", tail))
+		}
+		err := layout.Changes(record, j.sb.MetaSize, func(c layout.Change) { j.area.Flush(c.Offset, c.Length()) })
+		if err != nil {
+			return j.fail(err)
+		}
+		tail += uint64(len(record))
+	}
+	if err := j.area.Fence(); err != nil {
+		return j.fail(err)
+	}
+	next := j.header
+	next.Sequence++
+	next.Tail, next.Clean = tail, clean
+	return j.writeHeader(next)
+}
+
+// writeHeader writes both copies, fenced one after the other.
+func (j *Journal) writeHeader(h layout.LogHeader) error {
+	for _, at := range layout.LogHeaderPlaces(j.sb.LogHeaders) {
+		j.area.Stream(at, h.Encode())
+		if err := j.area.Fence(); err != nil {
+			return j.fail(err)
+		}
+	}
+	j.header = h
+	return nil
+}
+
+// fail makes err sticky: after a failed fence nobody knows what the medium
+// holds, so nothing more is stored.
+func (j *Journal) fail(err error) error {
+	if j.failed == nil {
+		j.failed = fmt.Errorf("journal stopped: %w", err)
+	}
+	return j.failed
+}

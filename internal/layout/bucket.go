@@ -1,0 +1,192 @@
+package layout
+
+import "encoding/binary"
+
+// A bucket is a directory's leaf: a node that holds the entries whose name
+// hashes begin with a prefix.
+//
+//	 0  magic u32 | 4 checksum u32 (of the rest) | 8 inode u64 | 16 prefix u64
+//	24  depth u8: bits of the prefix | 26 used u16: end of the entries
+//	28  live u16: bytes of entries that are not removed | 64 entries
+//
+// An entry: 0 hash u64 | 8 inode u64 (0: removed) | 16 type u8 | 17 length u8
+// | 18 name | zeros to a multiple of 8.
+//
+// Invariant: entries follow each other without gaps from bucketHeader to
+// used; every hash begins with the prefix; names are 1 to 255 bytes without
+// '/' or NUL; a name stands at most once in a directory.
+const (
+	magicBucket  = 0x746b6362 // "bckt"
+	bucketHeader = 64
+	slotHeader   = 18
+	HashBits     = 63 // so that a position fits a signed 64-bit directory offset
+)
+
+// Slot is a directory entry inside a bucket.
+type Slot struct {
+	Hash   uint64
+	Ino    Ino
+	Type   uint8 // Mode's type bits >> 12, as d_type
+	Name   string
+	offset int
+}
+
+// SlotSize is the bytes a name's entry takes.
+func SlotSize(name int) int { return (slotHeader + name + 7) &^ 7 }
+
+// Bucket is a bucket in memory. Bytes is a private copy or a read-only view.
+type Bucket struct {
+	Bytes []byte
+}
+
+// NewBucket formats b (zeroed, BlockSize) as an empty bucket.
+func NewBucket(b []byte, ino Ino, prefix uint64, depth int) Bucket {
+	clear(b)
+	le := binary.LittleEndian
+	le.PutUint32(b, magicBucket)
+	le.PutUint64(b[8:], uint64(ino))
+	le.PutUint64(b[16:], prefix)
+	b[24] = byte(depth)
+	le.PutUint16(b[26:], bucketHeader)
+	return Bucket{b}
+}
+
+// OpenBucket checks the header and the checksum of a bucket of directory ino
+// that stands at offset, and that it covers hash.
+func OpenBucket(b []byte, ino Ino, hash uint64, offset int64) (Bucket, error) {
+	k := Bucket{b}
+	le := binary.LittleEndian
+	switch {
+	case le.Uint32(b) != magicBucket:
+		return k, Corrupt("directory bucket", offset, "no magic")
+	case le.Uint32(b[4:]) != Checksum(b[8:]):
+		return k, Corrupt("directory bucket", offset, "checksum does not match")
+	case Ino(le.Uint64(b[8:])) != ino:
+		return k, Corrupt("directory bucket", offset, "belongs to %v, not to %v", Ino(le.Uint64(b[8:])), ino)
+	case k.Depth() > HashBits || k.used() < bucketHeader || k.used() > BlockSize || k.live() > k.used()-bucketHeader:
+		return k, Corrupt("directory bucket", offset, "depth %d, %d bytes used, %d live", k.Depth(), k.used(), k.live())
+	case !k.Covers(hash):
+		return k, Corrupt("directory bucket", offset, "prefix %#x/%d does not cover hash %#x", k.Prefix(), k.Depth(), hash)
+	}
+	return k, nil
+}
+
+// Seal updates the checksum after changes.
+func (k Bucket) Seal() { binary.LittleEndian.PutUint32(k.Bytes[4:], Checksum(k.Bytes[8:])) }
+
+func (k Bucket) Prefix() uint64 { return binary.LittleEndian.Uint64(k.Bytes[16:]) }
+func (k Bucket) Depth() int     { return int(k.Bytes[24]) }
+func (k Bucket) used() int      { return int(binary.LittleEndian.Uint16(k.Bytes[26:])) }
+func (k Bucket) live() int      { return int(binary.LittleEndian.Uint16(k.Bytes[28:])) }
+func (k Bucket) setUsed(n int)  { binary.LittleEndian.PutUint16(k.Bytes[26:], uint16(n)) }
+func (k Bucket) setLive(n int)  { binary.LittleEndian.PutUint16(k.Bytes[28:], uint16(n)) }
+
+// Covers reports whether hash begins with the bucket's prefix.
+func (k Bucket) Covers(hash uint64) bool {
+	return hash>>(HashBits-k.Depth()) == k.Prefix()>>(HashBits-k.Depth())
+}
+
+// Room reports whether an entry of size bytes fits, perhaps after Compact.
+func (k Bucket) Room(size int) (now, compacted bool) {
+	return k.used()+size <= BlockSize, bucketHeader+k.live()+size <= BlockSize
+}
+
+// slotAt decodes the entry at offset; ok is false when it does not fit.
+func (k Bucket) slotAt(at int) (hash uint64, size int, ok bool) {
+	if at+slotHeader > k.used() {
+		return 0, 0, false
+	}
+	size = SlotSize(int(k.Bytes[at+17]))
+	return binary.LittleEndian.Uint64(k.Bytes[at:]), size, at+size <= k.used()
+}
+
+// Find returns the entry with that hash and name.
+func (k Bucket) Find(hash uint64, name string) (Slot, bool) {
+	for at := bucketHeader; ; {
+		h, size, ok := k.slotAt(at)
+		if !ok {
+			return Slot{}, false
+		}
+		if h == hash {
+			if s := k.slot(at); s.Ino != 0 && s.Name == name {
+				return s, true
+			}
+		}
+		at += size
+	}
+}
+
+func (k Bucket) slot(at int) Slot {
+	b := k.Bytes[at:]
+	return Slot{
+		Hash: binary.LittleEndian.Uint64(b), Ino: Ino(binary.LittleEndian.Uint64(b[8:])),
+		Type: b[16], Name: string(b[slotHeader : slotHeader+int(b[17])]), offset: at,
+	}
+}
+
+// Slots returns the live entries in the order they stand.
+func (k Bucket) Slots(offset int64) ([]Slot, error) {
+	var all []Slot
+	live := 0
+	at := bucketHeader
+	for at < k.used() {
+		_, size, ok := k.slotAt(at)
+		if !ok {
+			return nil, Corrupt("directory bucket", offset, "entry at %d runs over the end", at)
+		}
+		if s := k.slot(at); s.Ino != 0 {
+			if !ValidName(s.Name) || !k.Covers(s.Hash) {
+				return nil, Corrupt("directory bucket", offset, "entry at %d: name %q, hash %#x", at, s.Name, s.Hash)
+			}
+			live += size
+			all = append(all, s)
+		}
+		at += size
+	}
+	if live != k.live() {
+		return nil, Corrupt("directory bucket", offset, "%d bytes live, header says %d", live, k.live())
+	}
+	return all, nil
+}
+
+// Add appends an entry; Room(SlotSize) must have said now.
+func (k Bucket) Add(s Slot) {
+	at := k.used()
+	b := k.Bytes[at:]
+	size := SlotSize(len(s.Name))
+	clear(b[:size])
+	binary.LittleEndian.PutUint64(b, s.Hash)
+	binary.LittleEndian.PutUint64(b[8:], uint64(s.Ino))
+	b[16], b[17] = s.Type, byte(len(s.Name))
+	copy(b[slotHeader:], s.Name)
+	k.setUsed(at + size)
+	k.setLive(k.live() + size)
+}
+
+// Remove removes an entry that Find returned.
+func (k Bucket) Remove(s Slot) {
+	binary.LittleEndian.PutUint64(k.Bytes[s.offset+8:], 0)
+	k.setLive(k.live() - SlotSize(len(s.Name)))
+	if k.live() == 0 {
+		k.setUsed(bucketHeader)
+	}
+}
+
+// Replace points an entry that Find returned to another inode.
+func (k Bucket) Replace(s Slot, ino Ino, typ uint8) {
+	binary.LittleEndian.PutUint64(k.Bytes[s.offset+8:], uint64(ino))
+	k.Bytes[s.offset+16] = typ
+}
+
+// ValidName reports whether name can be a directory entry's.
+func ValidName(name string) bool {
+	if len(name) == 0 || len(name) > MaxName || name == "." || name == ".." {
+		return false
+	}
+	for i := 0; i < len(name); i++ {
+		if name[i] == '/' || name[i] == 0 {
+			return false
+		}
+	}
+	return true
+}
