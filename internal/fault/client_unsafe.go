@@ -209,8 +209,8 @@ func (r *Range) retire() error {
 
 // clear makes the range inaccessible.
 func (r *Range) clear() error {
-	if e := mapNothing(r.entry.start, uint64(r.length)); failed(e) {
-		return os.NewSyscallError("mmap", unix.Errno(-e))
+	if !forbid(r.entry.start, uint64(r.length)) {
+		return fmt.Errorf("make a mapping inaccessible: %w", unix.ENOMEM)
 	}
 	return nil
 }

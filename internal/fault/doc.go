@@ -48,6 +48,9 @@
 // does not: the Go runtime leaves an installed handler alone). Client.Reserve notices and fails; until then the server's
 // breaks of this client time out.
 //
+// A process that replaces itself by another program (execve) while a server still counts grants of it may be killed by
+// the break signal, which the new program does not expect. Close the connection first.
+//
 // Building with -race and -covermode=atomic together instruments the signal entries with calls that must not be made
 // there; use -covermode=set, or leave one of them out.
 package fault

@@ -281,7 +281,7 @@ func mapRun(c *clientEntry, e *rangeEntry, first, pages, offset uint64, flags ui
 		return CodeNoMemory
 	}
 	if load32(&e.state) != rangeActive || load32(&c.gone) != 0 {
-		mapNothing(address, length)
+		forbid(address, length)
 		return unserved(c)
 	}
 	return CodeOK
@@ -413,11 +413,24 @@ func restrict(e *rangeEntry, address, length uint64, to Access) bool {
 	if to == AccessRead && load32(&e.noDowngrade) == 0 {
 		return !failed(systemCall(unix.SYS_MPROTECT, uintptr(address), uintptr(length), unix.PROT_READ, 0, 0, 0))
 	}
+	if forbid(address, length) {
+		return true
+	}
+	// A break in the middle of a mapped run makes three mappings of one, which vm.max_map_count may forbid. The whole
+	// range can be made inaccessible without a new one; what is still granted will fault again.
+	store32(&e.noDowngrade, 1)
+	return forbid(e.start, e.end-e.start)
+}
+
+// forbid makes a run inaccessible and reports whether it is. When vm.max_map_count has been exceeded, mmap fails even
+// where it would make fewer mappings; then the run keeps its mapping, but not the access.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func forbid(address, length uint64) bool {
 	if !failed(mapNothing(address, length)) {
 		return true
 	}
-	// A break in the middle of a mapped run makes three of one, which vm.max_map_count may forbid. Making the whole
-	// range inaccessible makes one of many; what is still granted will fault again.
-	store32(&e.noDowngrade, 1)
-	return !failed(mapNothing(e.start, e.end-e.start))
+	return !failed(systemCall(unix.SYS_MPROTECT, uintptr(address), uintptr(length), unix.PROT_NONE, 0, 0, 0))
 }
