@@ -46,7 +46,7 @@ func (p piece) joins(q piece) bool {
 
 const (
 	leafFlags  = layout.EntryUnwritten | layout.EntryShared
-	maxMapped  = int64(1) << 45 // blocks that the highest map covers, and more
+	mapEnd     = int64(1) << 45 // lies behind every block of every map
 	rootFanout = layout.RootEntries
 )
 
@@ -61,7 +61,7 @@ func (fs *FS) find(v view, in *layout.Inode, block int64) (piece, error) {
 	level := int(in.Height)
 	span := layout.Span(level)
 	if block >= rootFanout*span {
-		return piece{rootFanout * span, maxMapped - rootFanout*span, -1, 0}, nil
+		return piece{rootFanout * span, mapEnd - rootFanout*span, -1, 0}, nil
 	}
 	entry, off := in.Root[block/span], int64(-1)
 	for {

@@ -86,8 +86,8 @@ func (u *update) freeContents(in *layout.Inode) (done bool, err error) {
 		done, err = u.freeDirStep(in)
 	} else {
 		var at int64
-		at, err = u.freeStep(in, 0, allBlocks)
-		done = at >= allBlocks
+		at, err = u.freeStep(in, 0, mapEnd)
+		done = at >= mapEnd
 	}
 	if err != nil || !done {
 		return false, err

@@ -1,16 +1,11 @@
 package core
 
 import (
-	"math"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/alloc"
 	"github.com/pmemfs/pmemfs/internal/layout"
 )
-
-// allBlocks is an end that lies behind every block.
-const allBlocks = math.MaxInt64 / layout.BlockSize / 2
 
 // truncate sets the size, and what apply changes besides. Shrinking takes
 // back what was granted beyond the new end; the blocks are freed in the same
@@ -36,11 +31,11 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 	want.Size = size
 	want.Mtime = fs.now()
 	want.Ctime = want.Mtime
-	at, err := u.freeStep(want, keep, allBlocks)
+	at, err := u.freeStep(want, keep, mapEnd)
 	if err != nil {
 		return err
 	}
-	if at < allBlocks && !in.orphan {
+	if at < mapEnd && !in.orphan {
 		if err := u.setOrphan(in); err != nil {
 			return err
 		}
@@ -48,7 +43,7 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 	if err := u.commit(); err != nil {
 		return err
 	}
-	if at < allBlocks {
+	if at < mapEnd {
 		if err := fs.freeTail(in, at); err != nil {
 			return err
 		}
@@ -89,11 +84,11 @@ func (fs *FS) freeTail(in *inode, first int64) error {
 	for done := false; !done; {
 		err := fs.transact(func(u *update) error {
 			want := u.edit(in)
-			next, err := u.freeStep(want, first, allBlocks)
+			next, err := u.freeStep(want, first, mapEnd)
 			if err != nil {
 				return err
 			}
-			first, done = next, next >= allBlocks
+			first, done = next, next >= mapEnd
 			if done && in.orphan && want.Nlink > 0 {
 				return u.clearOrphan(in)
 			}
