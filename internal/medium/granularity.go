@@ -78,6 +78,16 @@ func (d Domain) String() string {
 // MarshalText makes JSON show the name.
 func (d Domain) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
+// UnmarshalText is the inverse, so that a client can read its server's Report.
+func (d *Domain) UnmarshalText(text []byte) error {
+	i := slices.Index(domainNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("unknown persistence domain %q: one of %s", text, strings.Join(domainNames[:], ", "))
+	}
+	*d = Domain(i)
+	return nil
+}
+
 // Granularity is what a program must do there. A volatile area counts as cache-line: that is what it emulates.
 func (d Domain) Granularity() Granularity {
 	switch d {
