@@ -56,8 +56,9 @@ func word(v view, off int64) layout.Entry {
 	return layout.Entry(binary.LittleEndian.Uint64(v(off, layout.WordSize)))
 }
 
-// find returns the piece of one entry that covers block.
-func (fs *FS) find(v view, in *layout.Inode, block int64) (piece, error) {
+// find returns the piece that covers block, as far as the entries of one node
+// tell, at least up to and at most a little beyond end.
+func (fs *FS) find(v view, in *layout.Inode, block, end int64) (piece, error) {
 	level := int(in.Height)
 	span := layout.Span(level)
 	if block >= rootFanout*span {
@@ -65,16 +66,15 @@ func (fs *FS) find(v view, in *layout.Inode, block int64) (piece, error) {
 	}
 	entry, off := in.Root[block/span], int64(-1)
 	for {
-		base := block / span * span
-		at := layout.Place{Ino: in.Ino, Level: level, Position: uint64(base)}
-		if err := entry.Verify(at, off); err != nil {
-			return piece{}, err
+		p, err := fs.piece(in.Ino, entry, level, block/span*span, off)
+		if err != nil {
+			return p, err
 		}
-		if entry == 0 {
-			return piece{base, span, -1, 0}, nil
-		}
-		if entry.Leaf() {
-			return fs.leaf(entry, base, span, off)
+		if !entry.Table() {
+			if off >= 0 {
+				err = fs.extend(v, in.Ino, &p, level, off, end)
+			}
+			return p, err
 		}
 		node, err := fs.nodeOffset(layout.Node(entry.Number()))
 		if err != nil {
@@ -82,9 +82,33 @@ func (fs *FS) find(v view, in *layout.Inode, block int64) (piece, error) {
 		}
 		level--
 		span = layout.Span(level)
-		off = node + (block-base)/span*layout.WordSize
+		off = node + block/span%layout.Fanout*layout.WordSize
 		entry = word(v, off)
 	}
+}
+
+// piece verifies an entry and decodes it; what a node is under is a hole here.
+func (fs *FS) piece(ino layout.Ino, e layout.Entry, level int, base, off int64) (piece, error) {
+	if err := e.Verify(layout.Place{Ino: ino, Level: level, Position: uint64(base)}, off); err != nil {
+		return piece{}, err
+	}
+	if e.Leaf() {
+		return fs.leaf(e, base, layout.Span(level), off)
+	}
+	return piece{base, layout.Span(level), -1, 0}, nil
+}
+
+// extend adds the pieces that follow in the same node, as far as they join.
+func (fs *FS) extend(v view, ino layout.Ino, p *piece, level int, off, end int64) error {
+	for off += layout.WordSize; off%layout.BlockSize != 0 && p.end() < end; off += layout.WordSize {
+		e := word(v, off)
+		q, err := fs.piece(ino, e, level, p.end(), off)
+		if err != nil || e.Table() || !p.joins(q) {
+			return err
+		}
+		p.count += q.count
+	}
+	return nil
 }
 
 // leaf checks that a leaf's blocks exist.
@@ -100,7 +124,7 @@ func (fs *FS) leaf(e layout.Entry, base, span, off int64) (piece, error) {
 func (fs *FS) pieces(v view, in *layout.Inode, first, end int64, fn func(piece) error) error {
 	var last piece
 	for at := first; at < end; {
-		p, err := fs.find(v, in, at)
+		p, err := fs.find(v, in, at, end)
 		if err != nil {
 			return err
 		}
@@ -355,7 +379,7 @@ const stepPages = 32
 // far it came; end when it is done.
 func (u *update) freeStep(in *layout.Inode, first, end int64) (int64, error) {
 	for first < end && u.Pages() < stepPages {
-		p, err := u.fs.find(u.Read, in, first)
+		p, err := u.fs.find(u.Read, in, first, min(end, first+layout.HugeBlocks))
 		if err != nil {
 			return first, err
 		}

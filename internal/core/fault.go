@@ -77,7 +77,7 @@ func (in *inode) faultRead(block, window int64, grant func(Run) error) (done boo
 // blocks are zeroed and durable before they are reachable.
 func (in *inode) materialise(first, end int64) error {
 	fs := in.fs
-	q, err := fs.find(fs.journal.View, &in.Inode, first)
+	q, err := fs.find(fs.journal.View, &in.Inode, first, end)
 	if err != nil || !q.zeros() {
 		return err
 	}

@@ -227,7 +227,7 @@ type plan struct {
 func (in *inode) plan(first, end int64) (p plan, err error) {
 	p.goal = -1
 	if first > 0 {
-		before, err := in.fs.find(in.fs.journal.View, &in.Inode, first-1)
+		before, err := in.fs.find(in.fs.journal.View, &in.Inode, first-1, first)
 		if err != nil {
 			return p, err
 		}
@@ -355,7 +355,7 @@ func (in *inode) zeroTail(to int64) error {
 	if tail <= in.Size {
 		return nil
 	}
-	q, err := fs.find(fs.journal.View, &in.Inode, in.Size/layout.BlockSize)
+	q, err := fs.find(fs.journal.View, &in.Inode, in.Size/layout.BlockSize, 0)
 	if err != nil || q.zeros() {
 		return err
 	}

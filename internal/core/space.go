@@ -184,7 +184,7 @@ func (in *inode) allocate(off, length int64, grow bool) error {
 // leaves are 4 KiB, far more when they can be 2 MiB.
 func stepRun(first, block int64) int64 {
 	if first%layout.HugeBlocks == block%layout.HugeBlocks {
-		return 16 * layout.GiantBlock
+		return 2 * layout.GiantBlock
 	}
 	return 16 * layout.HugeBlocks
 }
@@ -221,7 +221,7 @@ func (in *inode) edges(off, length int64) (first, end int64, err error) {
 		if lo >= hi {
 			continue
 		}
-		q, err := fs.find(fs.journal.View, &in.Inode, lo/layout.BlockSize)
+		q, err := fs.find(fs.journal.View, &in.Inode, lo/layout.BlockSize, 0)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -427,7 +427,7 @@ func (n *Node) seek(off int64, hole bool) (int64, error) {
 	}
 	_, end := blocksOf(0, in.Size)
 	for at := off / layout.BlockSize; at < end; {
-		p, err := in.fs.find(in.fs.journal.View, &in.Inode, at)
+		p, err := in.fs.find(in.fs.journal.View, &in.Inode, at, end)
 		if err != nil {
 			return 0, err
 		}

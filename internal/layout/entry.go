@@ -53,29 +53,31 @@ func (p Place) seed() uint16 {
 	return uint16(h >> 48)
 }
 
-// crc16Table is CRC-16/CCITT (polynomial 0x1021), which finds every error of
-// up to three bits and every burst of up to 16 bits in a word.
-var crc16Table = func() (t [256]uint16) {
-	for i := range t {
+// crc16Tables are for CRC-16/CCITT (polynomial 0x1021), which finds every
+// error of up to three bits and every burst of up to 16 bits in a word. Table
+// k is the checksum of a byte followed by k zero bytes, so that the six bytes
+// of a payload are looked up side by side.
+var crc16Tables = func() (t [checkShift / 8][256]uint16) {
+	for i := range 256 {
 		c := uint16(i) << 8
-		for range 8 {
-			if c&0x8000 != 0 {
-				c = c<<1 ^ 0x1021
-			} else {
-				c <<= 1
+		for k := range t {
+			for range 8 {
+				if c&0x8000 != 0 {
+					c = c<<1 ^ 0x1021
+				} else {
+					c <<= 1
+				}
 			}
+			t[k][i] = c
 		}
-		t[i] = c
 	}
 	return t
 }()
 
 func crc16(seed uint16, payload uint64) uint16 {
-	c := seed
-	for i := 0; i < checkShift; i += 8 {
-		c = c<<8 ^ crc16Table[byte(c>>8)^byte(payload>>i)]
-	}
-	return c
+	t := &crc16Tables
+	return t[5][byte(payload)^byte(seed>>8)] ^ t[4][byte(payload>>8)^byte(seed)] ^ t[3][byte(payload>>16)] ^
+		t[2][byte(payload>>24)] ^ t[1][byte(payload>>32)] ^ t[0][byte(payload>>40)]
 }
 
 // MakeEntry encodes an entry that will stand at place.
