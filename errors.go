@@ -60,6 +60,15 @@ type detailed struct {
 func (e *detailed) Error() string { return e.text }
 func (e *detailed) Unwrap() error { return e.cause }
 
+// invalidName matches what os functions and system calls return for a name that they do not allow.
+type invalidName struct{}
+
+func (invalidName) Error() string {
+	return "invalid name (names are relative to the root, without . and .. elements)"
+}
+func (invalidName) Is(target error) bool { return target == fs.ErrInvalid }
+func (invalidName) Unwrap() error        { return unix.EINVAL }
+
 // replyError turns a reply into the error that it carries, nil when the operation was done.
 func replyError(r *wire.Reply) error {
 	if r.Errno == 0 {
@@ -76,6 +85,15 @@ func replyError(r *wire.Reply) error {
 		return cause
 	}
 	return &detailed{text: r.Detail, cause: cause}
+}
+
+// cause returns what a *fs.PathError is about, and other errors as they are.
+func cause(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
 }
 
 // pathError wraps err for an operation on one name. It returns nil for nil, and io.EOF must not be given to it.

@@ -21,9 +21,9 @@ import (
 // from several goroutines at once.
 type FS struct {
 	t     transport
-	info  Info         // immutable
-	hello *wire.Hello  // immutable
-	space addressSpace // where mappings live; nil when the pool cannot be mapped by this process
+	info  Info        // immutable
+	hello *wire.Hello // immutable
+	space *addressSpace
 }
 
 var (
@@ -44,8 +44,11 @@ func (fsys *FS) call(q *wire.Request) (*wire.Reply, error) {
 
 // checkName refuses what io/fs does not allow as a name.
 func checkName(name string) error {
+	if len(name) > wire.MaxPath {
+		return unix.ENAMETOOLONG
+	}
 	if !fs.ValidPath(name) {
-		return &detailed{"invalid name (names are relative to the root, without . and .. elements)", unix.EINVAL}
+		return invalidName{}
 	}
 	return nil
 }
@@ -406,10 +409,13 @@ func (fsys *FS) Info() Info { return fsys.info }
 // Close closes the FS. Open files are closed, and mappings lose all access, as if unmapped. An embedded pool is
 // unmounted cleanly.
 func (fsys *FS) Close() error {
-	if fsys.space != nil {
-		fsys.space.close()
+	var errs []error
+	for _, m := range fsys.space.list() {
+		errs = append(errs, m.Unmap())
 	}
-	return fsys.t.Close()
+	errs = append(errs, fsys.t.Close())
+	fsys.space.close()
+	return errors.Join(errs...)
 }
 
 // unixPerm turns a FileMode into the 07777 bits of st_mode.

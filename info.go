@@ -2,24 +2,14 @@ package pmemfs
 
 // Info says what is behind an FS. Its JSON form is stable.
 type Info struct {
-	Pool   string     `json:"pool"`             // path of the pool, as its owner opened it
-	Socket string     `json:"socket,omitempty"` // the server's socket; empty when embedded
-	PID    int        `json:"pid"`              // the process that owns the pool
-	UUID   string     `json:"uuid"`
-	Label  string     `json:"label"`
-	Medium MediumInfo `json:"medium"`
-	Map    MapFlags   `json:"map_mask"`
-}
-
-// MediumInfo says what makes stores durable on the medium, and how that was found out.
-type MediumInfo struct {
-	Kind        string   `json:"kind"`        // "tmpfs", "fsdax", "devdax", "page-cache"
-	Domain      string   `json:"domain"`      // the persistence domain
-	Granularity string   `json:"granularity"` // "byte", "cache-line", "page"
-	Evidence    []string `json:"evidence"`    // what was found: how
-	MetaBytes   int64    `json:"meta_bytes"`
-	DataBytes   int64    `json:"data_bytes"`
-	Alignment   int64    `json:"alignment"` // of mappings, bytes
+	Pool     string       `json:"pool"`             // path of the pool, as its owner opened it
+	Socket   string       `json:"socket,omitempty"` // the server's socket; empty when embedded
+	PID      int          `json:"pid"`              // the process that owns the pool
+	UUID     string       `json:"uuid"`
+	Label    string       `json:"label"`
+	Medium   MediumReport `json:"medium"`
+	MapMask  MapFlags     `json:"map_mask"`  // flags that Map supports
+	ReadOnly bool         `json:"read_only"` // nothing can be changed through this FS
 }
 
 // StatfsInfo counts what a pool has and what of it is free.
@@ -29,24 +19,24 @@ type StatfsInfo struct {
 	FreeBlocks     int64 `json:"free_blocks"`
 	Inodes         int64 `json:"inodes"`
 	FreeInodes     int64 `json:"free_inodes"`
-	MetaBlocks     int64 `json:"meta_blocks"`
+	MetaBlocks     int64 `json:"meta_blocks"` // for directories, block maps and attributes
 	FreeMetaBlocks int64 `json:"free_meta_blocks"`
 }
 
-// Extent is a run of a file that is contiguous on the medium.
+// Extent is a run of a file that is contiguous on the medium, or a hole.
 type Extent struct {
-	Offset    int64 `json:"offset"` // byte of the file
-	Length    int64 `json:"length"` // bytes
-	Block     int64 `json:"block"`  // first data block, -1 for a hole
-	Unwritten bool  `json:"unwritten,omitempty"`
-	Shared    bool  `json:"shared,omitempty"`
+	Offset    int64 `json:"offset"`              // byte of the file
+	Length    int64 `json:"length"`              // bytes
+	Block     int64 `json:"block"`               // first data block, -1 for a hole
+	Unwritten bool  `json:"unwritten,omitempty"` // allocated, reads as zeros
+	Shared    bool  `json:"shared,omitempty"`    // also part of another file
 }
 
-// Stat is what FileInfo.Sys returns: a *Stat.
+// Stat is what the Sys method of this package's fs.FileInfo returns: a *Stat.
 type Stat struct {
 	Ino        uint64 `json:"ino"`
-	Generation uint64 `json:"generation"`
-	Mode       uint32 `json:"mode"` // st_mode of stat(2)
+	Generation uint64 `json:"generation"` // tells files apart that had the same Ino one after the other
+	Mode       uint32 `json:"mode"`       // st_mode of stat(2)
 	Nlink      uint32 `json:"nlink"`
 	UID        uint32 `json:"uid"`
 	GID        uint32 `json:"gid"`

@@ -1,12 +1,15 @@
 package pmemfs
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/fault"
 	"github.com/pmemfs/pmemfs/internal/wire"
 	"github.com/pmemfs/pmemfs/pmem"
 )
@@ -17,35 +20,33 @@ type MapFlags uint32
 const (
 	// Shared maps the file; stores are seen at once by everybody who maps or reads it, and are durable after
 	// [Mapping.Sync].
-	Shared MapFlags = 1 << iota
+	Shared MapFlags = wire.MapShared
 	// Sync maps the file so that the metadata that finds a block is durable before the first store to the block
 	// is allowed: stores are durable after [Mapping.Persist], without a system call. It needs a server and a
 	// byte-addressable medium, and includes Shared.
-	Sync
-	// Direct maps the file and seals its block map for as long as the mapping lives.
-	Direct
-	// Unchecked maps the file and leaves the metadata to the program.
-	Unchecked
+	Sync MapFlags = wire.MapSync
+	// Direct maps the file and seals its block map for as long as the mapping lives. Not supported yet.
+	Direct MapFlags = wire.MapDirect
+	// Unchecked maps the file and leaves the metadata to the program. Not supported yet.
+	Unchecked MapFlags = wire.MapUnchecked
 	// Populate has every page of the mapping granted before Map returns, so that no access faults, except
 	// those that were taken back meanwhile. Pages beyond the end of the file are left out.
-	Populate
+	Populate MapFlags = wire.MapPopulate
 	// ReadOnly maps the file for loads only. The file need not be open for writing.
-	ReadOnly
-
-	knownMapFlags = 1<<iota - 1
+	ReadOnly MapFlags = wire.MapReadOnly
 )
 
 var mapFlagNames = []string{"Shared", "Sync", "Direct", "Unchecked", "Populate", "ReadOnly"}
 
 // String returns the names of the flags, joined by "|".
-func (m MapFlags) String() string {
+func (f MapFlags) String() string {
 	var names []string
 	for i, name := range mapFlagNames {
-		if m&(1<<i) != 0 {
+		if f&(1<<i) != 0 {
 			names = append(names, name)
 		}
 	}
-	if rest := m &^ knownMapFlags; rest != 0 {
+	if rest := f &^ wire.MapAll; rest != 0 {
 		names = append(names, fmt.Sprintf("%#x", uint32(rest)))
 	}
 	if len(names) == 0 {
@@ -55,110 +56,281 @@ func (m MapFlags) String() string {
 }
 
 // MarshalText makes the flags' names their JSON form.
-func (m MapFlags) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+func (f MapFlags) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
 
-// addressSpace is where the mappings of an FS live: page faults resolved by a server, or none when embedded.
-type addressSpace interface {
-	// reserve takes an address range without access. length is a multiple of blockSize.
-	reserve(length int64) (region, error)
-	// close takes every access away and ends the address space.
-	close()
-}
-
-// region is the address range of one mapping.
-type region interface {
-	address() uint64
-	bytes() []byte
-	// activate lets faults in the range be sent as faults of mapping id.
-	activate(id uint32)
-	// mapRun maps a granted run.
-	mapRun(wire.Run) error
-	// reason says why the last access to page failed.
-	reason(page int64) error
-	// release gives the range back; the server must have forgotten the mapping.
-	release() error
+// UnmarshalText is the inverse of MarshalText, for flags that have names.
+func (f *MapFlags) UnmarshalText(text []byte) error {
+	*f = 0
+	if string(text) == "none" {
+		return nil
+	}
+next:
+	for word := range strings.SplitSeq(string(text), "|") {
+		for i, name := range mapFlagNames {
+			if word == name {
+				*f |= 1 << i
+				continue next
+			}
+		}
+		return fmt.Errorf("unknown map flag %q", word)
+	}
+	return nil
 }
 
 // Mapping is a range of a file in the memory of this process. Methods may be called from several goroutines at once,
 // but none while Unmap runs. Offsets and lengths are bytes in the mapping and need no alignment; a range outside
 // the mapping is refused with EINVAL.
+//
+// # Without a server
+//
+// In an embedded pool nobody resolves page faults: a mapping is populated when it is made. Operations of this process
+// that move or replace its blocks take the pages away for a moment and give them back before they return, holes in a
+// writable mapping allocated again; an access in that moment fails, as does one to pages that the file gained after
+// it was mapped, until Populate is called for them.
 type Mapping struct {
 	fsys     *FS
 	name     string
 	off      int64 // byte of the file where the mapping begins
 	id       uint32
-	flags    MapFlags
-	region   region
-	data     []byte
+	readOnly bool
+	region   *fault.Range
+	data     []byte // the region's first bytes
+	unmap    sync.Once
 	unmapped atomic.Bool
 }
 
-// Map maps n bytes of the file from byte off on, which must be a multiple of 4096; n need not be. One of Shared,
-// Sync, Direct and Unchecked must be given; they need the file open for reading and writing, or for reading with
-// ReadOnly. EOPNOTSUPP: a flag is not supported here; the error names it and those that are, and nothing has
-// changed. The range may go beyond the end of the file; an access there fails, see [Catch].
+// Map maps n bytes of the file from byte off on, which must be a multiple of 4096; n need not be. Shared or Sync
+// must be given; they need the file open for reading and writing, or for reading with ReadOnly. The mapping lives on
+// when the file is closed, removed or renamed. EOPNOTSUPP: a flag is not supported here; the error names it and those
+// that are, and nothing has changed. The range may go beyond the end of the file; an access there fails, see [Catch].
 //
 // A system call that is handed a page of the mapping that is not granted fails with EFAULT, because the kernel
 // sends no signal there: see [Mapping.Pin]. File's own Read and Write have no such limit.
+//
+// The first Map of a process puts handlers for SIGSEGV and one real-time signal in place, before those of the Go
+// runtime, which they hand all other signals to.
 func (f *File) Map(off int64, n int, flags MapFlags) (*Mapping, error) {
-	return nil, pathError("map", f.name, unix.EOPNOTSUPP)
+	m, err := f.mapRange(off, n, flags)
+	return m, pathError("map", f.name, err)
+}
+
+func (f *File) mapRange(off int64, n int, flags MapFlags) (*Mapping, error) {
+	if err := f.fsys.checkMapFlags(flags); err != nil {
+		return nil, err
+	}
+	if n <= 0 {
+		return nil, &detailed{fmt.Sprintf("a mapping of %d bytes", n), unix.EINVAL}
+	}
+	region, err := f.fsys.space.reserve(int64(n))
+	if err != nil {
+		return nil, err
+	}
+	r, err := f.call("map", &wire.Request{
+		Op: wire.OpMap, Offset: off, Length: int64(n), Flags: uint32(flags), Address: uint64(region.Address()),
+	})
+	if err != nil {
+		return nil, errors.Join(err, region.Release())
+	}
+	m := &Mapping{
+		fsys: f.fsys, name: f.name, off: off, id: r.Handle, readOnly: flags&ReadOnly != 0,
+		region: region, data: region.Bytes()[:n:n],
+	}
+	region.Activate(m.id)
+	f.fsys.space.add(m)
+	mapped.add(m)
+	if flags&Populate != 0 || f.fsys.space.session != nil {
+		if _, err := m.populatePages(0, m.pages()); err != nil && !errors.Is(err, unix.ENXIO) {
+			return nil, errors.Join(err, m.Unmap())
+		}
+	}
+	return m, nil
+}
+
+// checkMapFlags refuses what is unknown or unsupported here, and says why where there is more to say.
+func (fsys *FS) checkMapFlags(flags MapFlags) error {
+	mask := fsys.MapMask()
+	refused := flags &^ mask
+	if refused == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("map flags %v are not supported here, %v are", refused, mask)
+	switch med := &fsys.info.Medium; {
+	case mask == 0:
+		text += fmt.Sprintf(": %s can only be mapped in units of %d bytes", med.Path, med.Alignment)
+	case refused&Sync != 0 && fsys.space.session != nil:
+		text += ": Sync needs a server, which resolves page faults"
+	case refused&Sync != 0:
+		text += fmt.Sprintf(": Sync needs byte-addressable memory; %s is a %s medium (persistence domain %v), "+
+			"where stores become durable by a system call", med.Path, med.Kind, med.Domain)
+	}
+	return &detailed{text, unix.EOPNOTSUPP}
 }
 
 // Bytes returns the mapped memory. An access that cannot be resolved panics or, without debug.SetPanicOnFault, ends
-// the program: see [Catch]. After Unmap every access fails so.
+// the program: see [Catch]. It must not be used after Unmap: the addresses may be given to other memory.
 func (m *Mapping) Bytes() []byte { return m.data }
 
-func (m *Mapping) do(op string, off, n int, f func(p []byte) error) error {
-	err := error(ErrUnmapped)
-	if !m.unmapped.Load() {
-		if off < 0 || n < 0 || off > len(m.data)-n {
-			err = &detailed{fmt.Sprintf("range %d+%d is outside the mapping of %d bytes", off, n, len(m.data)), unix.EINVAL}
-		} else {
-			err = f(m.data[off : off+n])
+func (m *Mapping) pages() int64 { return (int64(len(m.data)) + blockSize - 1) / blockSize }
+
+// do calls f with a range of the mapping. An access of f that cannot be resolved becomes an error.
+func (m *Mapping) do(op string, off, n int, f func(p []byte) error) (err error) {
+	switch {
+	case m.unmapped.Load():
+		err = ErrUnmapped
+	case off < 0 || n < 0 || off > len(m.data)-n:
+		err = &detailed{fmt.Sprintf("range of %d bytes at %d in a mapping of %d", n, off, len(m.data)), unix.EINVAL}
+	default:
+		catchErr := Catch(func() { err = f(m.data[off : off+n]) })
+		if err == nil {
+			err = cause(catchErr)
 		}
 	}
 	return pathError(op, m.name, err)
 }
 
+// granularity is that of the medium.
+func (m *Mapping) granularity() Granularity { return Granularity(m.fsys.hello.Granularity) }
+
 // Persist flushes the lines of a range and fences: with a Sync mapping its stores are durable on return. No system
-// call. EOPNOTSUPP: the medium lies behind a page cache, where only [Mapping.Sync] makes stores durable.
+// call. EOPNOTSUPP: the medium lies behind a page cache, where only [Mapping.Sync] makes stores durable. Pages of the
+// range that are not granted are faulted in; a *FaultError says why that failed.
 func (m *Mapping) Persist(off, n int) error {
-	return m.do("persist", off, n, func(p []byte) error { pmem.Persist(p); return nil })
+	return m.do("persist", off, n, func(p []byte) error {
+		switch m.granularity() {
+		case Byte:
+			pmem.Fence()
+		case CacheLine:
+			pmem.Persist(p)
+		default:
+			return errPageCache
+		}
+		return nil
+	})
 }
 
-// Flush starts the write-back of the lines of a range; they are durable after the next Fence by the same goroutine.
+var errPageCache error = &detailed{"the medium lies behind a page cache: use Sync", unix.EOPNOTSUPP}
+
+// Flush starts the write-back of the lines of a range; they are durable after the next Fence by the same goroutine,
+// which must not have yielded its thread in between: no channel, lock, or system call. Errors are those of Persist.
 func (m *Mapping) Flush(off, n int) error {
-	return m.do("flush", off, n, func(p []byte) error { pmem.Flush(p); return nil })
+	return m.do("flush", off, n, func(p []byte) error {
+		switch m.granularity() {
+		case Byte:
+		case CacheLine:
+			pmem.Flush(p)
+		default:
+			return errPageCache
+		}
+		return nil
+	})
 }
 
-// Fence makes everything flushed before durable.
+// Fence makes everything that was flushed before durable.
 func (m *Mapping) Fence() { pmem.Fence() }
 
 // Sync makes the stores to a range durable, with the metadata that finds them, on every medium and with every kind
-// of mapping.
+// of mapping. On byte-addressable media it is Persist: the metadata was durable when the store was allowed.
 func (m *Mapping) Sync(off, n int) error {
-	return m.do("sync", off, n, func(p []byte) error { return unix.EOPNOTSUPP })
+	if m.granularity() <= CacheLine {
+		return m.Persist(off, n)
+	}
+	return m.do("sync", off, n, func([]byte) error {
+		_, err := m.fsys.call(&wire.Request{Op: wire.OpMapSync, Handle: m.id, Offset: int64(off), Length: int64(n)})
+		return err
+	})
 }
 
 // Populate has every page of a range granted for loads and stores (loads only with ReadOnly), so that accesses
-// do not fault until a grant is taken back. Holes are allocated. ENXIO: the range reaches beyond the file's end.
+// do not fault until a grant is taken back. Holes are allocated. ENXIO: the range reaches beyond the file's end;
+// ENOSPC: a hole could not be filled. Pages before that are granted.
 func (m *Mapping) Populate(off, n int) error {
-	return m.do("populate", off, n, func(p []byte) error { return unix.EOPNOTSUPP })
+	return m.do("populate", off, n, func([]byte) error { return m.populate(off, n) })
+}
+
+func (m *Mapping) populate(off, n int) error {
+	if n == 0 {
+		return nil
+	}
+	first := int64(off) / blockSize
+	end := (int64(off) + int64(n) + blockSize - 1) / blockSize
+	done, err := m.populatePages(first, end-first)
+	if err != nil {
+		return &FaultError{Offset: m.off + (first+done)*blockSize, Reason: err}
+	}
+	return nil
+}
+
+// populatePages has pages granted and mapped, and returns how many are before the first that cannot be.
+func (m *Mapping) populatePages(first, count int64) (int64, error) {
+	if s := m.fsys.space.session; s != nil {
+		return s.Populate(m.id, first, count, !m.readOnly, m.region.MapRun)
+	}
+	done, code := m.region.Populate(first, count, !m.readOnly)
+	return done, codeError(code)
 }
 
 // Pin populates a range and keeps its grants until unpin is called: meanwhile operations that would take them
 // back fail with [ErrSealed], in every process. It is meant for the time of a system call or a transfer that is
-// handed the memory. Pins do not outlive the mapping.
+// handed the memory. A range may be pinned several times over. Pins do not outlive the mapping; unpin may be called
+// after Unmap, and more than once.
 func (m *Mapping) Pin(off, n int) (unpin func(), err error) {
-	return nil, pathError("pin", m.name, unix.EOPNOTSUPP)
+	err = m.do("pin", off, n, func([]byte) (err error) {
+		unpin, err = m.pin(off, n)
+		return err
+	})
+	return unpin, err
 }
 
-// Unmap ends the mapping. Nothing is made durable by it.
+// pinAttempts bounds how often a pin tries again because a grant was taken back between populating and pinning.
+const pinAttempts = 8
+
+func (m *Mapping) pin(off, n int) (unpin func(), err error) {
+	for range pinAttempts {
+		if err := m.populate(off, n); err != nil {
+			return nil, err
+		}
+		r, err := m.fsys.call(&wire.Request{Op: wire.OpPin, Handle: m.id, Offset: int64(off), Length: int64(n)})
+		if err != nil {
+			return nil, err
+		}
+		var once sync.Once
+		unpin = func() {
+			once.Do(func() {
+				// An error would say that the mapping, and the pin with it, is gone.
+				m.fsys.call(&wire.Request{Op: wire.OpUnpin, Handle: m.id, Flags: r.Handle})
+			})
+		}
+		// Once more, under the pin: what was taken back in between is granted again, and then stays.
+		if err = m.populate(off, n); err == nil {
+			return unpin, nil
+		}
+		unpin()
+		if !errors.Is(err, ErrSealed) && !errors.Is(err, unix.EBUSY) {
+			return nil, err
+		}
+	}
+	return nil, unix.EBUSY
+}
+
+// Unmap ends the mapping and gives its addresses back. Nothing is made durable by it. Further calls do nothing.
 func (m *Mapping) Unmap() error {
-	return pathError("unmap", m.name, unix.EOPNOTSUPP)
+	var err error
+	m.unmap.Do(func() { err = m.end() })
+	return pathError("unmap", m.name, err)
 }
 
-// Catch calls f and turns an access to a mapping that could not be resolved into an error: a *fs.PathError with the
-// file's name around a [FaultError] with the offset and the reason. Other panics go on. f is left at the access;
-// it must not hold locks that it does not release by defer.
-func Catch(f func()) error { f(); return nil }
+// end makes the range inaccessible, then tells the server, which forgets what it has granted and lets no break of it be
+// under way any more, and only then gives the addresses back: a break could hit what is mapped there next.
+func (m *Mapping) end() error {
+	m.unmapped.Store(true)
+	err := m.region.Retire()
+	if !m.fsys.space.isGone() {
+		_, callErr := m.fsys.call(&wire.Request{Op: wire.OpUnmap, Handle: m.id})
+		if !errors.Is(callErr, ErrServerGone) {
+			err = errors.Join(err, callErr)
+		}
+	}
+	m.fsys.space.remove(m)
+	mapped.retire(m)
+	return errors.Join(err, m.region.Release())
+}

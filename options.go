@@ -1,70 +1,75 @@
 package pmemfs
 
 import (
-	"fmt"
 	"time"
+
+	"github.com/pmemfs/pmemfs/internal/medium"
 )
 
-// Granularity says in which units a store becomes durable on a medium, from the finest to the coarsest.
-type Granularity uint8
+// Granularity says in which units a store becomes durable on a medium, from the finest to the coarsest. It has String,
+// MarshalText and UnmarshalText methods, for "byte", "cache-line" and "page".
+type Granularity = medium.Granularity
 
 const (
-	anyGranularity Granularity = iota
-	// Byte: CPU caches are in the persistence domain; a store is durable once it is globally visible.
-	Byte
+	// Byte: CPU caches are in the persistence domain; a store is durable once a fence has passed.
+	Byte = medium.Byte
 	// CacheLine: a store is durable once its line is flushed and a fence has passed.
-	CacheLine
+	CacheLine = medium.CacheLine
 	// Page: the medium lies behind a page cache; a store is durable after a system call.
-	Page
+	Page = medium.Page
 )
 
-func (g Granularity) String() string {
-	switch g {
-	case Byte:
-		return "byte"
-	case CacheLine:
-		return "cache-line"
-	case Page:
-		return "page"
-	}
-	return fmt.Sprintf("granularity %d", uint8(g))
-}
+// ParseGranularity is the inverse of Granularity's String method; "any" gives the zero value.
+func ParseGranularity(s string) (Granularity, error) { return medium.ParseGranularity(s) }
+
+// MediumReport says what makes stores durable on a medium, and how that was found out. Its JSON form is stable.
+type MediumReport = medium.Report
 
 // Option changes how Open and Dial work.
 type Option func(*options)
 
 type options struct {
-	require  Granularity // 0: anything
+	require  Granularity
 	readOnly bool
 	wait     time.Duration
 }
 
+func collect(opts []Option) options {
+	var o options
+	for _, f := range opts {
+		f(&o)
+	}
+	return o
+}
+
 // Require makes Open and Dial fail unless stores to the medium become durable in units of g or finer. The error
-// says what the medium is, how that was found out, and what is missing.
+// says what the medium is and what is missing.
 func Require(g Granularity) Option { return func(o *options) { o.require = g } }
 
 // OpenReadOnly opens the pool, or connects to its server, without the right to change anything: every operation
 // that would is refused with EROFS, and mappings are read-only.
 func OpenReadOnly() Option { return func(o *options) { o.readOnly = true } }
 
-// Wait makes Open wait up to d for mappings that clients of an earlier server still hold. Without it, or when d is
-// over, Open fails and names their processes. Dial waits up to d for the server's socket to be there.
+// Wait makes Open wait up to d for an owner that is about to go and for mappings that clients of an earlier server
+// still hold. Without it, or when d is over, Open fails and names their processes. Dial waits up to d for a server to
+// listen.
 func Wait(d time.Duration) Option { return func(o *options) { o.wait = d } }
 
 // FormatOptions describe a new pool. The zero value of each field is a sensible default.
 type FormatOptions struct {
-	// Size of the pool in bytes, meta and data area together. At least 4 MiB. 0: 1 GiB in a directory, the
-	// whole device on a device.
+	// Size of the pool in bytes, meta and data area together. 0: 1 GiB in a directory; a device is always used whole.
 	Size int64
-	// Inodes is the number of files that the pool can hold at most. 0: derived from Size.
+	// Inodes is the number of files that the pool can hold. 0: one for every 16 KiB of data.
 	Inodes int64
-	// JournalBytes is the size of the journal. 0: derived from Size.
-	JournalBytes int64
-	// Label is a name for people, at most 64 bytes.
+	// LogBytes is the size of the journal. 0: 1/64 of the pool, 1 to 16 MiB.
+	LogBytes int64
+	// Label is a name for people, at most 32 bytes.
 	Label string
 	// Require refuses media whose stores become durable in coarser units. 0: any medium.
 	Require Granularity
-	// Mode, UID and GID of the root directory. Mode 0: 0755, and UID and GID are those of the process.
-	Mode     uint32
-	UID, GID uint32
+	// Preallocate allocates the files of a pool directory in full, so that a store never finds the host file system
+	// full.
+	Preallocate bool
+	// Force overwrites a pool that nobody uses. It never overwrites anything else.
+	Force bool
 }

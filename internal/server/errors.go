@@ -1,0 +1,61 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/fault"
+	"github.com/pmemfs/pmemfs/internal/grant"
+	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/wire"
+)
+
+// classify is the one place where errors become numbers. An error without an errno is EIO.
+func classify(err error) (syscall.Errno, wire.Reason) {
+	var corrupt *layout.CorruptError
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, grant.ErrSealed):
+		return unix.EBUSY, wire.ReasonSealed
+	case errors.As(err, &corrupt):
+		return unix.EIO, wire.ReasonCorrupt
+	case errors.As(err, &errno) && errno != 0:
+		return errno, wire.ReasonNone
+	}
+	return unix.EIO, wire.ReasonNone
+}
+
+// errorReply carries an error to the client: its number and, when it says more than the number does, its text.
+func errorReply(err error) *wire.Reply {
+	errno, reason := classify(err)
+	r := &wire.Reply{Errno: uint16(errno), Reason: reason}
+	if text := err.Error(); text != errno.Error() {
+		r.Detail = text
+	}
+	return r
+}
+
+// faultCode tells a page fault why it failed.
+func faultCode(err error) fault.Code {
+	switch errno, _ := classify(err); errno {
+	case unix.ENXIO, unix.EBADF:
+		return fault.CodeBeyondEnd
+	case unix.ENOSPC:
+		return fault.CodeNoSpace
+	case unix.EACCES, unix.EPERM, unix.EROFS:
+		return fault.CodeAccess
+	case unix.EBUSY:
+		return fault.CodeBusy
+	case unix.ENOMEM:
+		return fault.CodeNoMemory
+	}
+	return fault.CodeIO
+}
+
+// invalid is an EINVAL with a text.
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), unix.EINVAL)
+}

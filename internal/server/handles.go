@@ -1,0 +1,71 @@
+package server
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/wire"
+)
+
+// handle is an open file or directory.
+//
+// Invariant: users is 1 for being in the session's table, plus 1 for each request that uses it; the node is closed when
+// it drops to 0, so that a request that is under way when the client closes the handle is served to its end.
+type handle struct {
+	node  *core.Node // immutable
+	kind  uint32     // immutable: S_IFMT bits
+	flags uint32     // immutable: O_ACCMODE and O_APPEND
+	users atomic.Int64
+}
+
+func newHandle(n *core.Node, kind, flags uint32) *handle {
+	h := &handle{node: n, kind: kind, flags: flags & (unix.O_ACCMODE | unix.O_APPEND)}
+	h.users.Store(1)
+	return h
+}
+
+func (h *handle) put() {
+	if h.users.Add(-1) == 0 {
+		h.node.Close() // what it could not make durable is reported by the next operation on the pool
+	}
+}
+
+func (h *handle) readable() bool { return h.flags&unix.O_ACCMODE != unix.O_WRONLY }
+func (h *handle) writable() bool { return h.flags&unix.O_ACCMODE != unix.O_RDONLY }
+
+// use calls f with a handle of the client. EBADF: there is none.
+func (s *Session) use(q *wire.Request, f func(*handle) (*wire.Reply, error)) (*wire.Reply, error) {
+	h, err := s.handles.get(q.Handle)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		n := h.users.Load()
+		if n == 0 {
+			return nil, fmt.Errorf("handle %d is being closed: %w", q.Handle, unix.EBADF)
+		}
+		if h.users.CompareAndSwap(n, n+1) {
+			break
+		}
+	}
+	defer h.put()
+	return f(h)
+}
+
+// useFile is use for a regular file that is open for the access wanted.
+func (s *Session) useFile(q *wire.Request, read, write bool, f func(*handle) (*wire.Reply, error)) (*wire.Reply, error) {
+	return s.use(q, func(h *handle) (*wire.Reply, error) {
+		switch {
+		case h.kind == unix.S_IFDIR:
+			return nil, unix.EISDIR
+		case read && !h.readable():
+			return nil, fmt.Errorf("the file is not open for reading: %w", unix.EBADF)
+		case write && !h.writable():
+			return nil, fmt.Errorf("the file is not open for writing: %w", unix.EBADF)
+		}
+		return f(h)
+	})
+}

@@ -1,0 +1,273 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/fault"
+	"github.com/pmemfs/pmemfs/internal/grant"
+	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/medium"
+	"github.com/pmemfs/pmemfs/internal/wire"
+)
+
+// mapping is a range of a file that a client has mapped.
+//
+// Invariant: grants are recorded only with mu held for reading and ended false, so that after end none is and none
+// comes.
+type mapping struct {
+	srv      *Server
+	handle   *handle // one of its users: a removed file lives until it is unmapped
+	first    int64   // file block
+	length   int64   // bytes
+	address  uint64  // in the client
+	writable bool
+
+	mu      sync.RWMutex
+	ended   bool           // protected by mu
+	grants  *grant.Mapping // immutable
+	pins    *table[pinned]
+	pattern pattern
+}
+
+// pinned is a run of blocks of the file.
+type pinned struct{ first, count int64 }
+
+func (m *mapping) pages() int64 { return (m.length + blockSize - 1) / blockSize }
+
+// end forgets the mapping and what it was granted. The client has lost access to it.
+func (m *mapping) end() {
+	m.mu.Lock()
+	ended := m.ended
+	m.ended = true
+	m.mu.Unlock()
+	if !ended {
+		m.forget()
+	}
+}
+
+// forget follows the end, once. On return no break of the mapping is under way any more, so that the client may use its
+// addresses for something else: a break is made under the lock of the inode, and Attr waits for it.
+func (m *mapping) forget() {
+	m.srv.grants.Unmap(m.grants)
+	m.handle.node.Attr()
+	m.handle.put()
+}
+
+// revoke takes back all that the mapping was granted, and ends it. An error: the client may still have access.
+func (s *Session) revoke(m *mapping) error {
+	m.mu.Lock()
+	ended := m.ended
+	m.ended = true // no new grants
+	m.mu.Unlock()
+	if ended {
+		return nil
+	}
+	err := s.taker.TakeBack([]grant.AddressRun{{Address: m.address, Length: uint64(m.pages()) * blockSize}}, grant.None)
+	m.forget()
+	return err
+}
+
+// checkRange checks a range in bytes of the mapping and returns it in pages.
+func (m *mapping) checkRange(off, n int64) (first, count int64, err error) {
+	if off < 0 || n < 0 || off > m.length || n > m.length-off {
+		return 0, 0, invalid("range of %d bytes at %d in a mapping of %d", n, off, m.length)
+	}
+	first = off / blockSize
+	return first, (off+n+blockSize-1)/blockSize - first, nil
+}
+
+// checkMapFlags refuses what is unknown, unsupported or contradictory.
+func (s *Session) checkMapFlags(flags uint32) error {
+	const kinds = wire.MapShared | wire.MapSync | wire.MapDirect | wire.MapUnchecked
+	mask := s.MapMask()
+	switch {
+	case flags&^mask != 0:
+		return fmt.Errorf("map flags %#x are not supported, %#x are: %w", flags&^mask, mask, unix.EOPNOTSUPP)
+	case flags&kinds == 0:
+		return invalid("none of the kinds of mapping is given")
+	}
+	return nil
+}
+
+func (s *Session) mapFile(q *wire.Request) (*wire.Reply, error) {
+	if err := s.checkMapFlags(q.Flags); err != nil {
+		return nil, err
+	}
+	write := q.Flags&wire.MapReadOnly == 0
+	switch {
+	case q.Offset < 0 || q.Offset%blockSize != 0:
+		return nil, invalid("a mapping must begin at a multiple of %d, not at %d", blockSize, q.Offset)
+	case q.Length <= 0:
+		return nil, invalid("a mapping of %d bytes", q.Length)
+	case q.Length > layout.MaxFileSize || q.Offset > layout.MaxFileSize-q.Length:
+		return nil, fmt.Errorf("a mapping may not go beyond the largest file size, %d bytes: %w", int64(layout.MaxFileSize), unix.EFBIG)
+	case q.Address == 0 || q.Address%blockSize != 0 || q.Address > maxAddress-uint64(q.Length):
+		return nil, invalid("address %#x", q.Address)
+	case write && s.readOnly:
+		return nil, unix.EROFS
+	}
+	return s.useFile(q, true, write, func(h *handle) (*wire.Reply, error) {
+		h.users.Add(1) // it is one already, as this request
+		m := &mapping{
+			srv: s.srv, handle: h, first: q.Offset / blockSize, length: q.Length, address: q.Address, writable: write,
+			pins: newTable[pinned]("pin", maxPins),
+		}
+		m.grants = s.srv.grants.Map(s.taker, uint64(h.node.Ino()), m.first, m.pages(), m.address)
+		id, err := s.mappings.add(m)
+		if err != nil {
+			m.end()
+			return nil, err
+		}
+		return &wire.Reply{Handle: id}, nil
+	})
+}
+
+// maxAddress is above every address of a process on amd64 and arm64.
+const maxAddress = 1 << 52
+
+func (s *Session) unmap(q *wire.Request) (*wire.Reply, error) {
+	m, err := s.mappings.remove(q.Handle)
+	if err != nil {
+		return nil, err
+	}
+	m.end()
+	return nil, nil
+}
+
+// live calls f with a mapping of the client that cannot end meanwhile.
+func (s *Session) live(id uint32, f func(*mapping) (*wire.Reply, error)) (*wire.Reply, error) {
+	m, err := s.mappings.get(id)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.ended {
+		return nil, fmt.Errorf("mapping %d is being unmapped: %w", id, unix.EBADF)
+	}
+	return f(m)
+}
+
+func (s *Session) pin(q *wire.Request) (*wire.Reply, error) {
+	return s.live(q.Handle, func(m *mapping) (*wire.Reply, error) {
+		first, count, err := m.checkRange(q.Offset, q.Length)
+		if err != nil {
+			return nil, err
+		}
+		if count == 0 {
+			return nil, invalid("a pin of nothing")
+		}
+		r := pinned{m.first + first, count}
+		id, err := m.pins.add(r)
+		if err != nil {
+			return nil, err
+		}
+		if err := m.grants.Pin(r.first, r.count); err != nil {
+			_, removeErr := m.pins.remove(id)
+			return nil, errors.Join(err, removeErr)
+		}
+		return &wire.Reply{Handle: id}, nil
+	})
+}
+
+func (s *Session) unpin(q *wire.Request) (*wire.Reply, error) {
+	return s.live(q.Handle, func(m *mapping) (*wire.Reply, error) {
+		r, err := m.pins.remove(q.Flags)
+		if err != nil {
+			return nil, err
+		}
+		return nil, m.grants.Unpin(r.first, r.count)
+	})
+}
+
+// mapSync makes the stores that the client has made through its mapping durable, where the client cannot: on media
+// behind a page cache. Elsewhere it has flushed them already, and what remains is the metadata.
+func (s *Session) mapSync(q *wire.Request) (*wire.Reply, error) {
+	return s.live(q.Handle, func(m *mapping) (*wire.Reply, error) {
+		if _, _, err := m.checkRange(q.Offset, q.Length); err != nil {
+			return nil, err
+		}
+		if s.srv.granularity() == medium.Page {
+			// The area has not seen the client's stores. Which blocks they went to does not matter to it.
+			s.srv.pool.Data().Flush(0, blockSize)
+			if err := s.srv.pool.Data().Fence(); err != nil {
+				return nil, err
+			}
+		}
+		return nil, m.handle.node.Sync()
+	})
+}
+
+// fault resolves a fault of pages [page, page+count) of a mapping, of which the first must and the others may be
+// granted. grant is called with the run, in pages of the mapping, while the inode is locked: when it returns without
+// an error the client has the grant.
+func (m *mapping) fault(page, count int64, write bool, granted func(fault.Reply) error) error {
+	if page < 0 || page >= m.pages() {
+		return unix.ENXIO
+	}
+	if write && !m.writable {
+		return unix.EACCES
+	}
+	count = min(count, m.pages()-page)
+	window, ahead := max(count, faultAround), count
+	if count == 1 {
+		ahead = min(m.pattern.ahead(page), m.pages()-page)
+	}
+	return m.handle.node.Fault(m.first+page, write, window, ahead, func(run core.Run) error {
+		first, end := max(run.First, m.first), min(run.First+run.Count, m.first+m.pages())
+		r := fault.Reply{FirstPage: first - m.first, Count: end - first, Offset: -1, Writable: run.Writable && m.writable}
+		if r.FirstPage > page || end <= m.first+page || (write && !r.Writable) {
+			return fmt.Errorf("fault of page %d was answered by %+v", page, run)
+		}
+		if run.Block >= 0 {
+			r.Offset = (run.Block + first - run.First) * blockSize
+		}
+		if err := m.record(first, r); err != nil {
+			return err
+		}
+		m.pattern.granted(r.FirstPage + r.Count)
+		return granted(r) // on failure a grant too much is recorded, which only costs a break
+	})
+}
+
+func (m *mapping) record(first int64, r fault.Reply) error {
+	switch {
+	case r.Offset < 0:
+		return m.grants.GrantZero(first, r.Count)
+	case r.Writable:
+		return m.grants.Grant(first, r.Count, grant.Write)
+	}
+	return m.grants.Grant(first, r.Count, grant.Read)
+}
+
+const faultAround = 512 // blocks, 2 MiB
+
+// pattern decides how much is allocated ahead of a store into a hole: one block for stores here and there, more and more
+// as long as each begins where the last run ended.
+type pattern struct {
+	mu    sync.Mutex
+	next  int64 // protected by mu: page after the last run
+	count int64 // protected by mu: blocks to allocate at most
+}
+
+func (p *pattern) ahead(page int64) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if page == p.next && page != 0 {
+		p.count = min(max(p.count, 1)*4, faultAround)
+	} else {
+		p.count = 1
+	}
+	return p.count
+}
+
+func (p *pattern) granted(next int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next = next
+}

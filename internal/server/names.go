@@ -1,0 +1,98 @@
+package server
+
+import (
+	"errors"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/wire"
+)
+
+const (
+	blockSize   = layout.BlockSize
+	maxSymlinks = 40 // as Linux
+)
+
+// root is the credential for what was checked already, when the file was opened.
+var root = core.Cred{}
+
+// node resolves a path and holds what it leads to, so that its inode number cannot become another file's.
+func (s *Session) node(name string, follow bool) (*core.Node, error) {
+	for {
+		attr, err := s.srv.fs.Resolve(s.cred, name, follow)
+		if err != nil {
+			return nil, err
+		}
+		n, err := s.srv.fs.Open(attr.Ino)
+		if errors.Is(err, unix.ENOENT) {
+			continue // removed between the two steps: resolve again
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n.Attr().Generation == attr.Generation {
+			return n, nil
+		}
+		n.Close()
+	}
+}
+
+// withNode calls f with what a path leads to.
+func (s *Session) withNode(q *wire.Request, f func(*core.Node) (*wire.Reply, error)) (*wire.Reply, error) {
+	n, err := s.node(q.Path, q.Flags&unix.AT_SYMLINK_NOFOLLOW == 0)
+	if err != nil {
+		return nil, err
+	}
+	defer n.Close()
+	return f(n)
+}
+
+// parent resolves the directory of a path that is to be made, removed or renamed; the root has none.
+func (s *Session) parent(name string, ofRoot error) (layout.Ino, string, error) {
+	if path.Clean("/"+name) == "/" {
+		return 0, "", ofRoot
+	}
+	return s.srv.fs.ResolveParent(s.cred, name)
+}
+
+// create makes a regular file and holds it.
+func (s *Session) create(name string, mode uint32) (*core.Node, error) {
+	dir, base, err := s.parent(name, unix.EISDIR)
+	if err != nil {
+		return nil, err
+	}
+	attr, err := s.srv.fs.Create(s.cred, dir, base, unix.S_IFREG|mode&0o7777, 0)
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.srv.fs.Open(attr.Ino)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, unix.EEXIST // removed again already: the caller tries once more
+	}
+	return n, err
+}
+
+// throughLink returns where a path leads when its last element is a symbolic link; otherwise the path itself.
+func (s *Session) throughLink(name string) (string, error) {
+	n, err := s.node(name, false)
+	if errors.Is(err, unix.ENOENT) {
+		return name, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer n.Close()
+	if n.Attr().Mode&unix.S_IFMT != unix.S_IFLNK {
+		return name, nil
+	}
+	target, err := s.srv.fs.Readlink(n.Ino())
+	if err != nil || strings.HasPrefix(target, "/") {
+		return target, err
+	}
+	// Not path.Join, which would resolve ".." behind a link by text.
+	return path.Dir(name) + "/" + target, nil
+}

@@ -1,0 +1,263 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/wire"
+)
+
+func (s *Session) close(q *wire.Request) (*wire.Reply, error) {
+	h, err := s.handles.remove(q.Handle)
+	if err != nil {
+		return nil, err
+	}
+	h.put()
+	return nil, nil
+}
+
+func (s *Session) read(q *wire.Request) (*wire.Reply, error) {
+	return s.useFile(q, true, false, func(h *handle) (*wire.Reply, error) {
+		if q.Offset < 0 || q.Length < 0 || q.Length > wire.MaxData {
+			return nil, invalid("read of %d bytes at %d", q.Length, q.Offset)
+		}
+		p := make([]byte, q.Length)
+		n, err := h.node.ReadAt(p, q.Offset)
+		r := &wire.Reply{Data: p[:n]}
+		if errors.Is(err, io.EOF) {
+			r.N, err = 1, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return r, nil
+	})
+}
+
+func (s *Session) write(q *wire.Request) (*wire.Reply, error) {
+	return s.useFile(q, false, true, func(h *handle) (*wire.Reply, error) {
+		r := &wire.Reply{Offset: q.Offset}
+		var n int
+		var err error
+		if h.flags&unix.O_APPEND != 0 {
+			r.Offset, n, err = h.node.Append(q.Data)
+		} else {
+			if q.Offset < 0 {
+				return nil, invalid("write at %d", q.Offset)
+			}
+			n, err = h.node.WriteAt(q.Data, q.Offset)
+		}
+		if err != nil && n == 0 {
+			return nil, err // with bytes written the client comes back for the rest and gets the error then
+		}
+		r.N = int64(n)
+		return r, nil
+	})
+}
+
+func (s *Session) stat(q *wire.Request) (*wire.Reply, error) {
+	return s.use(q, func(h *handle) (*wire.Reply, error) { return attrReply(h.node.Attr(), nil) })
+}
+
+func (s *Session) list(q *wire.Request) (*wire.Reply, error) {
+	return s.use(q, func(h *handle) (*wire.Reply, error) {
+		if h.kind != unix.S_IFDIR {
+			return nil, unix.ENOTDIR
+		}
+		if q.Length < 1 {
+			return nil, invalid("list of %d entries", q.Length)
+		}
+		entries, err := s.srv.fs.ReadDir(s.cred, h.node.Ino(), core.Cookie(q.Offset), int(min(q.Length, wire.MaxEntries)))
+		if err != nil {
+			return nil, err
+		}
+		r := &wire.Reply{}
+		for _, e := range entries {
+			r.Entries = append(r.Entries, wire.Entry{Name: e.Name, Ino: uint64(e.Ino), Type: e.Type, Next: uint64(e.Next)})
+		}
+		return r, nil
+	})
+}
+
+func (s *Session) sync(q *wire.Request) (*wire.Reply, error) {
+	return s.use(q, func(h *handle) (*wire.Reply, error) { return nil, h.node.Sync() })
+}
+
+func (s *Session) allocate(q *wire.Request) (*wire.Reply, error) {
+	return s.useFile(q, false, true, func(h *handle) (*wire.Reply, error) {
+		if q.Offset < 0 || q.Length <= 0 {
+			return nil, invalid("range of %d bytes at %d", q.Length, q.Offset)
+		}
+		return nil, h.node.Fallocate(q.Flags, q.Offset, q.Length)
+	})
+}
+
+func (s *Session) seek(q *wire.Request) (*wire.Reply, error) {
+	return s.useFile(q, false, false, func(h *handle) (*wire.Reply, error) {
+		find := h.node.SeekData
+		switch q.Flags {
+		case unix.SEEK_DATA:
+		case unix.SEEK_HOLE:
+			find = h.node.SeekHole
+		default:
+			return nil, invalid("seek with whence %d", q.Flags)
+		}
+		if q.Offset < 0 {
+			return nil, unix.ENXIO
+		}
+		off, err := find(q.Offset)
+		if err != nil {
+			return nil, err
+		}
+		return &wire.Reply{Offset: off}, nil
+	})
+}
+
+// extentBytes is how much of a file is looked at for one reply: with the smallest extents it fills a reply.
+const extentBytes = wire.MaxExtents * blockSize
+
+func (s *Session) extents(q *wire.Request) (*wire.Reply, error) {
+	return s.useFile(q, false, false, func(h *handle) (*wire.Reply, error) {
+		attr := h.node.Attr()
+		if q.Offset < 0 || q.Offset%blockSize != 0 {
+			return nil, invalid("extents from %d", q.Offset)
+		}
+		r := &wire.Reply{Offset: q.Offset}
+		for r.Offset < attr.Size && len(r.Extents) < wire.MaxExtents/2 {
+			n := int64(extentBytes / 2)
+			list, err := h.node.Extents(r.Offset, min(n, attr.Size-r.Offset))
+			if err != nil {
+				return nil, err
+			}
+			for _, e := range list {
+				appendExtent(r, e)
+			}
+			r.Offset += n
+		}
+		return r, nil
+	})
+}
+
+// appendExtent adds an extent, or lengthens the last one when the two are one run.
+func appendExtent(r *wire.Reply, e core.Extent) {
+	x := wire.Extent{Off: e.Off, Len: e.Len, Block: e.Block}
+	if e.Unwritten {
+		x.Flags |= wire.ExtentUnwritten
+	}
+	if e.Shared {
+		x.Flags |= wire.ExtentShared
+	}
+	if n := len(r.Extents); n > 0 {
+		last := &r.Extents[n-1]
+		follows := last.Block < 0 && x.Block < 0 || last.Block >= 0 && x.Block == last.Block+last.Len/blockSize
+		if last.Off+last.Len == x.Off && last.Flags == x.Flags && follows {
+			last.Len += x.Len
+			return
+		}
+	}
+	r.Extents = append(r.Extents, x)
+}
+
+func (s *Session) relocate(q *wire.Request) (*wire.Reply, error) {
+	return s.useFile(q, false, true, func(h *handle) (*wire.Reply, error) {
+		if q.Offset < 0 || q.Length <= 0 {
+			return nil, invalid("range of %d bytes at %d", q.Length, q.Offset)
+		}
+		return nil, h.node.Relocate(q.Offset, q.Length)
+	})
+}
+
+// open flags that the protocol knows; the client drops those without a meaning here.
+const openFlags = unix.O_ACCMODE | unix.O_CREAT | unix.O_EXCL | unix.O_TRUNC | unix.O_APPEND | unix.O_DIRECTORY | unix.O_NOFOLLOW
+
+func (s *Session) open(q *wire.Request) (*wire.Reply, error) {
+	write := q.Flags&unix.O_ACCMODE != unix.O_RDONLY
+	switch {
+	case q.Flags&^openFlags != 0 || q.Flags&unix.O_ACCMODE == unix.O_ACCMODE:
+		return nil, invalid("open flags %#o", q.Flags)
+	case q.Flags&unix.O_CREAT != 0 && q.Flags&unix.O_DIRECTORY != 0:
+		return nil, invalid("a directory is not created by open")
+	case s.readOnly && (write || q.Flags&(unix.O_CREAT|unix.O_TRUNC) != 0):
+		return nil, unix.EROFS
+	}
+	n, created, err := s.openNode(q)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.opened(q, n, created)
+	if err != nil {
+		n.Close()
+	}
+	return r, err
+}
+
+// opened checks that a node may be opened so, truncates it when asked to, and gives it a number.
+func (s *Session) opened(q *wire.Request, n *core.Node, created bool) (*wire.Reply, error) {
+	attr := n.Attr()
+	kind := attr.Mode & unix.S_IFMT
+	truncate := q.Flags&unix.O_TRUNC != 0
+	var want uint32
+	if q.Flags&unix.O_ACCMODE != unix.O_WRONLY {
+		want |= 4
+	}
+	if q.Flags&unix.O_ACCMODE != unix.O_RDONLY || truncate {
+		want |= 2
+	}
+	switch {
+	case kind == unix.S_IFLNK:
+		return nil, unix.ELOOP // O_NOFOLLOW
+	case kind != unix.S_IFDIR && q.Flags&unix.O_DIRECTORY != 0:
+		return nil, unix.ENOTDIR
+	case kind == unix.S_IFDIR && (want&2 != 0 || q.Flags&unix.O_CREAT != 0):
+		return nil, unix.EISDIR
+	case kind != unix.S_IFDIR && kind != unix.S_IFREG:
+		return nil, fmt.Errorf("only files and directories can be opened: %w", unix.EOPNOTSUPP)
+	}
+	if !created {
+		if err := s.srv.fs.Access(s.cred, n.Ino(), want); err != nil {
+			return nil, err
+		}
+	}
+	if truncate && !created && attr.Size > 0 {
+		var err error
+		if attr, err = s.srv.fs.SetAttr(root, n.Ino(), core.SetAttr{Size: new(int64)}); err != nil {
+			return nil, err
+		}
+	}
+	id, err := s.handles.add(newHandle(n, kind, q.Flags))
+	if err != nil {
+		return nil, err
+	}
+	return &wire.Reply{Handle: id, Attr: wireAttr(attr)}, nil
+}
+
+// openNode finds, or creates, the file that open names.
+func (s *Session) openNode(q *wire.Request) (n *core.Node, created bool, err error) {
+	follow := q.Flags&unix.O_NOFOLLOW == 0
+	if q.Flags&unix.O_CREAT == 0 {
+		n, err = s.node(q.Path, follow)
+		return n, false, err
+	}
+	name := q.Path
+	for range maxSymlinks {
+		if q.Flags&unix.O_EXCL == 0 {
+			n, err = s.node(name, follow)
+			if !errors.Is(err, unix.ENOENT) {
+				return n, false, err
+			}
+		}
+		n, err = s.create(name, q.Mode)
+		if !errors.Is(err, unix.EEXIST) || q.Flags&unix.O_EXCL != 0 {
+			return n, err == nil, err
+		}
+		// Somebody was faster, or the name is a symbolic link to nothing: then its target is what to create.
+		if name, err = s.throughLink(name); err != nil {
+			return nil, false, err
+		}
+	}
+	return nil, false, unix.ELOOP
+}

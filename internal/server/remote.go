@@ -1,0 +1,108 @@
+package server
+
+import (
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/fault"
+	"github.com/pmemfs/pmemfs/internal/grant"
+)
+
+// remote is the other process of a session.
+type remote struct {
+	pid     int
+	page    *fault.Page
+	pidfd   int      // valid until process is closed
+	process *os.File // the same descriptor, in the runtime's poller
+	limit   time.Duration
+}
+
+func newRemote(pid, pidfd int, limit time.Duration) (*remote, error) {
+	if err := unix.SetNonblock(pidfd, true); err != nil { // or the poller would not have it
+		unix.Close(pidfd)
+		return nil, err
+	}
+	process := os.NewFile(uintptr(pidfd), "process")
+	page, err := fault.NewPage()
+	if err != nil {
+		process.Close()
+		return nil, err
+	}
+	return &remote{pid: pid, page: page, pidfd: pidfd, process: process, limit: limit}, nil
+}
+
+// TakeBack implements grant.Client.
+func (r *remote) TakeBack(runs []grant.AddressRun, to grant.Access) error {
+	list := make([]fault.AddressRun, len(runs))
+	for i, run := range runs {
+		list[i] = fault.AddressRun(run)
+	}
+	access := fault.AccessNone
+	if to == grant.Read {
+		access = fault.AccessRead
+	}
+	return r.page.TakeBack(r.pidfd, list, access, r.limit)
+}
+
+// PID lets errors name the process.
+func (r *remote) PID() int { return r.pid }
+
+func (r *remote) resolvesFaults() bool { return true }
+
+func (r *remote) close() {
+	r.page.Close()
+	r.process.Close()
+}
+
+// gone waits until the process has ended, or close is called.
+func (r *remote) gone() {
+	raw, err := r.process.SyscallConn()
+	if err != nil {
+		return // closed
+	}
+	raw.Read(func(fd uintptr) bool { // an error: closed
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		return err == nil && n == 1
+	})
+}
+
+// serveFaults answers the page faults of a remote session until its page is closed.
+func (s *Session) serveFaults(r *remote) {
+	err := r.page.Serve(func(q *fault.Request) fault.Reply {
+		reply, err := s.serveFault(q)
+		if err != nil {
+			return fault.Reply{Code: faultCode(err)}
+		}
+		return reply
+	})
+	if err != nil {
+		s.srv.logf("page faults of process %d: %v", s.pid, err)
+	}
+}
+
+func (s *Session) serveFault(q *fault.Request) (reply fault.Reply, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.srv.logf("a page fault of process %d panicked: %v", s.pid, v)
+			err = unix.EIO
+		}
+	}()
+	m, err := s.mappings.get(q.Mapping)
+	if err != nil {
+		return reply, err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.ended {
+		return reply, unix.ENXIO
+	}
+	err = m.fault(q.Page, q.Count, q.Write, func(r fault.Reply) error {
+		reply = r
+		q.InFlight(fault.AddressRun{Address: m.address + uint64(r.FirstPage)*blockSize, Length: uint64(r.Count) * blockSize})
+		return nil
+	})
+	return reply, err
+}

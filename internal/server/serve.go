@@ -1,0 +1,232 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/wire"
+)
+
+const (
+	// workers is how many requests of one connection are served at a time: enough for a client to have all CPUs
+	// busy, and few enough that one client's large writes do not fill the memory.
+	workers = 16
+	// helloTimeout is how long a connection may take to say who it is.
+	helloTimeout = 10 * time.Second
+)
+
+// Serve accepts clients until ctx is done; then it takes back what they have mapped, ends their connections and waits
+// until all is still. It closes the listener. The server can then be closed.
+func (s *Server) Serve(ctx context.Context, l *Listener) error {
+	var clients sync.WaitGroup
+	stop := context.AfterFunc(ctx, func() { l.UnixListener.Close() })
+	defer stop()
+	var failed error
+	for ctx.Err() == nil {
+		c, err := l.AcceptUnix()
+		if err == nil {
+			clients.Go(func() { s.serveConn(ctx, c, l.access) })
+			continue
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		if !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) && !errors.Is(err, unix.ECONNABORTED) {
+			failed = err
+			break
+		}
+		s.logf("accept: %v", err)
+		time.Sleep(100 * time.Millisecond) // until somebody closes a descriptor
+	}
+	if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		failed = errors.Join(failed, err)
+	}
+	s.retreat()
+	clients.Wait()
+	return failed
+}
+
+// retreat ends every remote session, after taking back what it has mapped.
+func (s *Server) retreat() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	var all sync.WaitGroup
+	for _, sess := range s.all() {
+		if sess.conn == nil {
+			continue
+		}
+		all.Go(func() {
+			for _, m := range sess.mappings.all() {
+				if err := sess.revoke(m); err != nil {
+					s.logf("process %d: %v; the pool cannot be opened again until it has ended", sess.pid, err)
+				}
+			}
+			sess.conn.Close()
+			sess.Close()
+		})
+	}
+	all.Wait()
+}
+
+// serveConn is the life of a connection.
+func (s *Server) serveConn(ctx context.Context, c *net.UnixConn, a Access) {
+	defer c.Close()
+	sess, err := s.hello(c, a)
+	if err != nil {
+		if ctx.Err() == nil && !errors.Is(err, io.EOF) {
+			s.logf("a client was refused: %v", err)
+		}
+		return
+	}
+	r := sess.taker.(*remote)
+	var faults sync.WaitGroup
+	faults.Go(func() { sess.serveFaults(r) })
+	err = sess.serveRequests(c)
+	if err != nil && ctx.Err() == nil {
+		s.logf("process %d was disconnected: %v", sess.pid, err)
+	}
+	c.Close()
+	sess.closeHandles()
+	if len(sess.mappings.all()) > 0 {
+		r.gone() // until then it can still store
+	}
+	sess.Close()
+	faults.Wait()
+}
+
+// serveRequests serves requests until the connection ends: nil, or breaks the protocol: why.
+func (s *Session) serveRequests(c *net.UnixConn) error {
+	var (
+		busy    sync.WaitGroup
+		free    = make(chan struct{}, workers)
+		writing sync.Mutex
+	)
+	defer busy.Wait()
+	in := bufio.NewReaderSize(c, 64<<10)
+	for {
+		body, err := wire.ReadFrame(in)
+		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		q, err := wire.DecodeRequest(body)
+		if err != nil {
+			return err
+		}
+		free <- struct{}{}
+		busy.Go(func() {
+			defer func() { <-free }()
+			frame, err := wire.AppendReply(nil, s.Do(q))
+			if err != nil {
+				frame, err = wire.AppendReply(nil, &wire.Reply{ID: q.ID, Errno: uint16(unix.EMSGSIZE), Detail: err.Error()})
+			}
+			writing.Lock()
+			defer writing.Unlock()
+			if err == nil {
+				_, err = c.Write(frame)
+			}
+			if err != nil {
+				c.Close() // a frame may be half written; the reader ends
+			}
+		})
+	}
+}
+
+// hello makes a session of a connection whose first request is Hello and who may connect.
+func (s *Server) hello(c *net.UnixConn, a Access) (*Session, error) {
+	if err := c.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return nil, err
+	}
+	body, err := wire.ReadFrame(c)
+	if err != nil {
+		return nil, err
+	}
+	q, err := wire.DecodeRequest(body)
+	if err != nil {
+		return nil, err
+	}
+	sess, err := s.welcome(c, a, q)
+	if err != nil {
+		r := errorReply(err)
+		r.ID = q.ID
+		frame, encodeErr := wire.AppendReply(nil, r)
+		if encodeErr == nil {
+			_, encodeErr = c.Write(frame)
+		}
+		return nil, errors.Join(err, encodeErr)
+	}
+	return sess, c.SetDeadline(time.Time{})
+}
+
+// welcome checks who is there and hands over the descriptors.
+func (s *Server) welcome(c *net.UnixConn, a Access, q *wire.Request) (*Session, error) {
+	if q.Op != wire.OpHello || q.Offset != wire.Version {
+		return nil, fmt.Errorf("the client speaks version %d of the protocol, the server %d: %w", q.Offset, wire.Version, unix.EPROTONOSUPPORT)
+	}
+	p, err := findPeer(c)
+	if err != nil {
+		return nil, err
+	}
+	ok, readOnly := a.allows(p.cred, s.owners...)
+	if !ok {
+		unix.Close(p.pidfd)
+		return nil, fmt.Errorf("user %d (process %d) may not use this pool: %w", p.cred.UID, p.pid, unix.EACCES)
+	}
+	r, err := newRemote(p.pid, p.pidfd, s.opts.BreakTimeout)
+	if err != nil {
+		return nil, err
+	}
+	sess := newSession(s, p.pid, p.cred, readOnly || q.Flags&wire.HelloReadOnly != 0)
+	sess.conn, sess.taker = c, r
+	if err := s.admit(sess); err != nil {
+		r.close()
+		return nil, err
+	}
+	if err := sess.greet(q.ID, r); err != nil {
+		sess.Close()
+		return nil, err
+	}
+	return sess, nil
+}
+
+// Hello says what a client must know before it can map.
+func (s *Session) Hello() *wire.Hello {
+	base, flags, align := s.srv.pool.ClientMapping()
+	h := &wire.Hello{
+		Version: wire.Version, MapMask: s.MapMask(), MapFlags: uint32(flags), Granularity: uint32(s.srv.granularity()),
+		Base: base, Align: align, DataBytes: s.srv.report.DataSize, PID: int64(os.Getpid()),
+	}
+	if s.readOnly {
+		h.ReadOnly = 1
+	}
+	return h
+}
+
+// greet answers Hello.
+func (s *Session) greet(id uint32, r *remote) error {
+	data, err := s.srv.pool.ClientFile(s.readOnly)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	frame, err := wire.AppendReply(nil, &wire.Reply{ID: id, Hello: s.Hello()})
+	if err != nil {
+		return err
+	}
+	return wire.WriteFiles(s.conn, frame, []int{int(r.page.File().Fd()), int(data.Fd())})
+}
+
+var _ core.Breaker = breaker{}

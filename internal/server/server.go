@@ -1,0 +1,161 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/grant"
+	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/medium"
+	"github.com/pmemfs/pmemfs/internal/wire"
+)
+
+// Options of a server. The zero value is what most want.
+type Options struct {
+	ReadOnly bool               // nothing in the pool is changed; clients get a read-only descriptor
+	Require  medium.Granularity // refuse coarser media
+	Wait     time.Duration      // for mappings that clients of an earlier server still hold
+	// BreakTimeout is how long an operation waits for a client that does not give up a grant, before it fails with
+	// EBUSY. 0: 2 s, far more than a client that runs at all needs, and little enough for whoever waits.
+	BreakTimeout time.Duration
+	// Logf takes one line for each event that nobody else is told of. nil: the standard logger.
+	Logf func(format string, args ...any)
+}
+
+// Server owns a pool.
+type Server struct {
+	pool   *medium.Pool
+	report medium.Report // of pool; immutable
+	fs     *core.FS
+	grants *grant.Table
+	opts   Options
+	owners []uint32 // users that may always connect; immutable
+
+	mu       sync.Mutex
+	sessions map[*Session]struct{} // protected by mu
+	closed   bool                  // protected by mu: no more sessions
+}
+
+// Open opens and mounts a pool, as its owner. The caller closes the server.
+func Open(pool string, o Options) (*Server, error) {
+	if o.BreakTimeout == 0 {
+		o.BreakTimeout = 2 * time.Second
+	}
+	if o.Logf == nil {
+		o.Logf = log.Printf
+	}
+	p, err := medium.Open(pool, medium.Options{Require: o.Require, ReadOnly: o.ReadOnly, Wait: o.Wait, MetaSize: core.MetaSize})
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		pool: p, report: p.Report(), grants: grant.NewTable(), opts: o,
+		owners: []uint32{uint32(os.Geteuid())}, sessions: map[*Session]struct{}{},
+	}
+	if st, err := os.Stat(pool); err == nil {
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			s.owners = append(s.owners, sys.Uid)
+		}
+	}
+	s.fs, err = core.Mount(p.Meta(), p.Data(), core.Options{ReadOnly: o.ReadOnly, Breaker: breaker{s.grants}})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("mount %s: %w", pool, err), p.Close())
+	}
+	return s, nil
+}
+
+// Close ends every session, unmounts the pool cleanly and gives it up. Serve must have returned.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	for _, sess := range s.all() {
+		sess.Close()
+	}
+	return errors.Join(s.fs.Close(), s.pool.Close())
+}
+
+func (s *Server) readOnly() bool                  { return s.opts.ReadOnly }
+func (s *Server) granularity() medium.Granularity { return s.report.Granularity }
+func (s *Server) logf(format string, args ...any) { s.opts.Logf("pmemfs: "+format, args...) }
+
+// all returns the sessions there are.
+func (s *Server) all() []*Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []*Session
+	for sess := range s.sessions {
+		list = append(list, sess)
+	}
+	return list
+}
+
+// admit makes a session known. The error says why there can be no more.
+func (s *Server) admit(sess *Session) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return fmt.Errorf("the server is shutting down: %w", syscall.ECONNREFUSED)
+	}
+	if len(s.sessions) >= maxSessions {
+		return fmt.Errorf("the server has %d clients, which is the limit: %w", maxSessions, syscall.EUSERS)
+	}
+	s.sessions[sess] = struct{}{}
+	return nil
+}
+
+const maxSessions = 1024
+
+func (s *Server) forget(sess *Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, sess)
+}
+
+// Info is what Info is answered with, as JSON.
+type Info struct {
+	PID    int           `json:"pid"`
+	UUID   string        `json:"uuid"`
+	Label  string        `json:"label"`
+	Medium medium.Report `json:"medium"`
+}
+
+// Info says what the server serves.
+func (s *Server) Info() Info {
+	st := s.fs.Statfs()
+	return Info{PID: os.Getpid(), UUID: st.UUID, Label: st.Label, Medium: s.report}
+}
+
+// Pool gives an embedding program the means to map the data area.
+func (s *Server) Pool() *medium.Pool { return s.pool }
+
+// breaker lets core take grants back without knowing of clients.
+type breaker struct{ grants *grant.Table }
+
+func (b breaker) Break(ino layout.Ino, first, count int64, what core.Taking) error {
+	switch what {
+	case core.TakeZeros:
+		return b.grants.BreakZero(uint64(ino), first, count)
+	case core.TakeWrites:
+		return b.grants.Break(uint64(ino), first, count, grant.Read)
+	}
+	return b.grants.Break(uint64(ino), first, count, grant.None)
+}
+
+// MapMask returns the flags of Map that the session supports.
+func (s *Session) MapMask() uint32 {
+	if _, _, align := s.srv.pool.ClientMapping(); align > blockSize {
+		return 0 // runs of single blocks cannot be mapped there
+	}
+	mask := uint32(wire.MapShared | wire.MapPopulate | wire.MapReadOnly)
+	if s.taker.resolvesFaults() && s.srv.granularity() <= medium.CacheLine {
+		mask |= wire.MapSync
+	}
+	return mask
+}

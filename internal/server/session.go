@@ -1,0 +1,142 @@
+package server
+
+import (
+	"fmt"
+	"net"
+	"runtime/debug"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/grant"
+	"github.com/pmemfs/pmemfs/internal/wire"
+)
+
+// Limits of a session: far beyond what a program needs, and little enough that a runaway one harms itself alone.
+const (
+	maxHandles  = 1 << 16
+	maxMappings = 1 << 12
+	maxPins     = 1 << 12 // of one mapping
+)
+
+// Session is a client: what it may do, has open and has mapped.
+type Session struct {
+	srv      *Server
+	pid      int // for people
+	cred     core.Cred
+	readOnly bool
+	handles  *table[*handle]
+	mappings *table[*mapping]
+	taker    taker
+	conn     *net.UnixConn // nil: local
+	closing  sync.Once
+}
+
+// taker is the client as the grant table sees it, and what ends with the session.
+type taker interface {
+	grant.Client
+	// resolvesFaults says whether page faults of the client reach the server.
+	resolvesFaults() bool
+	close()
+}
+
+func newSession(srv *Server, pid int, cred core.Cred, readOnly bool) *Session {
+	return &Session{
+		srv: srv, pid: pid, cred: cred, readOnly: readOnly || srv.readOnly(),
+		handles:  newTable[*handle]("handle", maxHandles),
+		mappings: newTable[*mapping]("mapping", maxMappings),
+	}
+}
+
+// op is the server's side of a request. It returns a reply (nil: an empty one) or an error, not both.
+type op struct {
+	do      func(*Session, *wire.Request) (*wire.Reply, error)
+	changes bool // refused with EROFS in a read-only session
+}
+
+// ops has an entry for every operation but Hello, which makes the session.
+var ops = [wire.OpEnd]op{
+	wire.OpInfo:   {do: (*Session).info},
+	wire.OpStatfs: {do: (*Session).statfs},
+
+	wire.OpOpen:    {do: (*Session).open}, // looks at the flags itself
+	wire.OpClose:   {do: (*Session).close},
+	wire.OpRead:    {do: (*Session).read},
+	wire.OpWrite:   {do: (*Session).write, changes: true},
+	wire.OpStat:    {do: (*Session).stat},
+	wire.OpList:    {do: (*Session).list},
+	wire.OpSync:    {do: (*Session).sync},
+	wire.OpAlloc:   {do: (*Session).allocate, changes: true},
+	wire.OpSeek:    {do: (*Session).seek},
+	wire.OpExtent:  {do: (*Session).extents},
+	wire.OpMove:    {do: (*Session).relocate, changes: true},
+	wire.OpSetAttr: {do: (*Session).setAttr, changes: true},
+
+	wire.OpLookup:   {do: (*Session).lookup},
+	wire.OpMkdir:    {do: (*Session).mkdir, changes: true},
+	wire.OpRemove:   {do: (*Session).remove, changes: true},
+	wire.OpRename:   {do: (*Session).rename, changes: true},
+	wire.OpLink:     {do: (*Session).link, changes: true},
+	wire.OpSymlink:  {do: (*Session).symlink, changes: true},
+	wire.OpReadlink: {do: (*Session).readlink},
+
+	wire.OpGetXattr:    {do: (*Session).getXattr},
+	wire.OpSetXattr:    {do: (*Session).setXattr, changes: true},
+	wire.OpListXattr:   {do: (*Session).listXattr},
+	wire.OpRemoveXattr: {do: (*Session).removeXattr, changes: true},
+
+	wire.OpMap:     {do: (*Session).mapFile},
+	wire.OpUnmap:   {do: (*Session).unmap},
+	wire.OpPin:     {do: (*Session).pin},
+	wire.OpUnpin:   {do: (*Session).unpin},
+	wire.OpMapSync: {do: (*Session).mapSync},
+}
+
+// Do serves a request. It may be called by several goroutines at once.
+func (s *Session) Do(q *wire.Request) (r *wire.Reply) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.srv.logf("operation %d of process %d panicked: %v\n%s", q.Op, s.pid, v, debug.Stack())
+			r = errorReply(fmt.Errorf("the server failed inside: %w", unix.EIO))
+		}
+		r.ID = q.ID
+	}()
+	r, err := s.dispatch(q)
+	if err != nil {
+		return errorReply(err)
+	}
+	if r == nil {
+		r = &wire.Reply{}
+	}
+	return r
+}
+
+func (s *Session) dispatch(q *wire.Request) (*wire.Reply, error) {
+	if q.Op >= wire.OpEnd || ops[q.Op].do == nil {
+		return nil, fmt.Errorf("operation %d: %w", q.Op, unix.ENOSYS)
+	}
+	if ops[q.Op].changes && s.readOnly {
+		return nil, unix.EROFS
+	}
+	return ops[q.Op].do(s, q)
+}
+
+// closeHandles closes what the client has open. Mappings live on.
+func (s *Session) closeHandles() {
+	for _, h := range s.handles.drain() {
+		h.put()
+	}
+}
+
+// Close ends the session: the client has unmapped everything, is dead, or is this process. Idempotent.
+func (s *Session) Close() {
+	s.closing.Do(func() {
+		s.closeHandles()
+		for _, m := range s.mappings.drain() {
+			m.end()
+		}
+		s.taker.close()
+		s.srv.forget(s)
+	})
+}

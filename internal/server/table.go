@@ -1,0 +1,81 @@
+package server
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// table numbers things that a client refers to. Numbers begin at 1 and are not used again soon, so that a client's
+// mistake meets EBADF rather than another thing.
+type table[T any] struct {
+	what  string // for errors
+	limit int
+
+	mu   sync.Mutex
+	last uint32       // protected by mu
+	m    map[uint32]T // protected by mu
+}
+
+func newTable[T any](what string, limit int) *table[T] {
+	return &table[T]{what: what, limit: limit, m: map[uint32]T{}}
+}
+
+// add numbers a thing. EMFILE: there are too many.
+func (t *table[T]) add(v T) (uint32, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.m) >= t.limit {
+		return 0, fmt.Errorf("the client has %d %ss, which is the limit: %w", t.limit, t.what, unix.EMFILE)
+	}
+	for {
+		t.last++
+		if _, used := t.m[t.last]; !used && t.last != 0 {
+			break
+		}
+	}
+	t.m[t.last] = v
+	return t.last, nil
+}
+
+// get returns a thing by its number. EBADF: there is none.
+func (t *table[T]) get(n uint32) (T, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	v, ok := t.m[n]
+	if !ok {
+		return v, fmt.Errorf("%s %d is not open: %w", t.what, n, unix.EBADF)
+	}
+	return v, nil
+}
+
+// remove takes a thing out. EBADF: it is not there (any more).
+func (t *table[T]) remove(n uint32) (T, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	v, ok := t.m[n]
+	if !ok {
+		return v, fmt.Errorf("%s %d is not open: %w", t.what, n, unix.EBADF)
+	}
+	delete(t.m, n)
+	return v, nil
+}
+
+// all returns the things that are there.
+func (t *table[T]) all() []T {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Values(t.m))
+}
+
+// drain takes everything out.
+func (t *table[T]) drain() []T {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := slices.Collect(maps.Values(t.m))
+	clear(t.m)
+	return all
+}

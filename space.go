@@ -1,0 +1,161 @@
+package pmemfs
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/fault"
+	"github.com/pmemfs/pmemfs/internal/grant"
+	"github.com/pmemfs/pmemfs/internal/server"
+)
+
+// addressSpace is where the mappings of an FS live. With a server, page faults in them are resolved by it, and its
+// breaks reach them, without any code of this package. When embedded it is the grant.Client of its own session.
+type addressSpace struct {
+	session *server.Session // embedded; nil: there is a server
+
+	mu       sync.Mutex
+	opts     fault.ClientOptions   // protected by mu: until client is made its descriptors are owned by the space
+	client   *fault.Client         // protected by mu; nil until the first Map, so that no program gets signal entries for nothing
+	gone     bool                  // protected by mu: no more mappings
+	mappings map[*Mapping]struct{} // protected by mu
+	taken    []taken               // protected by mu; embedded: what breaks have taken and restore will give back
+}
+
+// taken is a run of pages of an embedded mapping.
+type taken struct {
+	m            *Mapping
+	first, count int64
+}
+
+// reserve takes an address range for n bytes.
+func (s *addressSpace) reserve(n int64) (*fault.Range, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		return nil, ErrServerGone
+	}
+	if s.client == nil {
+		c, err := fault.NewClient(s.opts)
+		if err != nil {
+			return nil, err
+		}
+		s.client = c
+	}
+	return s.client.Reserve(n)
+}
+
+func (s *addressSpace) add(m *Mapping) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mappings[m] = struct{}{}
+}
+
+func (s *addressSpace) remove(m *Mapping) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.mappings, m)
+	s.taken = slices.DeleteFunc(s.taken, func(t taken) bool { return t.m == m })
+}
+
+func (s *addressSpace) list() []*Mapping {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []*Mapping
+	for m := range s.mappings {
+		list = append(list, m)
+	}
+	return list
+}
+
+func (s *addressSpace) isGone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gone
+}
+
+// abandon takes every access away, because the server is gone.
+func (s *addressSpace) abandon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = true
+	if s.client != nil {
+		s.client.Abandon() // an error would be that of an mmap over one's own range
+	}
+}
+
+// close gives up the address ranges and the descriptors. Nothing is mapped any more.
+func (s *addressSpace) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = true
+	switch {
+	case s.client != nil:
+		s.client.Close()
+		s.client = nil
+	case s.opts.Data != nil:
+		s.opts.Data.Close()
+		if s.opts.Page != nil {
+			s.opts.Page.Close()
+		}
+		if s.opts.ServerPidfd >= 0 {
+			unix.Close(s.opts.ServerPidfd)
+		}
+	}
+	s.opts = fault.ClientOptions{ServerPidfd: -1}
+}
+
+// TakeBack implements grant.Client for an embedded pool.
+func (s *addressSpace) TakeBack(runs []grant.AddressRun, to grant.Access) error {
+	access := fault.AccessNone
+	if to == grant.Read {
+		access = fault.AccessRead
+	}
+	for _, run := range runs {
+		m, first := s.find(run.Address)
+		if m == nil {
+			continue // unmapped
+		}
+		count := int64(run.Length / blockSize)
+		if err := m.region.TakeBack(first, count, access); err != nil {
+			return fmt.Errorf("take back %d pages of the mapping of %s: %w", count, m.name, err)
+		}
+		s.mu.Lock()
+		s.taken = append(s.taken, taken{m, first, count})
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// find returns the mapping at an address and the page in it.
+func (s *addressSpace) find(address uint64) (*Mapping, int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for m := range s.mappings {
+		start := uint64(m.region.Address())
+		if start <= address && address < start+uint64(m.pages())*blockSize {
+			return m, int64((address - start) / blockSize)
+		}
+	}
+	return nil, 0
+}
+
+// restore gives back what the breaks of an operation have taken from embedded mappings, as far as the file still has
+// it: there are no page faults that would. What fails stays inaccessible.
+func (s *addressSpace) restore() {
+	for {
+		s.mu.Lock()
+		list := s.taken
+		s.taken = nil
+		s.mu.Unlock()
+		if len(list) == 0 {
+			return
+		}
+		for _, t := range list {
+			t.m.populatePages(t.first, t.count)
+		}
+	}
+}
