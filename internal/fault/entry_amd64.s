@@ -1,26 +1,34 @@
 #include "textflag.h"
 
+// The Go functions are called by the register ABI (ABIInternal: arguments in AX and BX, with room for them at 0(SP);
+// result in AX; X15 zero), through variables that hold them. A plain CALL would go through an ABI0 wrapper, which the
+// compiler instruments under -race whatever the function says: that moves SP from the signal stack to another, and a
+// break signal that arrives just then overwrites the signal frame in use. R14 should be g by that ABI; functions that
+// are nosplit and allocate nothing do not look at it.
+
 // segvEntry is the handler of SIGSEGV, entered by the kernel on the thread's signal stack with
 //	DI signal number, SI *siginfo, DX *ucontext, 0(SP) the restorer that calls rt_sigreturn.
 // It calls onFault(info, context). When that has resolved the fault, it returns: rt_sigreturn loads every register from
 // the context, so nothing needs to be preserved, and the access is retried. Otherwise it jumps to the handler that was
 // installed before, which finds DI, SI, DX and SP as the kernel has left them.
-// Frame: 0 info, 8 context, 16 result, 24 DI, 32 SI, 40 DX.
+// Frame: 0 and 8 room for the arguments, 16 DI, 24 SI, 32 DX.
 TEXT ·segvEntry(SB),NOSPLIT|TOPFRAME|NOFRAME,$0
 	NOP	SP	// disable vet stack checking
-	ADJSP	$48
-	MOVQ	DI, 24(SP)
-	MOVQ	SI, 32(SP)
-	MOVQ	DX, 40(SP)
-	MOVQ	SI, 0(SP)
-	MOVQ	DX, 8(SP)
-	CALL	·onFault(SB)
-	MOVBLZX	16(SP), AX
-	MOVQ	24(SP), DI
-	MOVQ	32(SP), SI
-	MOVQ	40(SP), DX
-	ADJSP	$-48
-	TESTL	AX, AX
+	ADJSP	$40
+	MOVQ	DI, 16(SP)
+	MOVQ	SI, 24(SP)
+	MOVQ	DX, 32(SP)
+	MOVQ	SI, AX
+	MOVQ	DX, BX
+	PXOR	X15, X15
+	MOVQ	·faultFunction(SB), DX
+	MOVQ	(DX), CX
+	CALL	CX
+	MOVQ	16(SP), DI
+	MOVQ	24(SP), SI
+	MOVQ	32(SP), DX
+	ADJSP	$-40
+	TESTB	AX, AX
 	JEQ	chain
 	RET
 chain:
@@ -29,5 +37,8 @@ chain:
 
 // breakEntry is the handler of the break signal, entered like segvEntry. It calls onBreak() and returns.
 TEXT ·breakEntry(SB),NOSPLIT|TOPFRAME|NOFRAME,$0
-	CALL	·onBreak(SB)
+	PXOR	X15, X15
+	MOVQ	·breakFunction(SB), DX
+	MOVQ	(DX), CX
+	CALL	CX
 	RET

@@ -10,11 +10,20 @@ import (
 // nosplit (there is no room to grow), norace and nocheckptr (no instrumentation), takes no lock, allocates nothing and
 // stores no pointer. The linker checks that the frames together fit into what nosplit functions may use.
 
+// What the entries in assembly call; see there why through variables.
+var (
+	//lint:ignore U1000 used by the assembly
+	faultFunction = onFault
+	//lint:ignore U1000 used by the assembly
+	breakFunction = onBreak
+)
+
 // sigInfo is the beginning of the kernel's siginfo_t for SIGSEGV.
 type sigInfo struct {
-	signo, errno, code int32
-	_                  int32
-	address            uint64
+	_       [2]int32 // number, errno
+	code    int32
+	_       int32
+	address uint64
 }
 
 const (

@@ -70,7 +70,8 @@ var (
 	failures    [maxFailures]failure
 	failureNext uint32
 
-	goFaultHandler uintptr // what handled SIGSEGV before; used by the assembly
+	//lint:ignore U1000 used by the assembly
+	goFaultHandler uintptr // what handled SIGSEGV before
 	spinRounds     uint32  // pauses that a client waits for an answer before it sleeps
 )
 
