@@ -3,57 +3,53 @@ package core
 import (
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
-// errStopped ends the reclaiming when the pool is closed: it goes on at the
-// next mount.
-var errStopped = errors.New("closed")
+// findOrphans lists what a crash left.
+func (fs *FS) findOrphans() error {
+	fs.left = map[layout.Ino]bool{}
+	return fs.orphans.Each(false, func(unit int64) error {
+		fs.left[layout.Ino(unit)] = true
+		return nil
+	})
+}
 
 // reclaimOrphans frees what a crash left: files and directories that were
 // removed while open, and blocks beyond the end of files that were being
 // truncated. It runs beside ordinary use; a failure leaves the orphan bit.
 func (fs *FS) reclaimOrphans() {
-	var left []layout.Ino
-	err := fs.journal.Locked(func() error {
-		return fs.orphans.Each(false, func(unit int64) error {
-			left = append(left, layout.Ino(unit))
-			return nil
-		})
-	})
+	fs.cacheMu.Lock()
+	left := slices.Sorted(maps.Keys(fs.left))
+	fs.cacheMu.Unlock()
 	for _, ino := range left {
 		select {
 		case <-fs.stop:
 			return
 		default:
 		}
-		if e := fs.reclaimOrphan(ino); e != nil && !errors.Is(e, errStopped) {
-			err = errors.Join(err, e)
+		if err := fs.reclaimOrphan(ino); err != nil && !errors.Is(err, unix.EBADF) {
+			slog.Error("reclaiming what was removed while open; pmemfs check names what is damaged", "inode", uint64(ino), "error", err)
 		}
-	}
-	if err != nil {
-		slog.Error("reclaiming orphans; pmemfs check names what is damaged", "error", err)
 	}
 }
 
 func (fs *FS) reclaimOrphan(ino layout.Ino) error {
 	in, err := fs.get(ino)
-	if err == unix.EBADF {
-		return errStopped
-	}
 	if err != nil {
 		return err
 	}
 	defer in.put() // frees the inode when it has no links
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.gone || in.Nlink == 0 {
+	if in.gone || in.Nlink == 0 || !in.orphan {
 		return nil
 	}
-	in.orphan = true
 	_, first := blocksOf(0, in.Size)
 	return fs.freeTail(in, first)
 }
