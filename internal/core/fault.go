@@ -86,8 +86,6 @@ func (in *inode) materialise(first, end int64) error {
 	if err != nil {
 		return err
 	}
-	plan.zeros, plan.written = plan.zeros[:1], nil
-	plan.holes = plan.holes[:min(1, len(plan.holes))]
 	if err := in.breakZeros(plan.zeros); err != nil {
 		return err
 	}

@@ -33,6 +33,22 @@ func (fs *FS) Open(ino layout.Ino) (*Node, error) {
 	return &Node{in: in}, nil
 }
 
+// OpenPath resolves a path and opens what it leads to.
+func (fs *FS) OpenPath(c Cred, path string, followLast bool) (*Node, error) {
+	for {
+		a, err := fs.Resolve(c, path, followLast)
+		if err != nil {
+			return nil, err
+		}
+		n, err := fs.Open(a.Ino)
+		if err == nil && n.Attr().Generation != a.Generation {
+			n.Close() // removed, and its number used again, in between
+			continue
+		}
+		return n, err
+	}
+}
+
 // Close releases the inode; a second Close does nothing.
 func (n *Node) Close() error {
 	if !n.closed.Swap(true) {
@@ -374,6 +390,7 @@ func (in *inode) touch() {
 	in.Mtime = in.fs.now()
 	in.Ctime = in.Mtime
 	in.timesDirty = true
+	in.unsettled.Store(true)
 }
 
 // commitWrite makes new blocks and the new size reachable. The reserved runs

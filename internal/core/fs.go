@@ -77,6 +77,7 @@ type FS struct {
 	cacheMu sync.Mutex
 	cache   map[layout.Ino]*inode // protected by cacheMu: inodes with references
 	closed  bool                  // protected by cacheMu
+	left    map[layout.Ino]bool   // protected by cacheMu: orphans of before the mount
 
 	reclaim sync.WaitGroup // the reclaiming of what a crash left
 	stop    chan struct{}
@@ -261,6 +262,9 @@ func Mount(meta, data medium.Area, o Options) (*FS, error) {
 	}
 	fs, err := open(meta, data, sb, o)
 	if err != nil {
+		return nil, err
+	}
+	if err := fs.findOrphans(); err != nil {
 		return nil, err
 	}
 	root, err := fs.get(layout.RootIno)

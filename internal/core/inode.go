@@ -3,6 +3,7 @@ package core
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,8 @@ type inode struct {
 	timesDirty   bool // protected by mu
 	orphan       bool // protected by mu: its orphan bit is set
 	gone         bool // protected by mu: freed, or could not be loaded
+
+	unsettled atomic.Bool // the last reference has something to do: settle
 
 	once    sync.Once
 	loadErr error      // immutable once once is done
@@ -74,7 +77,10 @@ func (in *inode) load() error {
 	var err error
 	in.Inode, err = layout.DecodeInode(raw, in.ino, in.offset())
 	in.kind, in.parent = in.Type(), in.Parent
-	in.orphan = err == nil && in.Nlink == 0
+	in.fs.cacheMu.Lock()
+	in.orphan = in.fs.left[in.ino]
+	in.fs.cacheMu.Unlock()
+	in.unsettled.Store(in.orphan)
 	return err
 }
 
@@ -82,28 +88,34 @@ func (in *inode) load() error {
 // one of a written file makes its times durable.
 func (in *inode) put() {
 	fs := in.fs
-	fs.cacheMu.Lock()
-	if in.refs > 1 {
-		in.refs--
-		fs.cacheMu.Unlock()
-		return
-	}
-	closed := fs.closed
-	fs.cacheMu.Unlock()
-	if !fs.readOnly && !closed {
-		in.mu.Lock()
-		if in.orphan && in.Nlink == 0 && !in.gone {
-			fs.reclaimInode(in) // what it could not free is found at the next mount
-		} else if !in.gone {
-			in.writeTimes() // an error is sticky in the journal: the next operation reports it
+	for {
+		fs.cacheMu.Lock()
+		if in.refs > 1 || fs.closed || fs.readOnly || !in.unsettled.Load() {
+			if in.refs--; in.refs == 0 && fs.cache[in.ino] == in {
+				delete(fs.cache, in.ino)
+			}
+			fs.cacheMu.Unlock()
+			return
 		}
-		in.mu.Unlock()
+		fs.cacheMu.Unlock()
+		in.unsettled.Store(false)
+		in.settle()
 	}
-	fs.cacheMu.Lock()
-	if in.refs--; in.refs == 0 && fs.cache[in.ino] == in {
-		delete(fs.cache, in.ino)
+}
+
+// settle does what the last user of an inode leaves to be done. What fails
+// (the journal is stopped then, and the next operation reports it) is found
+// by the next mount.
+func (in *inode) settle() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.gone:
+	case in.orphan && in.Nlink == 0:
+		in.fs.reclaimInode(in)
+	default:
+		in.writeTimes()
 	}
-	fs.cacheMu.Unlock()
 }
 
 // forget takes a freed inode out of the cache, so that its number can be used
@@ -226,7 +238,7 @@ func (u *update) newInode(c Cred, dir *layout.Inode, mode uint32) (*inode, *layo
 func (u *update) freeInode(in *inode) error {
 	*u.edit(in) = layout.Inode{}
 	if in.orphan {
-		if err := u.fs.orphans.Release(u.Tx, alloc.Run{First: int64(in.ino), Count: 1}); err != nil {
+		if err := u.clearOrphan(in); err != nil {
 			return err
 		}
 	}
@@ -235,6 +247,9 @@ func (u *update) freeInode(in *inode) error {
 
 // setOrphan sets the inode's orphan bit, so that mount finds it after a crash.
 func (u *update) setOrphan(in *inode) error {
+	if in.orphan {
+		return nil
+	}
 	unit := int64(in.ino)
 	runs, err := u.fs.orphans.Reserve(1, unit)
 	if err != nil {
@@ -244,13 +259,25 @@ func (u *update) setOrphan(in *inode) error {
 		u.fs.orphans.Cancel(runs...)
 		return layout.Corrupt("orphan bitmap", -1, "%v is in it already", in.ino)
 	}
-	u.OnDone(func(committed bool) { in.orphan = in.orphan || committed })
+	u.OnDone(func(committed bool) {
+		if committed {
+			in.orphan = true
+			in.unsettled.Store(true)
+		}
+	})
 	return u.fs.orphans.Take(u.Tx, runs...)
 }
 
-// clearOrphan clears it again, for an inode that stays.
+// clearOrphan clears it again.
 func (u *update) clearOrphan(in *inode) error {
-	u.OnDone(func(committed bool) { in.orphan = in.orphan && !committed })
+	u.OnDone(func(committed bool) {
+		if committed {
+			in.orphan = false
+			u.fs.cacheMu.Lock()
+			delete(u.fs.left, in.ino)
+			u.fs.cacheMu.Unlock()
+		}
+	})
 	return u.fs.orphans.Release(u.Tx, alloc.Run{First: int64(in.ino), Count: 1})
 }
 

@@ -14,7 +14,7 @@ import (
 // findOrphans lists what a crash left.
 func (fs *FS) findOrphans() error {
 	fs.left = map[layout.Ino]bool{}
-	return fs.orphans.Each(false, func(unit int64) error {
+	return fs.orphans.Each(func(unit int64) error {
 		fs.left[layout.Ino(unit)] = true
 		return nil
 	})

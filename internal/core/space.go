@@ -35,7 +35,7 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 	if err != nil {
 		return err
 	}
-	if at < mapEnd && !in.orphan {
+	if at < mapEnd {
 		if err := u.setOrphan(in); err != nil {
 			return err
 		}

@@ -1,0 +1,46 @@
+# Everything here also works as the plain go command beside it.
+
+STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME   ?= 20s
+
+.PHONY: all build test race lint fuzz bench demo arm64 ci
+
+all: lint test
+
+build:
+	CGO_ENABLED=0 go build -o bin/ ./cmd/pmemfs
+
+test:
+	go test ./...
+
+race:
+	go test -race ./...
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	go vet ./...
+	$(STATICCHECK) ./...
+
+# Each fuzz target for FUZZTIME; go test runs their seeds only.
+fuzz:
+	@for target in $$(grep -rhoE '^func Fuzz[A-Za-z]+' --include='*_test.go' . | sed 's/^func //' | sort -u); do \
+		dir=$$(dirname $$(grep -rlE "^func $$target\(" --include='*_test.go' .)); \
+		echo "$$dir $$target"; \
+		go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
+	done
+
+bench:
+	go test -run '^$$' -bench . -benchmem ./...
+
+demo:
+	go run ./cmd/pmemfs demo
+
+# The arm64 assembly under user emulation (apt-get install qemu-user). QEMU
+# 7.2 has no DC CVAP, so a CPU without it is chosen.
+arm64:
+	GOARCH=arm64 go vet ./...
+	GOARCH=arm64 CGO_ENABLED=0 go test -c -o bin/pmem.arm64.test ./pmem
+	cd pmem && PMEM_TEST_EXEC="qemu-aarch64 -cpu cortex-a57" qemu-aarch64 -cpu cortex-a57 ../bin/pmem.arm64.test -test.short
+
+ci:
+	bash .ci/run
