@@ -311,7 +311,9 @@ func (r *Range) ask(page, count uint64, write bool) (next uint64, code Code) {
 			store32(&c.gone, 1)
 		}
 	}
-	code, next = finish(c, e, s, page, write)
+	next = s.first + s.pages
+	code = mapAnswer(e, s, page, write)
+	freeSlot(c, s)
 	return next, code
 }
 
@@ -332,7 +334,7 @@ func (r *Range) MapRun(reply Reply) Code {
 		return CodeBeyondEnd
 	}
 	defer unpin(&r.entry.users)
-	return mapRun(r.client.entry, r.entry, uint64(reply.FirstPage), uint64(reply.Count), uint64(reply.Offset), flags)
+	return mapRun(r.entry, uint64(reply.FirstPage), uint64(reply.Count), uint64(reply.Offset), flags)
 }
 
 // TakeBack does to pages [first, first+count) what a break would do. For mappings without a server.

@@ -4,12 +4,9 @@ package fault
 type sigContext struct {
 	_         [40]byte   // uc_flags, uc_link, uc_stack
 	_         [16]uint64 // r8 to r15, di, si, bp, bx, dx, ax, cx, sp
-	ip        uint64
-	_         [2]uint64 // flags, segments
-	errorCode uint64    // pushed by the CPU, see the PF bits
-	trap      uint64    // exception number
-	_         uint64    // oldmask
-	address   uint64    // cr2
+	_         [3]uint64  // ip, flags, segments
+	errorCode uint64     // pushed by the CPU, see the PF bits
+	trap      uint64     // exception number
 }
 
 const (

@@ -5,7 +5,7 @@ type sigContext struct {
 	_        [40]byte  // uc_flags, uc_link, uc_stack
 	_        [128]byte // uc_sigmask and what is reserved for it to grow
 	_        [8]byte   // the machine context is aligned to 16 bytes
-	address  uint64    // fault address
+	_        uint64    // fault address
 	_        [31]uint64
 	_        [2]uint64 // sp, pc
 	_        uint64    // pstate

@@ -51,6 +51,6 @@
 // A process that replaces itself by another program (execve) while a server still counts grants of it may be killed by
 // the break signal, which the new program does not expect. Close the connection first.
 //
-// Building with -race and -covermode=atomic together instruments the signal entries with calls that must not be made
-// there; use -covermode=set, or leave one of them out.
+// Building with -race and -cover together instruments the signal entries with calls that must not be made there
+// (-race demands -covermode=atomic). Leave one of them out.
 package fault

@@ -113,7 +113,8 @@ func resolve(e *rangeEntry, page uint64, write bool) Code {
 		}
 		napOn(c, s)
 	}
-	code, _ := finish(c, e, s, page, write)
+	code := mapAnswer(e, s, page, write)
+	freeSlot(c, s)
 	return code
 }
 
@@ -221,21 +222,27 @@ func serverDied(c *clientEntry) bool {
 	return n == 1
 }
 
-// finish maps the run of an answered slot and acknowledges it by freeing the slot. next is the page after the run.
+// mapAnswer maps the run of an answered slot, which is to be freed afterwards in any case.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func finish(c *clientEntry, e *rangeEntry, s *faultSlot, page uint64, write bool) (code Code, next uint64) {
-	code = Code(s.code)
-	next = s.first + s.pages
-	if code == CodeOK {
-		if s.first > page || next <= page || (write && s.flags&slotWritable == 0) {
-			code = CodeIO // it would fault again at once, and for ever
-		} else {
-			code = mapRun(c, e, s.first, s.pages, s.offset, s.flags)
-		}
+func mapAnswer(e *rangeEntry, s *faultSlot, page uint64, write bool) Code {
+	if code := Code(s.code); code != CodeOK {
+		return code
 	}
+	if s.first > page || s.first+s.pages <= page || (write && s.flags&slotWritable == 0) {
+		return CodeIO // it would fault again at once, and for ever
+	}
+	return mapRun(e, s.first, s.pages, s.offset, s.flags)
+}
+
+// freeSlot acknowledges the answer of a slot, and gives the slot to who may wait for one.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func freeSlot(c *clientEntry, s *faultSlot) {
 	store32(&s.clientSleeps, 0)
 	store32(&s.state, slotFree)
 	acknowledge(c.page)
@@ -243,7 +250,6 @@ func finish(c *clientEntry, e *rangeEntry, s *faultSlot, page uint64, write bool
 	if load32(&c.freeSleeper) != 0 {
 		futex(&c.freeBell, futexOpWake, 1, nil)
 	}
-	return code, next
 }
 
 // acknowledge tells a TakeBack that waits to look again.
@@ -266,7 +272,8 @@ func acknowledge(p *sharedPage) {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func mapRun(c *clientEntry, e *rangeEntry, first, pages, offset uint64, flags uint32) Code {
+func mapRun(e *rangeEntry, first, pages, offset uint64, flags uint32) Code {
+	c := &clients[e.client%maxClients]
 	total := (e.end - e.start) / PageSize
 	if first >= total || pages == 0 || pages > total-first {
 		return CodeIO
@@ -275,7 +282,7 @@ func mapRun(c *clientEntry, e *rangeEntry, first, pages, offset uint64, flags ui
 	var r uintptr
 	switch {
 	case flags&slotZeros != 0:
-		r = mmap(address, length, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, -1, 0)
+		r = mmap(address, length, unix.PROT_READ, nothingFlags, -1, 0)
 	case flags&slotWritable != 0:
 		r = mmap(address, length, unix.PROT_READ|unix.PROT_WRITE, uintptr(c.mapFlags), c.dataFd, c.base+offset)
 	default:
@@ -296,16 +303,8 @@ func mapRun(c *clientEntry, e *rangeEntry, first, pages, offset uint64, flags ui
 	return CodeOK
 }
 
+// nothingFlags, with PROT_NONE, map inaccessible memory that costs nothing.
 const nothingFlags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_NORESERVE
-
-// mapNothing makes a run inaccessible.
-//
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func mapNothing(address, length uint64) uintptr {
-	return mmap(address, length, unix.PROT_NONE, nothingFlags, -1, 0)
-}
 
 // plug closes a hole that a failed mmap may have left in a range, before somebody else gets memory there.
 //
@@ -438,7 +437,7 @@ func restrict(e *rangeEntry, address, length uint64, to Access) bool {
 //go:norace
 //go:nocheckptr
 func forbid(address, length uint64) bool {
-	if !failed(mapNothing(address, length)) {
+	if !failed(mmap(address, length, unix.PROT_NONE, nothingFlags, -1, 0)) {
 		return true
 	}
 	return !failed(systemCall(unix.SYS_MPROTECT, uintptr(address), uintptr(length), unix.PROT_NONE, 0, 0, 0))

@@ -327,7 +327,7 @@ func moverRole() error {
 	if err != nil {
 		return err
 	}
-	first, err := strconv.Atoi(os.Getenv("FIRST"))
+	first, err := environment("FIRST")
 	if err != nil {
 		return err
 	}

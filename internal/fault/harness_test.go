@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 
 // process is a role that runs.
 type process struct {
-	t      *testing.T
+	t      testing.TB
 	cmd    *exec.Cmd
 	in     io.WriteCloser
 	lines  chan string
@@ -48,7 +48,7 @@ type process struct {
 }
 
 // startRole starts a role. Its files begin at descriptor 3.
-func startRole(t *testing.T, role string, env []string, files ...*os.File) *process {
+func startRole(t testing.TB, role string, env []string, files ...*os.File) *process {
 	t.Helper()
 	p := &process{t: t, cmd: exec.Command(os.Args[0]), lines: make(chan string, 64), stderr: new(strings.Builder)}
 	p.cmd.Env = append(append(os.Environ(), roleVariable+"="+role, "GOTRACEBACK=single"), env...)
@@ -326,7 +326,7 @@ func dialFiles(page, data *os.File, pidfd int) (*role, error) {
 	if err != nil {
 		return nil, err
 	}
-	pages, err := strconv.Atoi(os.Getenv("PAGES"))
+	pages, err := environment("PAGES")
 	if err != nil {
 		return nil, err
 	}
@@ -345,6 +345,9 @@ func dialFiles(page, data *os.File, pidfd int) (*role, error) {
 	r.Activate(testMapping)
 	return c, nil
 }
+
+// environment reads a number from the environment.
+func environment(name string) (int, error) { return strconv.Atoi(os.Getenv(name)) }
 
 // hear waits for a line of the test.
 func (c *role) hear(want string) error {
