@@ -33,6 +33,7 @@ func newAreas(t testing.TB, total int64) (meta, data medium.Area) {
 	if err := Format(meta, data, FormatOptions{Zeroed: true}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { checkAreas(t, meta, data) })
 	return meta, data
 }
 
@@ -42,6 +43,7 @@ func mount(t testing.TB, meta, data medium.Area) *FS {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(fs.Reclaimed) // before the check of newAreas
 	return fs
 }
 

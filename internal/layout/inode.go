@@ -10,9 +10,8 @@ const (
 	// RootEntries is how many entries an inode holds itself: 8 blocks, or 8
 	// nodes, so that a file of up to 32 KiB needs no node.
 	RootEntries = 8
+	InodeRoot   = 136 // offset of the first of them in the inode
 )
-
-const inodeRoot = 136 // offset of Root
 
 // File types in Inode.Mode, as in stat(2).
 const (
@@ -82,7 +81,7 @@ func (in *Inode) Encode(b []byte) {
 	le.PutUint64(b[120:], uint64(in.Xattrs))
 	le.PutUint64(b[128:], uint64(in.Target))
 	for i, e := range in.Root {
-		le.PutUint64(b[inodeRoot+8*i:], uint64(e))
+		le.PutUint64(b[InodeRoot+8*i:], uint64(e))
 	}
 	le.PutUint32(b[4:], Checksum(b[8:InodeSize]))
 }
@@ -107,7 +106,7 @@ func DecodeInode(b []byte, ino Ino, offset int64) (Inode, error) {
 		Xattrs: Node(le.Uint64(b[120:])), Target: Node(le.Uint64(b[128:])),
 	}
 	for i := range in.Root {
-		in.Root[i] = Entry(le.Uint64(b[inodeRoot+8*i:]))
+		in.Root[i] = Entry(le.Uint64(b[InodeRoot+8*i:]))
 	}
 	for i, w := range in.words() {
 		*w = int64(le.Uint64(b[40+8*i:]))

@@ -172,6 +172,23 @@ func (h LogHeader) Encode() []byte {
 	return b
 }
 
+// DecodeLogHeader reads one copy, which stands at offset. b is at least
+// LogHeaderSize long.
+func DecodeLogHeader(b []byte, offset int64) (LogHeader, error) {
+	le := binary.LittleEndian
+	b = b[:LogHeaderSize]
+	h := LogHeader{le.Uint64(b[8:]), le.Uint64(b[16:]), le.Uint64(b[24:]), b[32] == 1}
+	switch {
+	case le.Uint32(b) != magicLog:
+		return h, Corrupt("log header", offset, "no magic")
+	case le.Uint32(b[4:]) != Checksum(b[8:]):
+		return h, Corrupt("log header", offset, "checksum does not match")
+	case h.Tail%LineSize != 0 || le.Uint64(b[32:]) > 1:
+		return h, Corrupt("log header", offset, "tail %#x, state %d", h.Tail, le.Uint64(b[32:]))
+	}
+	return h, nil
+}
+
 // LogHeaderPlaces are the offsets of the two copies.
 func LogHeaderPlaces(headers Region) [2]int64 {
 	return [2]int64{headers.Offset, headers.Offset + BlockSize}
@@ -181,14 +198,9 @@ func LogHeaderPlaces(headers Region) [2]int64 {
 func ReadLogHeader(meta []byte, headers Region) (LogHeader, error) {
 	var best LogHeader
 	found := false
-	le := binary.LittleEndian
 	for _, at := range LogHeaderPlaces(headers) {
-		b := meta[at:][:LogHeaderSize]
-		if le.Uint32(b) != magicLog || le.Uint32(b[4:]) != Checksum(b[8:]) {
-			continue
-		}
-		h := LogHeader{le.Uint64(b[8:]), le.Uint64(b[16:]), le.Uint64(b[24:]), b[32] == 1}
-		if h.Tail%LineSize == 0 && (!found || h.Sequence > best.Sequence) {
+		h, err := DecodeLogHeader(meta[at:], at)
+		if err == nil && (!found || h.Sequence > best.Sequence) {
 			best, found = h, true
 		}
 	}
