@@ -39,17 +39,32 @@ func accessError(v any) error {
 	if m == nil {
 		return nil
 	}
-	reason := error(ErrUnmapped)
-	if !retired {
-		_, code, _ := fault.Find(address)
-		reason = codeError(code)
-		if reason == nil {
-			reason = unix.EFAULT
-		}
-	}
+	offset := int64(address - m.start())
 	return &fs.PathError{Op: "access", Path: m.name, Err: &FaultError{
-		Offset: m.off + int64(address-m.start()), Reason: reason,
+		Offset: m.off + offset, Reason: m.failure(offset, retired),
 	}}
+}
+
+// failure says why an access to a byte of the mapping has failed.
+func (m *Mapping) failure(offset int64, retired bool) error {
+	if retired {
+		return ErrUnmapped
+	}
+	if m.fsys.space.session == nil {
+		_, code, _ := fault.Find(m.start() + uintptr(offset))
+		if err := codeError(code); err != nil {
+			return err
+		}
+		return unix.EFAULT
+	}
+	// Nobody was asked for the page when it was accessed, so ask now.
+	if _, err := m.populatePages(offset/blockSize, 1); err != nil {
+		return err
+	}
+	if m.readOnly {
+		return codeError(fault.CodeAccess)
+	}
+	return &detailed{"the page was taken back for a moment", unix.EFAULT}
 }
 
 // codeError turns the code of a page fault into an error.

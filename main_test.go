@@ -246,3 +246,15 @@ func eachMapped(t *testing.T, f func(t *testing.T, fsys *pmemfs.FS, kind pmemfs.
 		f(t, dial(t, socket), pmemfs.Sync)
 	})
 }
+
+// eventually waits for something that happens without anybody being told.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for range 1000 {
+		if holds() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("after 10 s it is still not so that", what)
+}

@@ -77,13 +77,17 @@ func (s *addressSpace) isGone() bool {
 	return s.gone
 }
 
-// abandon takes every access away, because the server is gone.
+// abandon takes every access away, because the server is gone, and lets go of the data area: its descriptor carries the
+// lock that keeps the next server from a pool that is still mapped.
 func (s *addressSpace) abandon() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = true
 	if s.client != nil {
 		s.client.Abandon() // an error would be that of an mmap over one's own range
+	}
+	if s.opts.Data != nil {
+		s.opts.Data.Close()
 	}
 }
 

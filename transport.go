@@ -42,7 +42,8 @@ func (e *embedded) Close() error { return e.srv.Close() }
 // apart by their numbers.
 type connection struct {
 	conn   *net.UnixConn
-	onGone func() // called once, when the connection is lost
+	onGone func()        // called once, when the connection is lost
+	lost   chan struct{} // closed after onGone
 
 	writing sync.Mutex // a frame at a time
 
@@ -52,7 +53,7 @@ type connection struct {
 }
 
 func newConnection(c *net.UnixConn, onGone func()) *connection {
-	t := &connection{conn: c, onGone: onGone, pending: map[uint32]chan<- *wire.Reply{}}
+	t := &connection{conn: c, onGone: onGone, lost: make(chan struct{}), pending: map[uint32]chan<- *wire.Reply{}}
 	go t.receive()
 	return t
 }
@@ -90,6 +91,7 @@ func (t *connection) settle(id uint32, r *wire.Reply) {
 func (t *connection) Do(q *wire.Request) (*wire.Reply, error) {
 	c, err := t.expect(q)
 	if err != nil {
+		<-t.lost
 		return nil, err
 	}
 	// The frame is a copy made outside of any lock and system call: q.Data may lie in a mapping, where an access can
@@ -154,6 +156,7 @@ func (t *connection) lose() {
 	}
 	t.conn.Close()
 	t.onGone()
+	close(t.lost)
 	for _, c := range waiting {
 		c <- nil
 	}
