@@ -48,6 +48,9 @@
 // does not: the Go runtime leaves an installed handler alone). Client.Reserve notices and fails; until then the server's
 // breaks of this client time out.
 //
+// A break of part of a device DAX run fails where it cuts a page of the device's alignment; the server must break whole
+// ones. Then, as after any break that fails, TakeBack returns ErrBusy.
+//
 // A process that replaces itself by another program (execve) while a server still counts grants of it may be killed by
 // the break signal, which the new program does not expect. Close the connection first.
 //

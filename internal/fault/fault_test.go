@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -25,6 +26,7 @@ var roles = map[string]func() error{
 	"idle": idleRole, "server": serverRole, "orphan": orphanRole, "stopped": stoppedRole, "crowd": crowdRole,
 	"populate": populateRole, "downgrade": downgradeRole, "readonly": readOnlyRole, "abandon": abandonRole,
 	"many": manyRole, "two-connections": twoConnectionsRole, "remap": remapRole, "map-count": mapCountRole,
+	"signals": signalsRole,
 }
 
 // runtimes are the settings under which the Go runtime gets in the way most.
@@ -260,12 +262,12 @@ func readOnlyRole() error {
 	return nil
 }
 
-// moveFor is how long the tests move pages; longer by PMEMFS_FAULT_TEST_SECONDS.
+// moveFor is how long each of the cases moves pages: PMEMFS_FAULT_TEST_SECONDS, if set.
 func moveFor() time.Duration {
-	if s, err := strconv.Atoi(os.Getenv("PMEMFS_FAULT_TEST_SECONDS")); err == nil {
+	if s, err := environment("PMEMFS_FAULT_TEST_SECONDS"); err == nil {
 		return time.Duration(s) * time.Second
 	}
-	return 5 * time.Second
+	return 2 * time.Second
 }
 
 // Invariant 3 and no lost store: the server moves pages under goroutines of one and of two processes that count in them.
@@ -917,4 +919,44 @@ func mapCountRole() error {
 		return errors.New("page is still accessible")
 	}
 	return client.Close()
+}
+
+// os/signal may be asked for all signals; only Ignore takes the break signal away, and that is noticed.
+func TestSignalPackage(t *testing.T) {
+	f := newTestFile(t, 4, 8)
+	c := f.start(t, "signals")
+	c.expect("stored")
+	f.mu.Lock()
+	if err := f.breakPage(0, AccessNone); err != nil {
+		t.Error(err)
+	}
+	f.mu.Unlock()
+	c.say("look")
+	c.expect("end")
+}
+
+func signalsRole() error {
+	c, err := dial()
+	if err != nil {
+		return err
+	}
+	all := make(chan os.Signal, 100)
+	signal.Notify(all)
+	c.mem[0] = 1
+	fmt.Println("stored")
+	if err := c.hear("look"); err != nil {
+		return err
+	}
+	if c.mem[0] != 1 {
+		return errors.New("the store is lost")
+	}
+	signal.Reset()
+	if _, err := c.client.Reserve(1); err != nil {
+		return err
+	}
+	signal.Ignore()
+	if _, err := c.client.Reserve(1); err == nil {
+		return errors.New("Reserve succeeds without the break signal")
+	}
+	return nil
 }

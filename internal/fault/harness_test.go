@@ -19,7 +19,8 @@ import (
 
 // The tests run clients, and where it has to be killed the server, as processes of their own: this test binary, started
 // again with roleVariable naming a function of the table roles. A role talks to the test by lines on its standard input
-// and output.
+// and output. On another CPU's emulator (GOARCH=arm64 go test -exec qemu-aarch64) binfmt_misc must know the emulator, so
+// that the roles start.
 const roleVariable = "PMEMFS_FAULT_TEST_ROLE"
 
 const testTimeout = time.Minute // of any single wait: far beyond what it takes, so that a hang is a failure
