@@ -191,6 +191,9 @@ func (n *Node) writable(off, length int64) error {
 }
 
 func (in *inode) writeAll(p []byte, off int64) (written int, err error) {
+	if err := in.finishTruncate(); err != nil {
+		return 0, err
+	}
 	for written < len(p) {
 		at := off + int64(written)
 		n := min(len(p)-written, int(writeStep-at%writeStep))
@@ -357,32 +360,34 @@ func (in *inode) fillNew(spans []piece, p []byte, off int64) error {
 			fs.data.Zero(q.block*layout.BlockSize+end-base, limit-end)
 		}
 	}
-	if err := in.zeroTail(off); err != nil {
+	if _, err := in.zeroTail(off); err != nil {
 		return err
 	}
 	return fs.data.Fence()
 }
 
 // zeroTail streams zeros behind the end of the file up to offset to, in the
-// last block: a mapped store may have left bytes there. Not fenced.
-func (in *inode) zeroTail(to int64) error {
+// last block, if anything else is there: a mapped store may have left bytes.
+// Not fenced.
+func (in *inode) zeroTail(to int64) (stored bool, err error) {
 	fs := in.fs
 	tail := min(layout.RoundUp(in.Size, layout.BlockSize), to)
 	if tail <= in.Size {
-		return nil
+		return false, nil
 	}
-	q, err := fs.find(fs.journal.View, &in.Inode, in.Size/layout.BlockSize, 0)
+	block := in.Size / layout.BlockSize
+	q, err := fs.find(fs.journal.View, &in.Inode, block, block+1)
 	if err != nil || q.zeros() {
-		return err
+		return false, err
 	}
 	at := q.block*layout.BlockSize + in.Size - q.first*layout.BlockSize
 	for _, b := range fs.data.Bytes()[at : at+tail-in.Size] {
 		if b != 0 {
 			fs.data.Zero(at, tail-in.Size)
-			break
+			return true, nil
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // touch sets the times of a write in memory.

@@ -12,6 +12,9 @@ import (
 // transaction when they are few, and in further ones when they are many (after
 // a crash mount goes on with that).
 func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
+	if err := in.finishTruncate(); err != nil {
+		return err
+	}
 	if size >= in.Size {
 		return in.extend(size, apply)
 	}
@@ -48,28 +51,34 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 			return err
 		}
 	}
-	return in.clearTail()
+	// What the last block still holds behind the end is cleared for those who
+	// have it mapped. It need not last: it is done again before the file grows.
+	return in.growTail(layout.RoundUp(size, layout.BlockSize))
 }
 
-// clearTail zeroes what a shrunken file's last block still holds behind the
-// end, for those who have it mapped. It need not be durable: zeroTail does it
-// again before the file grows.
-func (in *inode) clearTail() error {
-	size := in.Size
-	if err := in.zeroTail(layout.RoundUp(size, layout.BlockSize)); err != nil {
+// finishTruncate frees what a truncate that a crash interrupted left behind
+// the end, before anything is put there.
+func (in *inode) finishTruncate() error {
+	if !in.orphan || in.Nlink == 0 {
+		return nil
+	}
+	_, end := blocksOf(0, in.Size)
+	return in.fs.freeTail(in, end)
+}
+
+// growTail makes the bytes from the end of the file up to offset to zeros,
+// durable, where blocks are there already.
+func (in *inode) growTail(to int64) error {
+	stored, err := in.zeroTail(to)
+	if err != nil || !stored {
 		return err
 	}
 	return in.fs.data.Fence()
 }
 
 func (in *inode) extend(size int64, apply func(*layout.Inode)) error {
-	if size > in.Size {
-		if err := in.zeroTail(size); err != nil {
-			return err
-		}
-		if err := in.fs.data.Fence(); err != nil {
-			return err
-		}
+	if err := in.growTail(size); err != nil {
+		return err
 	}
 	return in.setAttr(func(want *layout.Inode) {
 		apply(want)
@@ -123,7 +132,8 @@ const (
 
 // Fallocate allocates [off, off+length) unwritten (mode 0 or KeepSize), makes
 // it a hole (PunchHole|KeepSize) or zeros (ZeroRange). ENOSPC: nothing was
-// allocated. Very long ranges go in several transactions, each atomic.
+// allocated. Ranges of many thousand blocks go in several transactions, each
+// atomic; parts of blocks are zeroed in place.
 func (n *Node) Fallocate(mode uint32, off, length int64) error {
 	if err := n.writable(off, length); err != nil {
 		return err
@@ -134,120 +144,209 @@ func (n *Node) Fallocate(mode uint32, off, length int64) error {
 	in := n.in
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if err := in.finishTruncate(); err != nil {
+		return err
+	}
 	switch mode {
 	case 0, KeepSize:
-		return in.allocate(off, length, mode == 0)
+		return in.allocate(off, length, mode == 0, false)
 	case PunchHole | KeepSize:
 		return in.punch(off, length)
 	case ZeroRange, ZeroRange | KeepSize:
-		return in.zeroRange(off, length, mode == ZeroRange)
+		return in.allocate(off, length, mode == ZeroRange, true)
 	}
 	return unix.EOPNOTSUPP
 }
 
-// allocate gives every hole in the range unwritten blocks.
-func (in *inode) allocate(off, length int64, grow bool) error {
+// inner is the range of whole blocks in [off, off+length); empty when first
+// is not below end.
+func inner(off, length int64) (first, end int64) {
+	return layout.RoundUp(off, layout.BlockSize) / layout.BlockSize, (off + length) / layout.BlockSize
+}
+
+// allocate gives every hole in the range unwritten blocks. With zero, blocks
+// that are written become unwritten, and parts of blocks are zeroed in place.
+func (in *inode) allocate(off, length int64, grow, zero bool) error {
 	fs := in.fs
 	first, end := blocksOf(off, length)
 	plan, err := in.plan(first, end)
 	if err != nil {
 		return err
 	}
+	if zero {
+		if lo, hi := inner(off, length); lo < hi {
+			if err := fs.breaker.Break(in.ino, lo, hi-lo, TakeAll); err != nil {
+				return err
+			}
+		}
+	}
 	runs, err := fs.reserve(plan.holes, plan.goal)
 	if err != nil {
 		return err
 	}
-	for _, h := range plan.holes {
-		for h.count > 0 {
-			run := alloc.Run{First: runs[0].First, Count: min(h.count, runs[0].Count, stepRun(h.first, runs[0].First))}
-			if err := fs.allocateStep(in, h.first, run); err != nil {
-				runs[0] = alloc.Run{First: run.End(), Count: runs[0].End() - run.End()}
-				if runs[0].Count == 0 {
-					runs = runs[1:]
-				}
-				fs.cancel(runs)
-				return err
+	f := filling{fresh: moves(plan.holes, runs)}
+	if zero {
+		f.zero = within(plan.written, off, length)
+		err = in.zeroEdges(off, length)
+	}
+	if err == nil && grow {
+		err = in.growTail(off + length)
+	}
+	for done := false; err == nil && !done; {
+		var step filling
+		step, done = f.cut()
+		err = in.fill(&step, func(want *layout.Inode) {
+			want.Ctime = fs.now()
+			if grow && off+length > want.Size {
+				want.Size = off + length
 			}
-			h.first, h.count = h.first+run.Count, h.count-run.Count
-			if runs[0].First, runs[0].Count = run.End(), runs[0].Count-run.Count; runs[0].Count == 0 {
-				runs = runs[1:]
+			if grow || zero {
+				want.Mtime = want.Ctime
 			}
+		}, done)
+		f.fresh = append(f.fresh, step.fresh...) // those that a failed step did not take
+	}
+	for _, m := range f.fresh {
+		fs.cancel([]alloc.Run{m.to})
+	}
+	return err
+}
+
+// within is the parts of pieces that are whole blocks of the byte range.
+func within(pieces []piece, off, length int64) (out []piece) {
+	first, end := inner(off, length)
+	for _, p := range pieces {
+		if p = p.clip(first, end); p.count > 0 {
+			out = append(out, p)
 		}
 	}
-	if grow && off+length > in.Size {
-		return in.extend(off+length, func(*layout.Inode) {})
-	}
-	return in.setAttr(func(*layout.Inode) {})
+	return out
 }
 
-// stepRun bounds how much of a run one transaction maps: a few nodes when the
-// leaves are 4 KiB, far more when they can be 2 MiB.
-func stepRun(first, block int64) int64 {
-	if first%layout.HugeBlocks == block%layout.HugeBlocks {
-		return 2 * layout.GiantBlock
-	}
-	return 16 * layout.HugeBlocks
+// filling is what Fallocate does to a range.
+type filling struct {
+	fresh []move  // holes, and the blocks that they get
+	zero  []piece // blocks that become unwritten
 }
 
-func (fs *FS) allocateStep(in *inode, first int64, run alloc.Run) error {
-	u, err := fs.begin()
-	if err != nil {
-		fs.cancel([]alloc.Run{run})
-		return err
+// stepLeaves bounds the leaves that one transaction writes, alignedBlocks how
+// many blocks go for one where leaves can be of 2 MiB: so a record takes at
+// most 64 KiB for the nodes and as much for the bitmap.
+const (
+	stepLeaves    = 16 * layout.Fanout
+	alignedBlocks = 64
+)
+
+// cut takes off what one transaction does; last when nothing is left then.
+func (f *filling) cut() (step filling, last bool) {
+	leaves := int64(stepLeaves)
+	for leaves > 0 && len(f.fresh) > 0 {
+		m := &f.fresh[0]
+		per := int64(1)
+		n := min(m.from.count, leaves)
+		if m.from.first%layout.HugeBlocks == m.to.First%layout.HugeBlocks {
+			per = alignedBlocks
+			if n = min(m.from.count, leaves*per); n < m.from.count {
+				n -= (m.from.first + n) % layout.HugeBlocks
+			}
+		}
+		if n <= 0 {
+			break
+		}
+		at := m.from.first + n
+		step.fresh = append(step.fresh, move{m.from.clip(m.from.first, at), alloc.Run{First: m.to.First, Count: n}})
+		m.from = m.from.clip(at, m.from.end())
+		m.to = alloc.Run{First: m.to.First + n, Count: m.to.Count - n}
+		if leaves -= (n + per - 1) / per; m.to.Count == 0 {
+			f.fresh = f.fresh[1:]
+		}
 	}
-	defer u.Abort()
-	if err := fs.blocks.Take(u.Tx, run); err != nil {
-		return err
+	for leaves > 0 && len(f.zero) > 0 {
+		p := f.zero[0]
+		n := min(p.count, leaves)
+		step.zero = append(step.zero, p.clip(p.first, p.first+n))
+		if f.zero[0] = p.clip(p.first+n, p.end()); f.zero[0].count == 0 {
+			f.zero = f.zero[1:]
+		}
+		leaves -= n
 	}
-	if err := u.mapRun(u.edit(in), first, run, layout.EntryUnwritten); err != nil {
-		return err
-	}
-	return u.commit()
+	return step, len(f.fresh)+len(f.zero) == 0
 }
 
-// edges stores zeros in the parts of the range's first and last block that
-// the range covers only in part, fenced, and returns the whole blocks between.
-func (in *inode) edges(off, length int64) (first, end int64, err error) {
+// fill does one step in a transaction; the last one also does finish. On
+// return step.fresh is what was not taken from the allocator.
+func (in *inode) fill(step *filling, finish func(*layout.Inode), last bool) error {
+	return in.fs.transact(func(u *update) error {
+		want := u.edit(in)
+		for len(step.fresh) > 0 {
+			m := step.fresh[0]
+			step.fresh = step.fresh[1:]
+			if err := u.fs.blocks.Take(u.Tx, m.to); err != nil {
+				return err
+			}
+			if err := u.mapRun(want, m.from.first, m.to, layout.EntryUnwritten); err != nil {
+				return err
+			}
+		}
+		for _, p := range step.zero {
+			if err := u.mark(want, p.first, p.end(), layout.EntryUnwritten); err != nil {
+				return err
+			}
+		}
+		if last {
+			finish(want)
+		}
+		return nil
+	})
+}
+
+// zeroEdges stores zeros in the parts of the range's first and last block
+// that the range covers only in part, durably.
+func (in *inode) zeroEdges(off, length int64) error {
 	fs := in.fs
-	first = layout.RoundUp(off, layout.BlockSize) / layout.BlockSize
-	end = (off + length) / layout.BlockSize
-	parts := [][2]int64{{off, min(first*layout.BlockSize, off+length)}, {max(end*layout.BlockSize, off), off + length}}
-	if first > end {
-		parts, end = parts[:1], first
-		parts[0][1] = off + length
+	first, end := inner(off, length)
+	limit := off + length
+	parts := [][2]int64{{off, min(first*layout.BlockSize, limit)}, {max(end*layout.BlockSize, off), limit}}
+	if first > end { // the range lies inside one block
+		parts = [][2]int64{{off, limit}}
 	}
+	stored := false
 	for _, part := range parts {
 		lo, hi := part[0], part[1]
 		if lo >= hi {
 			continue
 		}
-		q, err := fs.find(fs.journal.View, &in.Inode, lo/layout.BlockSize, 0)
+		q, err := fs.find(fs.journal.View, &in.Inode, lo/layout.BlockSize, lo/layout.BlockSize+1)
 		if err != nil {
-			return 0, 0, err
+			return err
 		}
 		if !q.zeros() {
 			fs.data.Zero(q.block*layout.BlockSize+lo-q.first*layout.BlockSize, hi-lo)
+			stored = true
 		}
 	}
-	return first, end, fs.data.Fence()
+	if !stored {
+		return nil
+	}
+	in.touch()
+	return fs.data.Fence()
 }
 
 func (in *inode) punch(off, length int64) error {
-	first, end, err := in.edges(off, length)
-	if err != nil {
-		return err
+	first, end := inner(off, length)
+	if first < end {
+		if err := in.fs.breaker.Break(in.ino, first, end-first, TakeAll); err != nil {
+			return err
+		}
 	}
-	in.touch()
-	if first >= end {
-		return nil
-	}
-	if err := in.fs.breaker.Break(in.ino, first, end-first, TakeAll); err != nil {
+	if err := in.zeroEdges(off, length); err != nil {
 		return err
 	}
 	for first < end {
 		err := in.fs.transact(func(u *update) error {
 			want := u.edit(in)
-			want.Mtime, want.Ctime = in.Mtime, in.Ctime
+			want.Mtime = in.fs.now()
+			want.Ctime = want.Mtime
 			next, err := u.freeStep(want, first, end)
 			first = next
 			return err
@@ -257,31 +356,6 @@ func (in *inode) punch(off, length int64) error {
 		}
 	}
 	return nil
-}
-
-// zeroRange makes whole blocks unwritten, and allocates holes.
-func (in *inode) zeroRange(off, length int64, grow bool) error {
-	first, end, err := in.edges(off, length)
-	if err != nil {
-		return err
-	}
-	in.touch()
-	if first < end {
-		if err := in.fs.breaker.Break(in.ino, first, end-first, TakeAll); err != nil {
-			return err
-		}
-	}
-	for first < end {
-		step := min(end, first+stepRun(first, first+1))
-		err := in.fs.transact(func(u *update) error {
-			return u.mark(u.edit(in), first, step, layout.EntryUnwritten)
-		})
-		if err != nil {
-			return err
-		}
-		first = step
-	}
-	return in.allocate(off, length, grow)
 }
 
 // Relocate moves the blocks of [off, off+length) to newly allocated ones,

@@ -1,0 +1,218 @@
+package core
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/medium"
+)
+
+// operation is one operation on the tree that prepare makes, for tests that
+// look at each operation: what it costs, what a power cut in it leaves.
+type operation struct {
+	name string
+	kind opKind
+	// lines is what an inPlace operation streams to the data area.
+	lines int64
+	run   func(o *opTree) error
+}
+
+type opKind uint8
+
+const (
+	metadata opKind = iota // one transaction: exactly one fence
+	newData                // data is stored and fenced before the transaction
+	inPlace                // data over existing blocks: the lines and one fence, no transaction
+	mixed                  // both at once: not atomic for the bytes in place
+	nothing                // stores nothing
+)
+
+// opTree is a mounted pool with this tree:
+//
+//	/a/f      5000 bytes, an extended attribute    /a/hard  the same file
+//	/a/sub/g  empty                                /a/open  200 bytes, held open
+//	/b/big    3 blocks, 4 unwritten ones behind the end; held open
+//	/b/map    blocks 0..1 and 20..29 written, 5..8 unwritten; held open
+//	/b/link   symbolic link                        /b/empty empty directory
+type opTree struct {
+	fs          *FS
+	a, b, sub   layout.Ino
+	f           layout.Ino
+	big, mapped *Node // /b/big, /b/map
+	open        *Node // /a/open
+	scratch     [layout.BlockSize * 4]byte
+}
+
+// clock ticks a second a look: costs do not depend on the time of day.
+func clock() func() int64 {
+	now := int64(1_700_000_000_000_000_000)
+	return func() int64 { now += 1_000_000_000; return now }
+}
+
+func prepare(t testing.TB, meta, data medium.Area) *opTree {
+	t.Helper()
+	fs, err := Mount(meta, data, Options{Now: clock()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &opTree{fs: fs}
+	dir := func(parent layout.Ino, name string) layout.Ino {
+		return must[Attr](t)(fs.Create(root, parent, name, layout.ModeDirectory|0o755, 0)).Ino
+	}
+	file := func(parent layout.Ino, name string, n int) *Node {
+		node := create(t, fs, parent, name)
+		if n > 0 {
+			must[int](t)(node.WriteAt(bytes.Repeat([]byte(name+"-old-"), n)[:n], 0))
+		}
+		return node
+	}
+	for i := range o.scratch {
+		o.scratch[i] = byte('A' + i/8%26)
+	}
+	o.a, o.b = dir(layout.RootIno, "a"), dir(layout.RootIno, "b")
+	o.sub = dir(o.a, "sub")
+	dir(o.b, "empty")
+	f := file(o.a, "f", 5000)
+	o.f = f.Ino()
+	f.Close()
+	must[Attr](t)(fs.Link(root, o.f, o.a, "hard"))
+	file(o.sub, "g", 0).Close()
+	o.open, o.big, o.mapped = file(o.a, "open", 200), file(o.b, "big", 3*layout.BlockSize), file(o.b, "map", 2*layout.BlockSize)
+	must[Attr](t)(fs.Symlink(root, o.b, "link", "../a/f"))
+	must[int](t)(o.mapped.WriteAt(bytes.Repeat([]byte("map-old-"), 10*512), 20*layout.BlockSize))
+	for _, err := range []error{
+		fs.SetXattr(root, o.f, "user.x", []byte("old"), 0),
+		o.big.Fallocate(KeepSize, 3*layout.BlockSize, 4*layout.BlockSize),
+		o.mapped.Fallocate(KeepSize, 5*layout.BlockSize, 4*layout.BlockSize),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return o
+}
+
+func (o *opTree) create(dir layout.Ino, name string, mode uint32) error {
+	_, err := o.fs.Create(root, dir, name, mode|0o644, 0)
+	return err
+}
+
+func (o *opTree) rename(from layout.Ino, old string, to layout.Ino, name string, flags uint32) error {
+	return o.fs.Rename(root, from, old, to, name, flags)
+}
+
+func (o *opTree) write(n *Node, off, length int64) error {
+	_, err := n.WriteAt(o.scratch[:length], off)
+	return err
+}
+
+func (o *opTree) set(ino layout.Ino, s SetAttr) error {
+	_, err := o.fs.SetAttr(root, ino, s)
+	return err
+}
+
+func (o *opTree) truncate(n *Node, size int64) error { return o.set(n.Ino(), SetAttr{Size: &size}) }
+
+func (o *opTree) fault(n *Node, block int64, write bool) error {
+	return n.Fault(block, write, 512, 4, func(r Run) error {
+		if block < r.First || block >= r.First+r.Count || write && !r.Writable {
+			return fmt.Errorf("fault at block %d granted %+v", block, r)
+		}
+		return nil
+	})
+}
+
+const page = layout.BlockSize
+
+var namespaceOperations = []operation{
+	{"create", metadata, 0, func(o *opTree) error { return o.create(o.a, "new", layout.ModeRegular) }},
+	{"create first in directory", metadata, 0, func(o *opTree) error {
+		dir, err := o.fs.Lookup(root, o.b, "empty")
+		if err != nil {
+			return err
+		}
+		return o.create(dir.Ino, "new", layout.ModeRegular)
+	}},
+	{"mkdir", metadata, 0, func(o *opTree) error { return o.create(o.a, "new", layout.ModeDirectory) }},
+	{"mkfifo", metadata, 0, func(o *opTree) error { return o.create(o.a, "new", layout.ModeFIFO) }},
+	{"symlink", metadata, 0, func(o *opTree) error {
+		_, err := o.fs.Symlink(root, o.a, "new", "some/where")
+		return err
+	}},
+	{"link", metadata, 0, func(o *opTree) error {
+		_, err := o.fs.Link(root, o.f, o.b, "new")
+		return err
+	}},
+	{"unlink empty file", metadata, 0, func(o *opTree) error { return o.fs.Unlink(root, o.sub, "g") }},
+	{"unlink one of two names", metadata, 0, func(o *opTree) error { return o.fs.Unlink(root, o.a, "hard") }},
+	{"unlink open file", metadata, 0, func(o *opTree) error { return o.fs.Unlink(root, o.a, "open") }},
+	{"unlink symlink", metadata, 0, func(o *opTree) error { return o.fs.Unlink(root, o.b, "link") }},
+	{"unlink file with blocks", metadata, 0, func(o *opTree) error {
+		o.mapped.Close()
+		return o.fs.Unlink(root, o.b, "map")
+	}},
+	{"rmdir", metadata, 0, func(o *opTree) error { return o.fs.Rmdir(root, o.b, "empty") }},
+	{"rename", metadata, 0, func(o *opTree) error { return o.rename(o.a, "f", o.a, "new", 0) }},
+	{"rename to other directory", metadata, 0, func(o *opTree) error { return o.rename(o.a, "f", o.b, "new", 0) }},
+	{"rename directory", metadata, 0, func(o *opTree) error { return o.rename(o.a, "sub", o.b, "new", 0) }},
+	{"rename over file", metadata, 0, func(o *opTree) error { return o.rename(o.a, "f", o.sub, "g", 0) }},
+	{"rename over open file", metadata, 0, func(o *opTree) error { return o.rename(o.a, "f", o.a, "open", 0) }},
+	{"rename over empty directory", metadata, 0, func(o *opTree) error { return o.rename(o.a, "sub", o.b, "empty", 0) }},
+	{"exchange files", metadata, 0, func(o *opTree) error { return o.rename(o.a, "f", o.sub, "g", RenameExchange) }},
+	{"exchange file and directory", metadata, 0, func(o *opTree) error { return o.rename(o.a, "sub", o.b, "link", RenameExchange) }},
+	{"chmod", metadata, 0, func(o *opTree) error { mode := uint32(0o600); return o.set(o.f, SetAttr{Mode: &mode}) }},
+	{"chown", metadata, 0, func(o *opTree) error { id := uint32(7); return o.set(o.f, SetAttr{UID: &id, GID: &id}) }},
+	{"utimes", metadata, 0, func(o *opTree) error { at := int64(1); return o.set(o.f, SetAttr{Atime: &at, Mtime: &at}) }},
+	{"set xattr", metadata, 0, func(o *opTree) error { return o.fs.SetXattr(root, o.sub, "user.new", []byte("value"), 0) }},
+	{"replace xattr", metadata, 0, func(o *opTree) error {
+		return o.fs.SetXattr(root, o.f, "user.x", o.scratch[:6000], unix.XATTR_REPLACE)
+	}},
+	{"remove xattr", metadata, 0, func(o *opTree) error { return o.fs.RemoveXattr(root, o.f, "user.x") }},
+}
+
+var dataOperations = []operation{
+	{"write 64 B in place", inPlace, 1, func(o *opTree) error { return o.write(o.big, page+128, 64) }},
+	{"write 4 KiB in place", inPlace, 64, func(o *opTree) error { return o.write(o.big, page, page) }},
+	{"write 8 B across lines in place", inPlace, 2, func(o *opTree) error { return o.write(o.big, 60, 8) }},
+	{"write 12 KiB in place", inPlace, 192, func(o *opTree) error { return o.write(o.big, 0, 3*page) }},
+	{"append in last block", newData, 0, func(o *opTree) error {
+		_, _, err := o.open.Append(o.scratch[:64])
+		return err
+	}},
+	{"append a block", newData, 0, func(o *opTree) error {
+		_, _, err := o.big.Append(o.scratch[:page])
+		return err
+	}},
+	{"write to hole", newData, 0, func(o *opTree) error { return o.write(o.mapped, 12*page+100, 100) }},
+	{"write to unwritten", newData, 0, func(o *opTree) error { return o.write(o.mapped, 6*page+100, 100) }},
+	{"write over block and hole", mixed, 0, func(o *opTree) error { return o.write(o.mapped, page+100, 2*page) }},
+	{"write far behind the end", newData, 0, func(o *opTree) error { return o.write(o.mapped, 1<<33, 100) }},
+	{"fallocate", metadata, 0, func(o *opTree) error { return o.open.Fallocate(0, page, 10*page) }},
+	{"fallocate keep size", metadata, 0, func(o *opTree) error { return o.open.Fallocate(KeepSize, page, 10*page) }},
+	{"fallocate over holes", metadata, 0, func(o *opTree) error { return o.mapped.Fallocate(0, 0, 40*page) }},
+	{"fallocate 4 MiB", metadata, 0, func(o *opTree) error { return o.open.Fallocate(0, 2<<20, 4<<20) }},
+	{"punch blocks", metadata, 0, func(o *opTree) error { return o.mapped.Fallocate(PunchHole|KeepSize, page, 22*page) }},
+	{"punch part of a block", inPlace, 2, func(o *opTree) error { return o.mapped.Fallocate(PunchHole|KeepSize, 100, 64) }},
+	{"punch with parts of blocks", mixed, 0, func(o *opTree) error { return o.mapped.Fallocate(PunchHole|KeepSize, 100, 22*page) }},
+	{"zero range", metadata, 0, func(o *opTree) error { return o.mapped.Fallocate(ZeroRange, page, 22*page) }},
+	{"zero range behind the end", metadata, 0, func(o *opTree) error { return o.mapped.Fallocate(ZeroRange, page, 40*page) }},
+	{"zero range with parts of blocks", mixed, 0, func(o *opTree) error { return o.mapped.Fallocate(ZeroRange, 100, 22*page) }},
+	{"truncate to blocks", metadata, 0, func(o *opTree) error { return o.truncate(o.mapped, 22*page) }},
+	{"truncate to part of a block", newData, 0, func(o *opTree) error { return o.truncate(o.mapped, 22*page+100) }},
+	{"truncate to nothing", metadata, 0, func(o *opTree) error { return o.truncate(o.mapped, 0) }},
+	{"truncate longer", metadata, 0, func(o *opTree) error { return o.truncate(o.open, 1<<30) }},
+	{"relocate", newData, 0, func(o *opTree) error { return o.mapped.Relocate(0, 100*page) }},
+	{"read fault on hole", nothing, 0, func(o *opTree) error { return o.fault(o.mapped, 3, false) }},
+	{"read fault on written", nothing, 0, func(o *opTree) error { return o.fault(o.mapped, 21, false) }},
+	{"write fault on hole", newData, 0, func(o *opTree) error { return o.fault(o.mapped, 11, true) }},
+	{"write fault on unwritten", newData, 0, func(o *opTree) error { return o.fault(o.mapped, 6, true) }},
+	{"write fault on written", nothing, 0, func(o *opTree) error { return o.fault(o.mapped, 21, true) }},
+}
+
+func operations() []operation {
+	return append(append([]operation(nil), namespaceOperations...), dataOperations...)
+}
