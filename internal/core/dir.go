@@ -109,14 +109,9 @@ func (fs *FS) lookup(v view, dir *layout.Inode, name string) (layout.Slot, error
 	return layout.Slot{}, unix.ENOENT
 }
 
-// copyBucket returns the bucket at spot as a private copy to be changed.
-func copyBucket(s dirSpot) layout.Bucket {
-	return layout.Bucket{Bytes: slices.Clone(s.bucket.Bytes)}
-}
-
-func (u *update) writeBucket(b layout.Bucket, at int64) {
-	b.Seal()
-	u.Write(at, b.Bytes)
+// editBucket returns the bucket at a spot to be changed, then sealed.
+func (u *update) editBucket(at int64) layout.Bucket {
+	return layout.Bucket{Bytes: u.Edit(at, layout.BlockSize)}
 }
 
 // addName adds a name that is not in the directory yet.
@@ -144,16 +139,16 @@ func (u *update) addName(dir *layout.Inode, name string, ino layout.Ino, mode ui
 			}
 			continue
 		}
-		b := copyBucket(s)
+		b := u.editBucket(s.at)
 		if !now {
-			slots, err := s.bucket.Slots(s.at)
+			slots, err := b.Slots(s.at)
 			if err != nil {
 				return err
 			}
-			b = refill(b.Bytes, dir.Ino, s.bucket.Prefix(), s.bucket.Depth(), slots)
+			b.Refill(dir.Ino, b.Prefix(), b.Depth(), slots)
 		}
 		b.Add(slot)
-		u.writeBucket(b, s.at)
+		b.Seal()
 		dir.Size++
 		return nil
 	}
@@ -169,24 +164,13 @@ func checkName(name string) error {
 	return nil
 }
 
-// refill formats bytes as a bucket with those slots that it covers.
-func refill(bytes []byte, ino layout.Ino, prefix uint64, depth int, slots []layout.Slot) layout.Bucket {
-	b := layout.NewBucket(bytes, ino, prefix, depth)
-	for _, s := range slots {
-		if b.Covers(s.Hash) {
-			b.Add(s)
-		}
-	}
-	return b
-}
-
 // firstBucket gives an empty directory its bucket.
 func (u *update) firstBucket(dir *layout.Inode) error {
 	node, at, err := u.newNode(dir)
 	if err != nil {
 		return err
 	}
-	u.writeBucket(layout.NewBucket(make([]byte, layout.BlockSize), dir.Ino, 0, 0), at)
+	u.editBucket(at).Refill(dir.Ino, 0, 0, nil)
 	dir.Root[0] = layout.MakeEntry(layout.EntryLeaf, uint64(node), dirPlace(dir.Ino, dirLevels, 0))
 	return nil
 }
@@ -207,10 +191,8 @@ func (u *update) splitBucket(dir *layout.Inode, s dirSpot) error {
 		return err
 	}
 	upper := prefix | 1<<(layout.HashBits-depth-1)
-	low := refill(make([]byte, layout.BlockSize), dir.Ino, prefix, depth+1, slots)
-	high := refill(make([]byte, layout.BlockSize), dir.Ino, upper, depth+1, slots)
-	u.writeBucket(low, s.at)
-	u.writeBucket(high, at)
+	u.editBucket(s.at).Refill(dir.Ino, prefix, depth+1, slots)
+	u.editBucket(at).Refill(dir.Ino, upper, depth+1, slots)
 	u.pointTo(dir, s.node, s.level, upper, depth+1, node)
 	return nil
 }
@@ -275,13 +257,13 @@ func (u *update) changeName(dir *layout.Inode, name string, change func(layout.B
 	if !ok {
 		return unix.ENOENT
 	}
-	b := copyBucket(s)
-	slot, found := b.Find(hash, name)
+	slot, found := s.bucket.Find(hash, name)
 	if !found {
 		return unix.ENOENT
 	}
+	b := u.editBucket(s.at)
 	change(b, slot)
-	u.writeBucket(b, s.at)
+	b.Seal()
 	return nil
 }
 

@@ -81,16 +81,20 @@ func (t *Tx) page(number int64) *page {
 
 // Write changes the bytes at off to b. Neither crosses a block boundary; off
 // and the length are multiples of 8.
-func (t *Tx) Write(off int64, b []byte) {
+func (t *Tx) Write(off int64, b []byte) { copy(t.Edit(off, int64(len(b))), b) }
+
+// Edit returns n bytes at off to be changed in place, with the rules of Write.
+// They are valid until the transaction ends.
+func (t *Tx) Edit(off, n int64) []byte {
 	p := t.page(off / layout.BlockSize)
-	at := int(off % layout.BlockSize)
-	if at%layout.WordSize != 0 || len(b)%layout.WordSize != 0 || at+len(b) > layout.BlockSize {
-		panic(fmt.Sprintf("journal: write of %d bytes at %#x", len(b), off))
+	at := off % layout.BlockSize
+	if at%layout.WordSize != 0 || n%layout.WordSize != 0 || at+n > layout.BlockSize {
+		panic(fmt.Sprintf("journal: change of %d bytes at %#x", n, off))
 	}
-	copy(p.bytes[at:], b)
-	for w := at / layout.WordSize; w < (at+len(b))/layout.WordSize; w++ {
+	for w := at / layout.WordSize; w < (at+n)/layout.WordSize; w++ {
 		p.dirty[w/64] |= 1 << (w % 64)
 	}
+	return p.bytes[at : at+n]
 }
 
 // Zero changes the block at off, a multiple of 4 KiB, to zeros.
@@ -189,6 +193,15 @@ func (p *page) changed(old []byte, word int) bool {
 	return string(p.bytes[at:at+layout.WordSize]) != string(old[at:at+layout.WordSize])
 }
 
+const lineWords = layout.LineSize / layout.WordSize
+
+// sameLine reports whether the line that begins at word is unchanged: a look
+// at eight words at once, for pages that were edited as a whole.
+func (p *page) sameLine(old []byte, word int) bool {
+	at := word * layout.WordSize
+	return string(p.bytes[at:at+layout.LineSize]) == string(old[at:at+layout.LineSize])
+}
+
 // next is the first changed word from word on, or wordsPerPage.
 func (p *page) next(old []byte, word int) int {
 	for word < wordsPerPage {
@@ -198,6 +211,10 @@ func (p *page) next(old []byte, word int) int {
 			continue
 		}
 		word += bits.TrailingZeros64(rest)
+		if word%lineWords == 0 && byte(p.dirty[word/64]>>(word%64)) == 0xff && p.sameLine(old, word) {
+			word += lineWords
+			continue
+		}
 		if p.changed(old, word) {
 			return word
 		}

@@ -39,16 +39,21 @@ type Bucket struct {
 	Bytes []byte
 }
 
-// NewBucket formats b (zeroed, BlockSize) as an empty bucket.
-func NewBucket(b []byte, ino Ino, prefix uint64, depth int) Bucket {
-	clear(b)
+// Refill formats the bucket anew, with those of the slots that it covers.
+func (k Bucket) Refill(ino Ino, prefix uint64, depth int, slots []Slot) {
+	clear(k.Bytes)
 	le := binary.LittleEndian
-	le.PutUint32(b, magicBucket)
-	le.PutUint64(b[8:], uint64(ino))
-	le.PutUint64(b[16:], prefix)
-	b[24] = byte(depth)
-	le.PutUint16(b[26:], bucketHeader)
-	return Bucket{b}
+	le.PutUint32(k.Bytes, magicBucket)
+	le.PutUint64(k.Bytes[8:], uint64(ino))
+	le.PutUint64(k.Bytes[16:], prefix)
+	k.Bytes[24] = byte(depth)
+	le.PutUint16(k.Bytes[26:], bucketHeader)
+	for _, s := range slots {
+		if k.Covers(s.Hash) {
+			k.Add(s)
+		}
+	}
+	k.Seal()
 }
 
 // OpenBucket checks the header and the checksum of a bucket of directory ino
