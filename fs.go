@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +25,8 @@ type FS struct {
 	info  Info        // immutable
 	hello *wire.Hello // immutable
 	space *addressSpace
+
+	closed atomic.Bool
 }
 
 var (
@@ -35,6 +38,9 @@ var (
 
 // call does one request and turns its outcome into an error.
 func (fsys *FS) call(q *wire.Request) (*wire.Reply, error) {
+	if fsys.closed.Load() {
+		return nil, fs.ErrClosed
+	}
 	r, err := fsys.t.Do(q)
 	if err != nil {
 		return nil, err
@@ -412,6 +418,9 @@ func (fsys *FS) Close() error {
 	var errs []error
 	for _, m := range fsys.space.list() {
 		errs = append(errs, m.Unmap())
+	}
+	if fsys.closed.Swap(true) {
+		return fs.ErrClosed
 	}
 	errs = append(errs, fsys.t.Close())
 	fsys.space.close()

@@ -28,15 +28,28 @@ type embedded struct {
 	srv     *server.Server
 	session *server.Session
 	space   *addressSpace
+
+	using sync.RWMutex // held by requests, so that Close waits for them
+	done  bool         // protected by using
 }
 
 func (e *embedded) Do(q *wire.Request) (*wire.Reply, error) {
+	e.using.RLock()
+	defer e.using.RUnlock()
+	if e.done {
+		return nil, fs.ErrClosed
+	}
 	r := e.session.Do(q)
 	e.space.restore()
 	return r, nil
 }
 
-func (e *embedded) Close() error { return e.srv.Close() }
+func (e *embedded) Close() error {
+	e.using.Lock()
+	defer e.using.Unlock()
+	e.done = true
+	return e.srv.Close()
+}
 
 // connection is the transport to a server. Requests of several goroutines are under way at the same time and are told
 // apart by their numbers.

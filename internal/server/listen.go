@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,6 +43,9 @@ func listen(path string, a Access) (*Listener, error) {
 	// The socket gets its name when it is complete: its mode is right and it listens. Until then it has another, by way of
 	// the directory's descriptor, because a socket's address has room for 107 bytes only.
 	temporary := fmt.Sprintf("/proc/self/fd/%d/.pmemfs-socket-%d", dir.Fd(), os.Getpid())
+	if err := lock(dir); err != nil {
+		return nil, err
+	}
 	file, err := bind(temporary, a)
 	if err != nil {
 		return nil, err
@@ -68,6 +72,19 @@ func listen(path string, a Access) (*Listener, error) {
 	return &Listener{UnixListener: l.(*net.UnixListener), path: path, access: a, stat: stat}, nil
 }
 
+// lock keeps other servers from looking at names in the directory until it is closed: two that find the same stale socket
+// could otherwise remove each other's new one.
+func lock(dir *os.File) error {
+	for range 200 {
+		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("flock", err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("somebody holds a lock on the directory %s: %w", dir.Name(), unix.EAGAIN)
+}
+
 // bind makes a socket, listening, with its mode and group.
 func bind(name string, a Access) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -79,7 +96,7 @@ func bind(name string, a Access) (*os.File, error) {
 		return nil, errors.Join(err, file.Close()) // left by a process of this number
 	}
 	err = os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrUnix{Name: name}))
-	if err == nil && a.GID >= 0 {
+	if err == nil && a.GID != os.Getegid() {
 		err = os.Chown(name, -1, a.GID)
 	}
 	if err == nil {

@@ -214,7 +214,7 @@ func (m *mapping) fault(page, count int64, write bool, granted func(fault.Reply)
 		return unix.EACCES
 	}
 	count = min(count, m.pages()-page)
-	window, ahead := max(count, faultAround), count
+	window, ahead := min(max(count, faultAround), populateWindow), min(count, populateAhead)
 	if count == 1 {
 		ahead = min(m.pattern.ahead(page), m.pages()-page)
 	}
@@ -245,7 +245,11 @@ func (m *mapping) record(first int64, r fault.Reply) error {
 	return m.grants.Grant(first, r.Count, grant.Read)
 }
 
-const faultAround = 512 // blocks, 2 MiB
+const (
+	faultAround    = 512     // blocks, 2 MiB: what one fault is answered with at most
+	populateWindow = 1 << 18 // blocks, 1 GiB: what one request to populate is answered with at most
+	populateAhead  = 1 << 12 // blocks, 16 MiB: what is zeroed at once, while the inode is locked
+)
 
 // pattern decides how much is allocated ahead of a store into a hole: one block for stores here and there, more and more
 // as long as each begins where the last run ended.

@@ -63,6 +63,9 @@ func (s *Session) stat(q *wire.Request) (*wire.Reply, error) {
 	return s.use(q, func(h *handle) (*wire.Reply, error) { return attrReply(h.node.Attr(), nil) })
 }
 
+// listEntries is how many entries core is asked for, which may return a few more; the protocol has a hard limit.
+const listEntries = wire.MaxEntries / 2
+
 func (s *Session) list(q *wire.Request) (*wire.Reply, error) {
 	return s.use(q, func(h *handle) (*wire.Reply, error) {
 		if h.kind != unix.S_IFDIR {
@@ -71,7 +74,7 @@ func (s *Session) list(q *wire.Request) (*wire.Reply, error) {
 		if q.Length < 1 {
 			return nil, invalid("list of %d entries", q.Length)
 		}
-		entries, err := s.srv.fs.ReadDir(s.cred, h.node.Ino(), core.Cookie(q.Offset), int(min(q.Length, wire.MaxEntries)))
+		entries, err := s.srv.fs.ReadDir(s.cred, h.node.Ino(), core.Cookie(q.Offset), int(min(q.Length, listEntries)))
 		if err != nil {
 			return nil, err
 		}

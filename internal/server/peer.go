@@ -68,6 +68,9 @@ func (a *Access) validate() error {
 	if a.Mode == 0 {
 		a.Mode = 0o600
 	}
+	if a.GID < 0 {
+		a.GID = os.Getegid()
+	}
 	if a.Mode&^0o666 != 0 || a.Mode&0o600 != 0o600 {
 		return fmt.Errorf("access mode %#o: it must be 06xx without execute bits: %w", a.Mode, unix.EINVAL)
 	}
@@ -88,7 +91,7 @@ func (a Access) allows(c core.Cred, owners ...uint32) (ok, readOnly bool) {
 		return true, false
 	}
 	bits := a.Mode & 6
-	if a.GID >= 0 && (c.GID == uint32(a.GID) || slices.Contains(c.Groups, uint32(a.GID))) {
+	if c.GID == uint32(a.GID) || slices.Contains(c.Groups, uint32(a.GID)) {
 		bits = a.Mode >> 3 & 6
 	}
 	return bits&4 != 0, bits&2 == 0

@@ -70,6 +70,7 @@ func (s *Server) retreat() {
 			for _, m := range sess.mappings.all() {
 				if err := sess.revoke(m); err != nil {
 					s.logf("process %d: %v; the pool cannot be opened again until it has ended", sess.pid, err)
+					break // the others would take as long
 				}
 			}
 			sess.conn.Close()
@@ -82,7 +83,9 @@ func (s *Server) retreat() {
 // serveConn is the life of a connection.
 func (s *Server) serveConn(ctx context.Context, c *net.UnixConn, a Access) {
 	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
 	sess, err := s.hello(c, a)
+	stop() // from now on retreat sees to it
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, io.EOF) {
 			s.logf("a client was refused: %v", err)

@@ -17,6 +17,7 @@ type table[T any] struct {
 
 	mu   sync.Mutex
 	last uint32       // protected by mu
+	done bool         // protected by mu: drained, takes nothing any more
 	m    map[uint32]T // protected by mu
 }
 
@@ -28,6 +29,9 @@ func newTable[T any](what string, limit int) *table[T] {
 func (t *table[T]) add(v T) (uint32, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.done {
+		return 0, fmt.Errorf("the session has ended: %w", unix.ESHUTDOWN)
+	}
 	if len(t.m) >= t.limit {
 		return 0, fmt.Errorf("the client has %d %ss, which is the limit: %w", t.limit, t.what, unix.EMFILE)
 	}
@@ -71,10 +75,11 @@ func (t *table[T]) all() []T {
 	return slices.Collect(maps.Values(t.m))
 }
 
-// drain takes everything out.
+// drain takes everything out, for good.
 func (t *table[T]) drain() []T {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.done = true
 	all := slices.Collect(maps.Values(t.m))
 	clear(t.m)
 	return all
