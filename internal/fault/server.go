@@ -179,11 +179,13 @@ func (p *Page) sleep(seen uint32) {
 // Close ends Serve, makes every fault of the client fail with CodeServerGone, and closes File. It does not take back what
 // the client has mapped, and does not wait for a handler or a TakeBack under way. The client is not told otherwise.
 func (p *Page) Close() error {
-	if p.closed.Swap(true) {
+	p.mu.Lock()
+	if p.closed.Load() {
+		p.mu.Unlock()
 		return nil
 	}
-	p.mu.Lock()
-	p.users++ // this call itself
+	p.users++ // this call itself; before closed is set, so that nobody unmaps the page under it
+	p.closed.Store(true)
 	p.mu.Unlock()
 	atomic.StoreUint32(&p.shared.closed, 1)
 	atomic.AddUint32(&p.shared.bell, 1)
