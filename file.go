@@ -352,7 +352,7 @@ func (f *File) Extents() ([]Extent, error) {
 			return nil, err
 		}
 		for _, e := range r.Extents {
-			list = append(list, Extent{
+			list = appendExtent(list, Extent{
 				Offset: e.Off, Length: e.Len, Block: e.Block,
 				Unwritten: e.Flags&wire.ExtentUnwritten != 0, Shared: e.Flags&wire.ExtentShared != 0,
 			})
@@ -362,4 +362,20 @@ func (f *File) Extents() ([]Extent, error) {
 		}
 		off = r.Offset
 	}
+}
+
+// appendExtent adds an extent, or lengthens the last one when both are one run that was cut by the end of a message.
+func appendExtent(list []Extent, e Extent) []Extent {
+	if n := len(list); n > 0 {
+		last := &list[n-1]
+		next := Extent{last.Offset + last.Length, e.Length, last.Block, last.Unwritten, last.Shared}
+		if last.Block >= 0 {
+			next.Block += last.Length / blockSize
+		}
+		if e == next {
+			last.Length += e.Length
+			return list
+		}
+	}
+	return append(list, e)
 }

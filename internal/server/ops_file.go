@@ -120,8 +120,12 @@ func (s *Session) seek(q *wire.Request) (*wire.Reply, error) {
 	})
 }
 
-// extentBytes is how much of a file is looked at for one reply: with the smallest extents it fills a reply.
-const extentBytes = wire.MaxExtents * blockSize
+// How much of a file is looked at in one step, bytes: little where there are many extents, so that a list of them takes
+// no more memory than a large read, and much where there are few, so that large holes are crossed soon.
+const (
+	extentStep    = wire.MaxExtents / 2 * blockSize // with the smallest extents half a reply
+	maxExtentStep = 1 << 30
+)
 
 func (s *Session) extents(q *wire.Request) (*wire.Reply, error) {
 	return s.useFile(q, false, false, func(h *handle) (*wire.Reply, error) {
@@ -130,16 +134,21 @@ func (s *Session) extents(q *wire.Request) (*wire.Reply, error) {
 			return nil, invalid("extents from %d", q.Offset)
 		}
 		r := &wire.Reply{Offset: q.Offset}
+		step := int64(extentStep)
 		for r.Offset < attr.Size && len(r.Extents) < wire.MaxExtents/2 {
-			n := int64(extentBytes / 2)
-			list, err := h.node.Extents(r.Offset, min(n, attr.Size-r.Offset))
-			if err != nil {
-				return nil, err
+			list, err := h.node.Extents(r.Offset, min(step, attr.Size-r.Offset))
+			if err != nil || len(list) == 0 { // it was truncated meanwhile
+				return r, err
 			}
-			for _, e := range list {
+			for _, e := range list[:min(len(list), wire.MaxExtents/2)] {
 				appendExtent(r, e)
+				r.Offset = e.Off + e.Len
 			}
-			r.Offset += n
+			if len(list) < 8 {
+				step = min(step*8, maxExtentStep)
+			} else {
+				step = extentStep
+			}
 		}
 		return r, nil
 	})
