@@ -1,0 +1,179 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/medium"
+)
+
+func (a *app) info() *cobra.Command {
+	var require granularity
+	cmd := a.command(verb{
+		use: "info POOL [flags]", short: "Say what a pool is, and what its medium guarantees", args: [2]int{1, 1},
+		long: `Prints what makes stores durable on the medium and how that was found out, the sizes of the pool and what of it is in
+use, and the flags of Map that are supported. POOL may also be a directory or a DAX device without a pool: then what
+a pool there would have is found out; in a directory, by two small files that are removed at once.
+
+With --require it fails unless the medium gives that granularity, and says what is missing.
+
+With --json: pool, socket (of a server), pid (of the owner), uuid, label, format_version, map_mask, read_only;
+medium: path, kind, file_system, domain, granularity, emulated, map_sync, meta_size, data_size, alignment, read_only,
+flush_method, stream_method, evidence (what, how, result); use: block_size, blocks, free_blocks, inodes, free_inodes,
+meta_blocks, free_meta_blocks; is_pool. Without a pool only medium and is_pool are there.
+`,
+		example: `  pmemfs info /dev/shm/pool
+  pmemfs info /run/pmemfs/pool.sock --require cache-line
+  pmemfs info /mnt/pmem0 --json | jq -r .medium.domain`,
+		run: func(_ *cobra.Command, args []string) (result, error) {
+			r, err := a.inspect(args[0], require.Granularity)
+			if errors.Is(err, medium.ErrNoPool) || errors.Is(err, medium.ErrNotPool) {
+				if place, placeErr := inspectPlace(args[0], require.Granularity); place != nil || placeErr != nil {
+					return place, placeErr
+				}
+			}
+			if err != nil {
+				return nil, err
+			}
+			return r, nil
+		},
+	})
+	requireFlag(cmd, &require)
+	return cmd
+}
+
+// infoResult is a pool.
+type infoResult struct {
+	pmemfs.Info
+	FormatVersion int               `json:"format_version"`
+	Use           pmemfs.StatfsInfo `json:"use"`
+	IsPool        bool              `json:"is_pool"`
+}
+
+func (a *app) inspect(pool string, require pmemfs.Granularity) (*infoResult, error) {
+	r := &infoResult{FormatVersion: layout.Version, IsPool: true} // other versions are refused
+	err := a.look(pool, func(fsys *pmemfs.FS) (err error) {
+		r.Info = fsys.Info()
+		r.Use, err = fsys.Statfs()
+		return err
+	}, pmemfs.Require(require))
+	return r, err
+}
+
+// guarantee says in a few words what a durable store takes.
+func guarantee(m *pmemfs.MediumReport) string {
+	s := fmt.Sprintf("%s, %v granularity, persistence domain %v", m.Kind, m.Granularity, m.Domain)
+	if m.Emulated {
+		s += " (EMULATED: survives the crash of processes, not of the machine)"
+	}
+	return s
+}
+
+func (r *infoResult) guarantee() string { return guarantee(&r.Medium) }
+
+func (r *infoResult) text(w io.Writer) {
+	owner := "nobody"
+	if r.Socket != "" {
+		owner = fmt.Sprintf("process %d, serving at %s", r.PID, r.Socket)
+	}
+	used := func(all, free, unit int64) string {
+		return fmt.Sprintf("%s, %s free", formatSize(all*unit), formatSize(free*unit))
+	}
+	label := r.Label
+	if label == "" {
+		label = "(none)"
+	}
+	u := r.Use
+	fields{
+		{"pool", r.Pool}, {"label", label}, {"uuid", r.UUID}, {"format", fmt.Sprintf("version %d", r.FormatVersion)},
+		{"owner", owner},
+		{"data", used(u.Blocks, u.FreeBlocks, u.BlockSize)},
+		{"meta", fmt.Sprintf("%s; for directories and block maps %s", formatSize(r.Medium.MetaSize), used(u.MetaBlocks, u.FreeMetaBlocks, u.BlockSize))},
+		{"inodes", fmt.Sprintf("%d, %d free", u.Inodes, u.FreeInodes)},
+		{"map flags", strings.ReplaceAll(r.MapMask.String(), "|", ", ")},
+	}.text(w)
+	mediumText(w, &r.Medium)
+}
+
+// fields are lines of a name and a value.
+type fields [][2]string
+
+func (f fields) text(w io.Writer) {
+	for _, line := range f {
+		fmt.Fprintf(w, "%-12s %s\n", line[0]+":", line[1])
+	}
+}
+
+func mediumText(w io.Writer, m *pmemfs.MediumReport) {
+	how := "ordinary mappings"
+	if m.MapSync {
+		how = "mappings with MAP_SYNC"
+	}
+	fields{
+		{"medium", guarantee(m)},
+		{"reached by", fmt.Sprintf("%s, alignment %s; flush by %s, stream by %s", how, formatSize(m.Alignment), m.FlushMethod, m.StreamMethod)},
+	}.text(w)
+	fmt.Fprintln(w, "what was found, and how:")
+	for _, e := range m.Evidence {
+		fmt.Fprintf(w, "  %s: %s\n      [%s]\n", e.What, e.Result, e.How)
+	}
+}
+
+// placeResult is a place without a pool.
+type placeResult struct {
+	Medium pmemfs.MediumReport `json:"medium"`
+	IsPool bool                `json:"is_pool"`
+}
+
+func (r *placeResult) text(w io.Writer) {
+	fmt.Fprintf(w, "%s has no pool; one there would have:\n", r.Medium.Path)
+	mediumText(w, &r.Medium)
+}
+
+// inspectPlace finds out about a directory or device without a pool. It returns nothing for anything else.
+func inspectPlace(path string, require pmemfs.Granularity) (result, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, nil // the reason is known already
+	}
+	var report medium.Report
+	switch {
+	case st.IsDir():
+		report, err = probeDirectory(path, require)
+	case st.Mode()&fs.ModeCharDevice != 0:
+		report, err = medium.Examine(path)
+	default:
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unable(err)
+	}
+	report.Path = path
+	return &placeResult{Medium: report}, nil
+}
+
+// probeDirectory makes the smallest areas there can be in the directory, and removes them.
+func probeDirectory(dir string, require pmemfs.Granularity) (report medium.Report, err error) {
+	probe, err := os.MkdirTemp(dir, ".pmemfs-probe-")
+	if err != nil {
+		return report, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(probe)) }()
+	const least = 4096
+	p, err := medium.Create(filepath.Join(probe, "pool"), least, least, medium.Options{Require: require})
+	if err != nil {
+		return report, err
+	}
+	report = p.Report()
+	report.MetaSize, report.DataSize = 0, 0
+	return report, p.Close()
+}
