@@ -17,15 +17,18 @@ import (
 // own. It costs some ten nanoseconds.
 func Catch(f func()) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if v := recover(); v != nil {
-			if err = accessError(v); err == nil {
-				panic(v)
-			}
-		}
-	}()
+	defer recoverAccess(&err)
 	f()
 	return nil
+}
+
+// recoverAccess, deferred, turns the panic of an access to a mapping into an error. Other panics go on.
+func recoverAccess(err *error) {
+	if v := recover(); v != nil {
+		if *err = accessError(v); *err == nil {
+			panic(v)
+		}
+	}
 }
 
 // accessError returns the error for a recovered access to a mapping, nil when it was something else.

@@ -20,7 +20,7 @@ import (
 	"github.com/pmemfs/pmemfs"
 )
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func wantContent(t *testing.T, fsys *pmemfs.FS, name, want string) {
 	}
 }
 
-func create(t *testing.T, fsys *pmemfs.FS, name string) *pmemfs.File {
+func create(t testing.TB, fsys *pmemfs.FS, name string) *pmemfs.File {
 	t.Helper()
 	f, err := fsys.Create(name)
 	must(t, err)

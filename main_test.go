@@ -42,17 +42,17 @@ func TestMain(m *testing.M) {
 
 // child is a process that plays a role.
 type child struct {
-	t   *testing.T
+	t   testing.TB
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Scanner
 }
 
-func start(t *testing.T, role string, args ...string) *child {
+func start(t testing.TB, role string, args ...string) *child {
 	return startWith(t, nil, role, args...)
 }
 
-func startWith(t *testing.T, prepare func(*exec.Cmd), role string, args ...string) *child {
+func startWith(t testing.TB, prepare func(*exec.Cmd), role string, args ...string) *child {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -151,7 +151,7 @@ func serverRole(args []string, in *bufio.Scanner) error {
 }
 
 // serve runs a server in a process of its own.
-func serve(t *testing.T, pool string, more ...string) (socket string, c *child) {
+func serve(t testing.TB, pool string, more ...string) (socket string, c *child) {
 	t.Helper()
 	socket = filepath.Join(shmDir(t), "socket")
 	c = start(t, "server", append([]string{pool, socket}, more...)...)
@@ -160,7 +160,7 @@ func serve(t *testing.T, pool string, more ...string) (socket string, c *child) 
 }
 
 // shmDir is a directory in memory.
-func shmDir(t *testing.T) string {
+func shmDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "pmemfs-"+strings.ReplaceAll(t.Name(), "/", "-"))
 	if err != nil {
@@ -173,7 +173,7 @@ func shmDir(t *testing.T) string {
 const testPoolSize = 64 << 20
 
 // newPool formats a pool in memory.
-func newPool(t *testing.T) string {
+func newPool(t testing.TB) string {
 	t.Helper()
 	pool := filepath.Join(shmDir(t), "pool")
 	if err := pmemfs.Format(pool, pmemfs.FormatOptions{Size: testPoolSize, Label: "test"}); err != nil {
@@ -182,7 +182,7 @@ func newPool(t *testing.T) string {
 	return pool
 }
 
-func dial(t *testing.T, socket string, opts ...pmemfs.Option) *pmemfs.FS {
+func dial(t testing.TB, socket string, opts ...pmemfs.Option) *pmemfs.FS {
 	t.Helper()
 	fsys, err := pmemfs.Dial(socket, opts...)
 	if err != nil {
@@ -192,7 +192,7 @@ func dial(t *testing.T, socket string, opts ...pmemfs.Option) *pmemfs.FS {
 	return fsys
 }
 
-func openPool(t *testing.T, pool string, opts ...pmemfs.Option) *pmemfs.FS {
+func openPool(t testing.TB, pool string, opts ...pmemfs.Option) *pmemfs.FS {
 	t.Helper()
 	fsys, err := pmemfs.Open(pool, opts...)
 	if err != nil {

@@ -3,6 +3,7 @@ package pmemfs
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -172,20 +173,42 @@ func (m *Mapping) Bytes() []byte { return m.data }
 
 func (m *Mapping) pages() int64 { return (int64(len(m.data)) + blockSize - 1) / blockSize }
 
-// do calls f with a range of the mapping. An access of f that cannot be resolved becomes an error.
-func (m *Mapping) do(op string, off, n int, f func(p []byte) error) (err error) {
+// part returns a range of the mapping.
+func (m *Mapping) part(off, n int) ([]byte, error) {
 	switch {
 	case m.unmapped.Load():
-		err = ErrUnmapped
+		return nil, ErrUnmapped
 	case off < 0 || n < 0 || off > len(m.data)-n:
-		err = &detailed{fmt.Sprintf("range of %d bytes at %d in a mapping of %d", n, off, len(m.data)), unix.EINVAL}
-	default:
-		catchErr := Catch(func() { err = f(m.data[off : off+n]) })
-		if err == nil {
-			err = cause(catchErr)
+		return nil, &detailed{fmt.Sprintf("range of %d bytes at %d in a mapping of %d", n, off, len(m.data)), unix.EINVAL}
+	}
+	return m.data[off : off+n], nil
+}
+
+// flush calls f, which flushes the lines of a range. When the medium needs no flush, none is called. An access of f that
+// cannot be resolved becomes an error. This is all that stands between a program and its flush: it must stay cheap.
+func (m *Mapping) flush(op string, off, n int, none func(), f func([]byte)) (err error) {
+	p, err := m.part(off, n)
+	if err == nil {
+		switch m.granularity() {
+		case Byte:
+			none()
+		case CacheLine:
+			err = catchFlush(p, f)
+		default:
+			err = errPageCache
 		}
 	}
-	return pathError(op, m.name, err)
+	if err != nil {
+		return pathError(op, m.name, cause(err))
+	}
+	return nil
+}
+
+func catchFlush(p []byte, f func([]byte)) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer recoverAccess(&err)
+	f(p)
+	return nil
 }
 
 // granularity is that of the medium.
@@ -195,17 +218,7 @@ func (m *Mapping) granularity() Granularity { return Granularity(m.fsys.hello.Gr
 // call. EOPNOTSUPP: the medium lies behind a page cache, where only [Mapping.Sync] makes stores durable. Pages of the
 // range that are not granted are faulted in; a *FaultError says why that failed.
 func (m *Mapping) Persist(off, n int) error {
-	return m.do("persist", off, n, func(p []byte) error {
-		switch m.granularity() {
-		case Byte:
-			pmem.Fence()
-		case CacheLine:
-			pmem.Persist(p)
-		default:
-			return errPageCache
-		}
-		return nil
-	})
+	return m.flush("persist", off, n, pmem.Fence, pmem.Persist)
 }
 
 var errPageCache error = &detailed{"the medium lies behind a page cache: use Sync", unix.EOPNOTSUPP}
@@ -213,16 +226,7 @@ var errPageCache error = &detailed{"the medium lies behind a page cache: use Syn
 // Flush starts the write-back of the lines of a range; they are durable after the next Fence by the same goroutine,
 // which must not have yielded its thread in between: no channel, lock, or system call. Errors are those of Persist.
 func (m *Mapping) Flush(off, n int) error {
-	return m.do("flush", off, n, func(p []byte) error {
-		switch m.granularity() {
-		case Byte:
-		case CacheLine:
-			pmem.Flush(p)
-		default:
-			return errPageCache
-		}
-		return nil
-	})
+	return m.flush("flush", off, n, func() {}, pmem.Flush)
 }
 
 // Fence makes everything that was flushed before durable.
@@ -234,17 +238,22 @@ func (m *Mapping) Sync(off, n int) error {
 	if m.granularity() <= CacheLine {
 		return m.Persist(off, n)
 	}
-	return m.do("sync", off, n, func([]byte) error {
-		_, err := m.fsys.call(&wire.Request{Op: wire.OpMapSync, Handle: m.id, Offset: int64(off), Length: int64(n)})
-		return err
-	})
+	_, err := m.part(off, n)
+	if err == nil {
+		_, err = m.fsys.call(&wire.Request{Op: wire.OpMapSync, Handle: m.id, Offset: int64(off), Length: int64(n)})
+	}
+	return pathError("sync", m.name, err)
 }
 
 // Populate has every page of a range granted for loads and stores (loads only with ReadOnly), so that accesses
 // do not fault until a grant is taken back. Holes are allocated. ENXIO: the range reaches beyond the file's end;
 // ENOSPC: a hole could not be filled. Pages before that are granted.
 func (m *Mapping) Populate(off, n int) error {
-	return m.do("populate", off, n, func([]byte) error { return m.populate(off, n) })
+	_, err := m.part(off, n)
+	if err == nil {
+		err = m.populate(off, n)
+	}
+	return pathError("populate", m.name, err)
 }
 
 func (m *Mapping) populate(off, n int) error {
@@ -274,11 +283,11 @@ func (m *Mapping) populatePages(first, count int64) (int64, error) {
 // handed the memory. A range may be pinned several times over. Pins do not outlive the mapping; unpin may be called
 // after Unmap, and more than once.
 func (m *Mapping) Pin(off, n int) (unpin func(), err error) {
-	err = m.do("pin", off, n, func([]byte) (err error) {
+	_, err = m.part(off, n)
+	if err == nil {
 		unpin, err = m.pin(off, n)
-		return err
-	})
-	return unpin, err
+	}
+	return unpin, pathError("pin", m.name, err)
 }
 
 // pinAttempts bounds how often a pin tries again because a grant was taken back between populating and pinning.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -108,43 +109,81 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn, a Access) {
 	faults.Wait()
 }
 
+// requests is the serving of one connection by a few goroutines: one reads, the others serve what they have read or wait for
+// their turn. Whoever has read a request serves it, so that no other goroutine must be woken before the reply.
+type requests struct {
+	sess *Session
+	conn *net.UnixConn
+	all  sync.WaitGroup
+
+	reading sync.Mutex
+	in      *bufio.Reader // protected by reading
+	err     error         // protected by reading: why no more is read
+	servers int           // protected by reading: goroutines there are
+
+	idle    atomic.Int64 // goroutines that wait for reading
+	writing sync.Mutex   // a frame at a time
+}
+
 // serveRequests serves requests until the connection ends: nil, or breaks the protocol: why.
 func (s *Session) serveRequests(c *net.UnixConn) error {
-	var (
-		busy    sync.WaitGroup
-		free    = make(chan struct{}, workers)
-		writing sync.Mutex
-	)
-	defer busy.Wait()
-	in := bufio.NewReaderSize(c, 64<<10)
+	r := &requests{sess: s, conn: c, in: bufio.NewReaderSize(c, 64<<10), servers: 1}
+	r.all.Go(r.serve)
+	r.all.Wait()
+	if errors.Is(r.err, io.EOF) || errors.Is(r.err, net.ErrClosed) || errors.Is(r.err, unix.ECONNRESET) {
+		return nil
+	}
+	return r.err
+}
+
+func (r *requests) serve() {
 	for {
-		body, err := wire.ReadFrame(in)
-		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) {
-			return nil
+		q := r.next()
+		if q == nil {
+			return
 		}
-		if err != nil {
-			return err
-		}
-		q, err := wire.DecodeRequest(body)
-		if err != nil {
-			return err
-		}
-		free <- struct{}{}
-		busy.Go(func() {
-			defer func() { <-free }()
-			frame, err := wire.AppendReply(nil, s.Do(q))
-			if err != nil {
-				frame, err = wire.AppendReply(nil, &wire.Reply{ID: q.ID, Errno: uint16(unix.EMSGSIZE), Detail: err.Error()})
-			}
-			writing.Lock()
-			defer writing.Unlock()
-			if err == nil {
-				_, err = c.Write(frame)
-			}
-			if err != nil {
-				c.Close() // a frame may be half written; the reader ends
-			}
-		})
+		r.answer(q)
+	}
+}
+
+// next reads a request, and sees to it that somebody reads the one after it. nil: there are no more.
+func (r *requests) next() *wire.Request {
+	r.idle.Add(1)
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	r.idle.Add(-1)
+	if r.err != nil {
+		return nil
+	}
+	body, err := wire.ReadFrame(r.in)
+	if err != nil {
+		r.err = err
+		return nil
+	}
+	q, err := wire.DecodeRequest(body)
+	if err != nil {
+		r.err = err
+		return nil
+	}
+	if r.idle.Load() == 0 && r.servers < workers {
+		r.servers++
+		r.all.Go(r.serve)
+	}
+	return q
+}
+
+func (r *requests) answer(q *wire.Request) {
+	frame, err := wire.AppendReply(nil, r.sess.Do(q))
+	if err != nil {
+		frame, err = wire.AppendReply(nil, &wire.Reply{ID: q.ID, Errno: uint16(unix.EMSGSIZE), Detail: err.Error()})
+	}
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	if err == nil {
+		_, err = r.conn.Write(frame)
+	}
+	if err != nil {
+		r.conn.Close() // a frame may be half written; the reading ends
 	}
 }
 
