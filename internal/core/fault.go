@@ -46,10 +46,13 @@ func (n *Node) Fault(block int64, write bool, window, ahead int64, grant func(Ru
 		return unix.EROFS
 	}
 	if write {
-		if err := in.materialise(block, min(end, block+max(ahead, 1))); err != nil {
+		changed, err := in.materialise(block, min(end, block+max(ahead, 1)))
+		if err != nil {
 			return err
 		}
-		in.touch()
+		if !changed { // a transaction has set the times, too
+			in.touch()
+		}
 	}
 	run, err := in.runAround(block, window, end)
 	if err != nil {
@@ -74,36 +77,37 @@ func (in *inode) faultRead(block, window int64, grant func(Run) error) (done boo
 }
 
 // materialise makes [first, end) written, as far as its first piece goes: the
-// blocks are zeroed and durable before they are reachable.
-func (in *inode) materialise(first, end int64) error {
+// blocks are zeroed and durable before they are reachable. changed is false
+// when they were written before.
+func (in *inode) materialise(first, end int64) (changed bool, err error) {
 	fs := in.fs
 	q, err := fs.find(fs.journal.View, &in.Inode, first, end)
 	if err != nil || !q.zeros() {
-		return err
+		return false, err
 	}
 	q = q.clip(first, end)
 	plan, err := in.plan(q.first, q.end())
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := in.breakZeros(plan.zeros); err != nil {
-		return err
+		return false, err
 	}
 	runs, err := fs.reserve(plan.holes, plan.goal)
 	if err == unix.ENOSPC && q.count > 1 {
 		return in.materialise(first, first+1)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, t := range plan.targets(runs) {
 		fs.data.Zero(t.block*layout.BlockSize, t.count*layout.BlockSize)
 	}
 	if err := fs.data.Fence(); err != nil {
 		fs.cancel(runs)
-		return err
+		return false, err
 	}
-	return in.commitWrite(plan, runs, 0)
+	return true, in.commitWrite(plan, runs, 0)
 }
 
 // runAround is the largest run around a block that can be granted as it is.

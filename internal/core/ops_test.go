@@ -29,6 +29,7 @@ const (
 	inPlace                // data over existing blocks: the lines and one fence, no transaction
 	mixed                  // both at once: not atomic for the bytes in place
 	nothing                // stores nothing
+	several                // more than one transaction: states between them, see opTree.step
 )
 
 // opTree is a mounted pool with this tree:
@@ -45,6 +46,7 @@ type opTree struct {
 	big, mapped *Node // /b/big, /b/map
 	open        *Node // /a/open
 	scratch     [layout.BlockSize * 4]byte
+	states      []treeState // that a power cut may leave; see step
 }
 
 // clock ticks a second a look: costs do not depend on the time of day.
@@ -211,6 +213,69 @@ var dataOperations = []operation{
 	{"write fault on hole", newData, 0, func(o *opTree) error { return o.fault(o.mapped, 11, true) }},
 	{"write fault on unwritten", newData, 0, func(o *opTree) error { return o.fault(o.mapped, 6, true) }},
 	{"write fault on written", nothing, 0, func(o *opTree) error { return o.fault(o.mapped, 21, true) }},
+}
+
+// longOperations take several transactions.
+var longOperations = []operation{
+	{"remove open file with its last reference", several, 0, func(o *opTree) error {
+		err := o.fs.Unlink(root, o.a, "open")
+		o.step()
+		o.open.Close()
+		return err
+	}},
+	{"truncate in steps", several, 0, func(o *opTree) error {
+		if err := o.scatter(o.open); err != nil {
+			return err
+		}
+		return o.truncate(o.open, 0)
+	}},
+	{"remove in steps", several, 0, func(o *opTree) error {
+		if err := o.scatter(o.open); err != nil {
+			return err
+		}
+		o.open.Close()
+		return o.fs.Unlink(root, o.a, "open")
+	}},
+	{"trim the log", several, 0, func(o *opTree) error {
+		for i := range 18 { // more than the log holds
+			if err := o.fs.SetXattr(root, o.f, "user.x", bytes.Repeat([]byte{byte('a' + i)}, 63<<10), 0); err != nil {
+				return err
+			}
+			o.step()
+		}
+		return nil
+	}},
+	{"close", several, 0, func(o *opTree) error { return o.fs.Close() }},
+	{"open again", several, 0, func(o *opTree) error {
+		if err := o.fs.Close(); err != nil {
+			return err
+		}
+		fs, err := Mount(o.fs.meta, o.fs.data, Options{Now: clock()})
+		if err != nil {
+			return err
+		}
+		_, err = fs.Create(root, o.b, "again", layout.ModeRegular, 0)
+		o.fs = fs
+		return err
+	}},
+}
+
+// scatter writes blocks that need a node each.
+func (o *opTree) scatter(n *Node) error {
+	for i := range int64(stepPages + 8) {
+		if err := o.write(n, (i+1)*layout.HugeBlocks*page, 8); err != nil {
+			return err
+		}
+		o.step()
+	}
+	return nil
+}
+
+// step notes that the present state is one that a power cut may leave.
+func (o *opTree) step() {
+	if o.states != nil {
+		o.states = append(o.states, snapshot(o.fs))
+	}
 }
 
 func operations() []operation {

@@ -46,6 +46,7 @@ type Journal struct {
 
 	mu      sync.Mutex
 	header  layout.LogHeader // protected by mu
+	relied  int              // protected by mu: the copy of the header that is surely whole
 	head    uint64           // protected by mu: LSN of the next record
 	durable atomic.Uint64    // LSN up to which the log is on the medium
 	failed  error            // protected by mu: sticky, set when the medium failed
@@ -74,11 +75,11 @@ func newEpoch() uint64 {
 // durable and the log is empty; a read-only one keeps them in memory and
 // stores nothing.
 func Open(area medium.Area, sb *layout.Superblock, readOnly bool) (*Journal, error) {
-	header, err := layout.ReadLogHeader(area.Bytes(), sb.LogHeaders)
+	header, relied, err := layout.ReadLogHeader(area.Bytes(), sb.LogHeaders)
 	if err != nil {
 		return nil, err
 	}
-	j := &Journal{area: area, sb: sb, header: header, head: header.Tail, readOnly: readOnly}
+	j := &Journal{area: area, sb: sb, header: header, relied: relied, head: header.Tail, readOnly: readOnly}
 	if readOnly {
 		j.replayed = map[int64]*[layout.BlockSize]byte{}
 	}
@@ -262,9 +263,11 @@ func (j *Journal) trim(target uint64, clean bool) error {
 	return j.writeHeader(next)
 }
 
-// writeHeader writes both copies, fenced one after the other.
+// writeHeader writes both copies, fenced one after the other; the one that
+// is relied on stays until the other one is durable.
 func (j *Journal) writeHeader(h layout.LogHeader) error {
-	for _, at := range layout.LogHeaderPlaces(j.sb.LogHeaders) {
+	places := layout.LogHeaderPlaces(j.sb.LogHeaders)
+	for _, at := range [2]int64{places[1-j.relied], places[j.relied]} {
 		j.area.Stream(at, h.Encode())
 		if err := j.area.Fence(); err != nil {
 			return j.fail(err)

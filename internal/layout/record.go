@@ -139,7 +139,8 @@ func Changes(record []byte, metaSize int64, fn func(Change)) error {
 
 // LogHeader says where the log begins. It stands in two blocks, and both are
 // written, one after the other with a fence between, before log space is used
-// again: one of them is always whole, and either will do.
+// again. The one that is relied on is written last: the other may have been
+// torn by the last power cut. So one of them is always whole.
 //
 //	0 magic u32 | 4 checksum u32 | 8 sequence u64 | 16 epoch u64 | 24 tail u64
 //	32 state u64
@@ -194,18 +195,17 @@ func LogHeaderPlaces(headers Region) [2]int64 {
 	return [2]int64{headers.Offset, headers.Offset + BlockSize}
 }
 
-// ReadLogHeader returns the newest valid header.
-func ReadLogHeader(meta []byte, headers Region) (LogHeader, error) {
-	var best LogHeader
-	found := false
-	for _, at := range LogHeaderPlaces(headers) {
+// ReadLogHeader returns the newest valid header, and which copy it is.
+func ReadLogHeader(meta []byte, headers Region) (best LogHeader, number int, err error) {
+	number = -1
+	for i, at := range LogHeaderPlaces(headers) {
 		h, err := DecodeLogHeader(meta[at:], at)
-		if err == nil && (!found || h.Sequence > best.Sequence) {
-			best, found = h, true
+		if err == nil && (number < 0 || h.Sequence > best.Sequence) {
+			best, number = h, i
 		}
 	}
-	if !found {
-		return best, Corrupt("log header", headers.Offset, "neither copy is valid")
+	if number < 0 {
+		return best, number, Corrupt("log header", headers.Offset, "neither copy is valid")
 	}
-	return best, nil
+	return best, number, nil
 }

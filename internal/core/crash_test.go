@@ -1,0 +1,263 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pmemfs/pmemfs/internal/crash"
+	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/medium"
+)
+
+// smallAreas is a pool with a log of 1 MiB and as little else as there can be.
+func smallAreas(t testing.TB) (meta, data medium.Area) {
+	t.Helper()
+	o := FormatOptions{Inodes: layout.ChunkUnits, Nodes: layout.ChunkUnits, LogBytes: layout.MinLog, Zeroed: true}
+	blocks := int64(4 * layout.ChunkUnits)
+	meta, data = medium.Memory(arrange(0, blocks, o).MetaSize), medium.Memory(blocks*layout.BlockSize)
+	if err := Format(meta, data, o); err != nil {
+		t.Fatal(err)
+	}
+	return meta, data
+}
+
+// powerCut runs one operation on a recording medium and looks at the images
+// that a power cut in it may leave.
+type powerCut struct {
+	op      operation
+	settled bool                          // nothing before the operation waits for its flush
+	wrap    func(medium.Area) medium.Area // between the program and the meta area; nil: nothing
+	data    func(medium.Area) medium.Area // the same for the data area
+	opts    crash.Options
+	deep    int // every so many images is used further: replayed with cuts, changed, emptied
+
+	states   []treeState
+	failures []string
+	images   int
+}
+
+func through(wrap func(medium.Area) medium.Area, a medium.Area) medium.Area {
+	if wrap == nil {
+		return a
+	}
+	return wrap(a)
+}
+
+func (p *powerCut) run(t testing.TB) crash.Stats {
+	t.Helper()
+	r := crash.Record(smallAreas(t))
+	meta, data := r.Area(0), r.Area(1)
+	o := prepare(t, meta, data)
+	if p.settled {
+		o.reopen(t, meta, data)
+	}
+	o.fs.meta, o.fs.data = through(p.wrap, meta), through(p.data, data)
+	if p.wrap != nil || p.data != nil {
+		o.reopen(t, o.fs.meta, o.fs.data)
+	}
+	o.states = []treeState{snapshot(o.fs)}
+	p.opts.From = r.Now()
+	if err := p.op.run(o); err != nil {
+		t.Fatalf("%s: %v", p.op.name, err)
+	}
+	p.opts.To = r.Now()
+	if p.op.name != "close" {
+		o.step()
+	}
+	p.states = o.states
+	stats, err := r.Images(p.opts, p.look)
+	if err != nil && !errors.Is(err, errEnough) {
+		t.Fatal(err)
+	}
+	return stats
+}
+
+// reopen closes the pool, which makes everything durable in its place, and
+// mounts it again.
+func (o *opTree) reopen(t testing.TB, meta, data medium.Area) {
+	t.Helper()
+	nodes := []**Node{&o.big, &o.mapped, &o.open}
+	for _, n := range nodes {
+		(*n).Close()
+	}
+	if err := o.fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fs, err := Mount(meta, data, Options{Now: clock()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.fs = fs
+	for _, n := range nodes {
+		*n = must[*Node](t)(fs.Open((*n).Ino()))
+	}
+}
+
+var errEnough = errors.New("enough failures")
+
+func (p *powerCut) look(m *crash.Image) error {
+	p.images++
+	fail := func(format string, args ...any) {
+		p.failures = append(p.failures, fmt.Sprintf("%s, %v: %s", p.op.name, m, fmt.Sprintf(format, args...)))
+	}
+	state, err := readOnly(m.Areas)
+	switch {
+	case err != nil:
+		fail("%v", err)
+	case !state.matches(p.op.kind, p.states, m.Last):
+		fail("neither the state before nor after (done: %v), differs from the nearest by\n%s", m.Last, state.diff(p.states))
+	case p.deep > 0 && p.images%p.deep == 1:
+		if err := useFurther(m.Clone(), state); err != nil {
+			fail("%v", err)
+		}
+		if err := cutReplay(m.Clone(), state); err != nil {
+			fail("%v", err)
+		}
+	}
+	if len(p.failures) >= 3 {
+		return errEnough
+	}
+	return nil
+}
+
+// readOnly mounts an image, checks it and reads it.
+func readOnly(areas []medium.Area) (treeState, error) {
+	fs, err := Mount(areas[0], areas[1], Options{ReadOnly: true})
+	if err != nil {
+		return nil, fmt.Errorf("mount: %w", err)
+	}
+	defer fs.Close()
+	if err := checkMounted(fs); err != nil {
+		return nil, err
+	}
+	return snapshot(fs), nil
+}
+
+func checkMounted(fs *FS) error {
+	var problems []string
+	_, err := fs.Check(context.Background(), func(p Problem) {
+		if !p.Note {
+			problems = append(problems, p.String())
+		}
+	})
+	if len(problems) > 0 {
+		return fmt.Errorf("check: %s", strings.Join(problems, "\n\t"))
+	}
+	return err
+}
+
+// useFurther mounts an image for writing, makes a file in each directory, and
+// then removes everything: nothing may be lost.
+func useFurther(areas []medium.Area, want treeState) error {
+	fs, err := Mount(areas[0], areas[1], Options{Now: clock()})
+	if err != nil {
+		return fmt.Errorf("mount for writing: %w", err)
+	}
+	fs.Reclaimed()
+	if got := snapshot(fs); !got.without(noBlocks).equal(want.without(noBlocks)) {
+		return fmt.Errorf("mounted for writing it differs:\n%s", got.diff([]treeState{want}))
+	}
+	for path, f := range want {
+		if f.Attr.Mode&layout.ModeType == layout.ModeDirectory {
+			if _, err := fs.Create(root, f.Attr.Ino, "after the cut", layout.ModeRegular|0o600, 0); err != nil {
+				return fmt.Errorf("create in %s: %w", path, err)
+			}
+		}
+	}
+	if err := checkMounted(fs); err != nil {
+		return err
+	}
+	if err := removeAll(fs, layout.RootIno); err != nil {
+		return err
+	}
+	if err := checkMounted(fs); err != nil {
+		return fmt.Errorf("when all is removed: %w", err)
+	}
+	if st := fs.Statfs(); st.FreeBlocks != st.Blocks || st.FreeInodes != st.Inodes-2 {
+		return fmt.Errorf("when all is removed %d blocks and %d inodes are in use", st.Blocks-st.FreeBlocks, st.Inodes-st.FreeInodes)
+	}
+	return fs.Close()
+}
+
+func removeAll(fs *FS, dir layout.Ino) error {
+	for {
+		list, err := fs.ReadDir(root, dir, 0, 100)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		for _, e := range list {
+			remove := fs.Unlink
+			if e.Type == layout.ModeDirectory {
+				remove = fs.Rmdir
+				if err := removeAll(fs, e.Ino); err != nil {
+					return err
+				}
+			}
+			if err := remove(root, dir, e.Name); err != nil {
+				return fmt.Errorf("remove %q: %w", e.Name, err)
+			}
+		}
+	}
+}
+
+// cutReplay mounts an image for writing and cuts the power in that.
+func cutReplay(areas []medium.Area, want treeState) error {
+	r := crash.Record(areas...)
+	fs, err := Mount(r.Area(0), r.Area(1), Options{Now: clock()})
+	if err != nil {
+		return fmt.Errorf("mount for writing: %w", err)
+	}
+	fs.Reclaimed()
+	_, err = r.Images(crash.Options{Exhaustive: 16, Samples: 4, Lines: 4}, func(m *crash.Image) error {
+		got, err := readOnly(m.Areas)
+		if err == nil && !got.without(noBlocks).equal(want.without(noBlocks)) {
+			err = fmt.Errorf("differs:\n%s", got.diff([]treeState{want}))
+		}
+		if err != nil {
+			return fmt.Errorf("power cut in replay, %v: %w", m, err)
+		}
+		return nil
+	})
+	return err
+}
+
+func seedOf(name string) uint64 {
+	h := fnv.New64()
+	h.Write([]byte(name))
+	return h.Sum64()
+}
+
+// TestPowerCut cuts the power in every operation, at every instant.
+func TestPowerCut(t *testing.T) {
+	var total crash.Stats
+	images := 0
+	for _, op := range slices.Concat(operations(), longOperations) {
+		for _, settled := range []bool{true, false} {
+			p := powerCut{op: op, settled: settled, deep: 61, opts: crash.Options{
+				Exhaustive: 512, Samples: 24, Lines: 24, Seed: seedOf(op.name),
+			}}
+			if op.kind == several {
+				p.deep, p.opts.Samples, p.opts.Lines = 31, 3, 3
+			}
+			if testing.Short() {
+				p.opts.Exhaustive, p.opts.Samples, p.opts.Lines = 64, 2, 2
+			}
+			stats := p.run(t)
+			for _, f := range p.failures {
+				t.Error(f)
+			}
+			total.Epochs += stats.Epochs
+			total.Exhaustive += stats.Exhaustive
+			images += p.images
+		}
+	}
+	t.Logf("%d epochs, %d of them exhaustively, %d images", total.Epochs, total.Exhaustive, images)
+	if images < 1000 {
+		t.Errorf("only %d images: the test does not look at what it should", images)
+	}
+}
