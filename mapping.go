@@ -3,6 +3,7 @@ package pmemfs
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -101,9 +102,10 @@ type Mapping struct {
 }
 
 // Map maps n bytes of the file from byte off on, which must be a multiple of 4096; n need not be. Shared or Sync
-// must be given; they need the file open for reading and writing, or for reading with ReadOnly. The mapping lives on
-// when the file is closed, removed or renamed. EOPNOTSUPP: a flag is not supported here; the error names it and those
-// that are, and nothing has changed. The range may go beyond the end of the file; an access there fails, see [Catch].
+// must be given; they need the file open for reading and writing, or for reading with ReadOnly: EBADF. The mapping
+// lives on when the file is closed, removed or renamed. EOPNOTSUPP: a flag is not supported here; the error names it
+// and those that are, and nothing has changed. The range may go beyond the end of the file; an access there fails,
+// see [Catch].
 //
 // A system call that is handed a page of the mapping that is not granted fails with EFAULT, because the kernel
 // sends no signal there: see [Mapping.Pin]. File's own Read and Write have no such limit.
@@ -121,6 +123,9 @@ func (f *File) mapRange(off int64, n int, flags MapFlags) (*Mapping, error) {
 	}
 	if n <= 0 {
 		return nil, &detailed{fmt.Sprintf("a mapping of %d bytes", n), unix.EINVAL}
+	}
+	if f.closed.Load() || f.fsys.closed.Load() {
+		return nil, fs.ErrClosed
 	}
 	region, err := f.fsys.space.reserve(int64(n))
 	if err != nil {

@@ -309,6 +309,8 @@ func TestMapOutlivesNames(t *testing.T) {
 		write(t, fsys, "h", "other")
 		must(t, fsys.Rename("h", "g")) // removes what is mapped
 		must(t, f.Close())
+		_, err = f.Map(0, page, kind)
+		wantError(t, err, fs.ErrClosed, "f")
 		copy(m.Bytes()[2*page:], "third")
 		must(t, m.Persist(0, 4*page))
 		if !bytes.HasPrefix(m.Bytes(), []byte("first")) || !bytes.HasPrefix(m.Bytes()[page:], []byte("second")) {
