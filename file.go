@@ -302,8 +302,8 @@ func (f *File) Truncate(size int64) error {
 	return err
 }
 
-// Sync makes everything written to the file with Write durable, with the metadata that finds it. On byte-addressable
-// media it already is. Stores through mappings are not its business: see [Mapping.Sync].
+// Sync makes everything written to the file with Write durable, with the metadata that finds it and the file's times. On
+// byte-addressable media all but the times already is. Stores through mappings are not its business: see [Mapping.Sync].
 func (f *File) Sync() error {
 	_, err := f.call("sync", &wire.Request{Op: wire.OpSync})
 	return err
