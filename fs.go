@@ -195,7 +195,10 @@ func (fsys *FS) MkdirAll(name string, perm fs.FileMode) error {
 	}
 	if errors.Is(err, fs.ErrExist) {
 		fi, statErr := fsys.Stat(name)
-		if statErr == nil && fi.IsDir() {
+		switch {
+		case statErr != nil:
+			return statErr
+		case fi.IsDir():
 			return nil
 		}
 		return pathError("mkdir", name, unix.ENOTDIR)
