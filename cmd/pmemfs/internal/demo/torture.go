@@ -35,7 +35,11 @@ func (d *demo) torture(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	d.log("%d processes append records to files mapped Sync, acknowledging each after Persist, by a store to shared memory", len(d.writers))
+	how := "mapped Sync, and acknowledge each after Persist"
+	if d.result.DurableStore == nil {
+		how = "mapped Shared (this medium has no Sync mappings), and acknowledge many at a time after Mapping.Sync"
+	}
+	d.log("%d processes append records to files %s, by a store to shared memory", len(d.writers), how)
 	var back []time.Duration
 	stopMoving := d.moveBlocks(ctx)
 	defer stopMoving()
