@@ -33,21 +33,30 @@ func (fs *FS) Open(ino layout.Ino) (*Node, error) {
 	return &Node{in: in}, nil
 }
 
-// OpenPath resolves a path and opens what it leads to.
+// OpenPath resolves a path and opens what it leads to, so that the inode's
+// number cannot become another file's meanwhile.
 func (fs *FS) OpenPath(c Cred, path string, followLast bool) (*Node, error) {
-	for {
+	for range openAttempts {
 		a, err := fs.Resolve(c, path, followLast)
 		if err != nil {
 			return nil, err
 		}
 		n, err := fs.Open(a.Ino)
-		if err == nil && n.Attr().Generation != a.Generation {
-			n.Close() // removed, and its number used again, in between
-			continue
+		switch {
+		case err == unix.ENOENT: // removed in between: resolve again
+		case err != nil:
+			return nil, err
+		case n.Attr().Generation == a.Generation:
+			return n, nil
+		default:
+			n.Close() // removed, and its number used again
 		}
-		return n, err
 	}
+	return nil, layout.Corrupt("directory", -1, "%q leads to an inode without links", path)
 }
+
+// openAttempts is how often OpenPath believes that somebody else was faster.
+const openAttempts = 1000
 
 // Close releases the inode; a second Close does nothing.
 func (n *Node) Close() error {

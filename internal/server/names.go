@@ -20,30 +20,9 @@ const (
 // root is the credential for what was checked already, when the file was opened.
 var root = core.Cred{}
 
-// node resolves a path and holds what it leads to, so that its inode number cannot become another file's.
-func (s *Session) node(name string, follow bool) (*core.Node, error) {
-	for {
-		attr, err := s.srv.fs.Resolve(s.cred, name, follow)
-		if err != nil {
-			return nil, err
-		}
-		n, err := s.srv.fs.Open(attr.Ino)
-		if errors.Is(err, unix.ENOENT) {
-			continue // removed between the two steps: resolve again
-		}
-		if err != nil {
-			return nil, err
-		}
-		if n.Attr().Generation == attr.Generation {
-			return n, nil
-		}
-		n.Close()
-	}
-}
-
 // withNode calls f with what a path leads to.
 func (s *Session) withNode(q *wire.Request, f func(*core.Node) (*wire.Reply, error)) (*wire.Reply, error) {
-	n, err := s.node(q.Path, q.Flags&unix.AT_SYMLINK_NOFOLLOW == 0)
+	n, err := s.srv.fs.OpenPath(s.cred, q.Path, q.Flags&unix.AT_SYMLINK_NOFOLLOW == 0)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +57,7 @@ func (s *Session) create(name string, mode uint32) (*core.Node, error) {
 
 // throughLink returns where a path leads when its last element is a symbolic link; otherwise the path itself.
 func (s *Session) throughLink(name string) (string, error) {
-	n, err := s.node(name, false)
+	n, err := s.srv.fs.OpenPath(s.cred, name, false)
 	if errors.Is(err, unix.ENOENT) {
 		return name, nil
 	}

@@ -251,13 +251,13 @@ func (s *Session) opened(q *wire.Request, n *core.Node, created bool) (*wire.Rep
 func (s *Session) openNode(q *wire.Request) (n *core.Node, created bool, err error) {
 	follow := q.Flags&unix.O_NOFOLLOW == 0
 	if q.Flags&unix.O_CREAT == 0 {
-		n, err = s.node(q.Path, follow)
+		n, err = s.srv.fs.OpenPath(s.cred, q.Path, follow)
 		return n, false, err
 	}
 	name := q.Path
 	for range maxSymlinks {
 		if q.Flags&unix.O_EXCL == 0 {
-			n, err = s.node(name, follow)
+			n, err = s.srv.fs.OpenPath(s.cred, name, follow)
 			if !errors.Is(err, unix.ENOENT) {
 				return n, false, err
 			}

@@ -49,7 +49,7 @@ func (s *Session) rename(q *wire.Request) (*wire.Reply, error) {
 }
 
 func (s *Session) link(q *wire.Request) (*wire.Reply, error) {
-	n, err := s.node(q.Path, false)
+	n, err := s.srv.fs.OpenPath(s.cred, q.Path, false)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func (s *Session) symlink(q *wire.Request) (*wire.Reply, error) {
 }
 
 func (s *Session) readlink(q *wire.Request) (*wire.Reply, error) {
-	n, err := s.node(q.Path, false)
+	n, err := s.srv.fs.OpenPath(s.cred, q.Path, false)
 	if err != nil {
 		return nil, err
 	}
