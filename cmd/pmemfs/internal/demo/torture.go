@@ -10,7 +10,6 @@ import (
 	"path"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,9 +39,14 @@ func (d *demo) torture(ctx context.Context) (err error) {
 		how = "mapped Shared (this medium has no Sync mappings), and acknowledge many at a time after Mapping.Sync"
 	}
 	d.log("%d processes append records to files %s, by a store to shared memory", len(d.writers), how)
-	var back []time.Duration
 	stopMoving := d.moveBlocks(ctx)
-	defer stopMoving()
+	defer func() { err = errors.Join(err, stopMoving()) }()
+	return d.killAround(ctx)
+}
+
+// killAround kills writers and servers, and then waits until there are as many records as there must be.
+func (d *demo) killAround(ctx context.Context) error {
+	var back []time.Duration
 	for round := range d.rounds {
 		for range d.kills {
 			if err := d.killWriter(ctx, rand.IntN(len(d.writers))); err != nil {
@@ -195,49 +199,55 @@ func (d *demo) finish(ctx context.Context) error {
 }
 
 // moveBlocks moves the blocks of files that writers are storing to, and cuts off one that all have mapped, until stop is
-// called.
-func (d *demo) moveBlocks(ctx context.Context) (stop func()) {
+// called, which returns what went wrong.
+func (d *demo) moveBlocks(ctx context.Context) (stop func() error) {
 	ctx, cancel := context.WithCancel(ctx)
-	var done sync.WaitGroup
-	done.Go(func() {
+	ended := make(chan error, 1)
+	go func() {
 		for ctx.Err() == nil {
-			// Errors are those of a server that was killed, or not there yet.
-			d.use(func(fsys *pmemfs.FS) error {
-				for ctx.Err() == nil {
-					if err := d.disturb(fsys); errors.Is(err, pmemfs.ErrServerGone) {
-						return err
-					}
-					time.Sleep(10 * time.Millisecond)
-				}
-				return nil
-			})
+			time.Sleep(time.Millisecond)
+			fsys, err := pmemfs.Dial(d.socket)
+			if err != nil {
+				continue // the server was killed, and the next is not ready
+			}
+			for err == nil && ctx.Err() == nil {
+				time.Sleep(10 * time.Millisecond)
+				err = d.disturb(fsys)
+			}
+			fsys.Close() // of no consequence: every operation has been durable
+			if err != nil && !errors.Is(err, pmemfs.ErrServerGone) {
+				ended <- err
+				return
+			}
 		}
-	})
-	return func() {
+		ended <- nil
+	}()
+	return func() error {
 		cancel()
-		done.Wait()
+		return <-ended
 	}
 }
 
+// disturb does each of the things once. A writer that does not run for seconds (EBUSY) is none of its business.
 func (d *demo) disturb(fsys *pmemfs.FS) error {
 	f, err := fsys.OpenFile(path.Join(writerDir(rand.IntN(len(d.writers))), currentName), os.O_RDWR, 0)
-	switch {
-	case err == nil:
+	if err == nil {
 		err = f.Relocate(0, segmentSize)
 		if err == nil {
 			d.result.Relocations++
 		}
 		err = errors.Join(err, f.Close())
-	case errors.Is(err, fs.ErrNotExist):
-		err = nil // it is being rotated
 	}
-	if err != nil && !errors.Is(err, unix.EBUSY) {
-		return err
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EBUSY) { // not there: it is being rotated
+		err = fsys.Truncate(scratchName, rand.Int64N(scratchSize))
 	}
-	if err := fsys.Truncate(scratchName, rand.Int64N(scratchSize)); err != nil {
-		return err
+	if err == nil {
+		d.result.Truncations++
+		time.Sleep(time.Millisecond)
+		err = fsys.Truncate(scratchName, scratchSize)
 	}
-	d.result.Truncations++
-	time.Sleep(time.Millisecond)
-	return fsys.Truncate(scratchName, scratchSize)
+	if errors.Is(err, unix.EBUSY) {
+		return nil
+	}
+	return err
 }

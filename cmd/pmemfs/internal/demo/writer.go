@@ -165,7 +165,8 @@ func (w *writer) write(ctx context.Context) error {
 	from := w.offset
 	for w.word(stop) == 0 && ctx.Err() == nil {
 		if w.sequence >= w.word(budget) {
-			if err := w.acknowledge(from); err != nil {
+			// The store is how a writer that has nothing to do notices that its server is gone.
+			if err := errors.Join(w.acknowledge(from), w.scribble()); err != nil {
 				return err
 			}
 			from = w.offset
