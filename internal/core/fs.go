@@ -20,6 +20,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -57,6 +58,7 @@ type Options struct {
 	ReadOnly bool         // nothing is stored; the log is replayed in memory
 	Breaker  Breaker      // nil: nobody holds mappings
 	Now      func() int64 // ns since 1970; nil: the system's clock
+	Random   io.Reader    // nil: crypto/rand; a seeded one makes stores the same in each run
 }
 
 // FS is a mounted file system.
@@ -91,6 +93,9 @@ type FormatOptions struct {
 	LogBytes int64  // default: 1/64 of the pool, 1 MiB to 16 MiB
 	UID, GID uint32 // owner of the root directory
 	Zeroed   bool   // the meta area is known to be zeros (a new sparse file)
+
+	Now    func() int64 // as in Options
+	Random io.Reader    // as in Options
 }
 
 const (
@@ -150,9 +155,15 @@ func Format(meta, data medium.Area, o FormatOptions) error {
 	case sb.Log.Length < layout.MinLog || sb.Log.Length > layout.MaxLog:
 		return fmt.Errorf("format: log of %d bytes, it takes %d to %d: %w", sb.Log.Length, layout.MinLog, layout.MaxLog, unix.EINVAL)
 	}
-	sb.Label, sb.Created = o.Label, time.Now().UnixNano()
-	rand.Read(sb.UUID[:])
-	rand.Read(sb.HashKey[:])
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
+	if o.Now == nil {
+		o.Now = systemClock
+	}
+	sb.Label, sb.Created = o.Label, o.Now()
+	io.ReadFull(o.Random, sb.UUID[:]) // crypto/rand never fails
+	io.ReadFull(o.Random, sb.HashKey[:])
 	meta.Zero(0, layout.SuperblockCopies*layout.BlockSize)
 	if !o.Zeroed {
 		for _, r := range []layout.BitmapRegions{sb.BlockBitmap, sb.NodeBitmap, sb.InodeBitmap, sb.Orphans} {
@@ -174,10 +185,10 @@ func Format(meta, data medium.Area, o FormatOptions) error {
 
 // makeRoot makes the log and the root directory.
 func makeRoot(meta, data medium.Area, sb *layout.Superblock, o FormatOptions) error {
-	if err := journal.Format(meta, sb); err != nil {
+	if err := journal.Format(meta, sb, journal.Options{Random: o.Random}); err != nil {
 		return err
 	}
-	fs, err := open(meta, data, sb, Options{})
+	fs, err := open(meta, data, sb, Options{Now: o.Now, Random: o.Random})
 	if err != nil {
 		return err
 	}
@@ -215,6 +226,8 @@ func MetaSize(start []byte) (int64, error) {
 	return sb.MetaSize, nil
 }
 
+func systemClock() int64 { return time.Now().UnixNano() }
+
 func open(meta, data medium.Area, sb *layout.Superblock, o Options) (*FS, error) {
 	fs := &FS{
 		meta: meta, data: data, sb: sb, breaker: o.Breaker, now: o.Now, readOnly: o.ReadOnly,
@@ -224,10 +237,10 @@ func open(meta, data medium.Area, sb *layout.Superblock, o Options) (*FS, error)
 		fs.breaker = noBreaker{}
 	}
 	if fs.now == nil {
-		fs.now = func() int64 { return time.Now().UnixNano() }
+		fs.now = systemClock
 	}
 	var err error
-	if fs.journal, err = journal.Open(meta, sb, o.ReadOnly); err != nil {
+	if fs.journal, err = journal.Open(meta, sb, journal.Options{ReadOnly: o.ReadOnly, Random: o.Random}); err != nil {
 		return nil, err
 	}
 	for _, b := range []struct {

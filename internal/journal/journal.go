@@ -25,6 +25,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 
@@ -60,21 +61,31 @@ type Journal struct {
 }
 
 // Format makes an empty log.
-func Format(area medium.Area, sb *layout.Superblock) error {
+func Format(area medium.Area, sb *layout.Superblock, o Options) error {
 	j := &Journal{area: area, sb: sb}
-	return j.writeHeader(layout.LogHeader{Sequence: 1, Epoch: newEpoch(), Clean: true})
+	return j.writeHeader(layout.LogHeader{Sequence: 1, Epoch: o.newEpoch(), Clean: true})
 }
 
-func newEpoch() uint64 {
+// Options for Format and Open.
+type Options struct {
+	ReadOnly bool
+	Random   io.Reader // of epochs; nil: crypto/rand
+}
+
+func (o Options) newEpoch() uint64 {
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
 	var b [8]byte
-	rand.Read(b[:]) // never fails
+	io.ReadFull(o.Random, b[:]) // crypto/rand never fails
 	return binary.LittleEndian.Uint64(b[:])
 }
 
 // Open replays the log. A writable journal's changes are then in place and
 // durable and the log is empty; a read-only one keeps them in memory and
 // stores nothing.
-func Open(area medium.Area, sb *layout.Superblock, readOnly bool) (*Journal, error) {
+func Open(area medium.Area, sb *layout.Superblock, o Options) (*Journal, error) {
+	readOnly := o.ReadOnly
 	header, relied, err := layout.ReadLogHeader(area.Bytes(), sb.LogHeaders)
 	if err != nil {
 		return nil, err
@@ -95,7 +106,7 @@ func Open(area medium.Area, sb *layout.Superblock, readOnly bool) (*Journal, err
 	if err := j.area.Fence(); err != nil {
 		return nil, err
 	}
-	next := layout.LogHeader{Sequence: header.Sequence + 1, Epoch: newEpoch(), Tail: j.head}
+	next := layout.LogHeader{Sequence: header.Sequence + 1, Epoch: o.newEpoch(), Tail: j.head}
 	return j, j.writeHeader(next)
 }
 
