@@ -1,24 +1,26 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
 )
 
 func (a *app) mkfs() *cobra.Command {
 	var (
-		o            pmemfs.FormatOptions
-		total, log   size
-		require      granularity
-		unlikelySize = int64(4 << 50) // more than any host file system gives a sparse file
+		o          pmemfs.FormatOptions
+		total, log size
+		require    granularity
 	)
 	cmd := a.command(verb{
 		use: "mkfs POOL [flags]", short: "Make a pool", args: [2]int{1, 1},
@@ -31,9 +33,6 @@ With --json: the fields of "pmemfs info".
   pmemfs mkfs /mnt/pmem0/pool --size 1T --label orders --require cache-line
   pmemfs mkfs /dev/dax0.0`,
 		run: func(cmd *cobra.Command, args []string) (result, error) {
-			if int64(total) > unlikelySize {
-				return nil, usageError(cmd, "--size: at most %s", formatSize(unlikelySize))
-			}
 			o.Size, o.LogBytes, o.Require = int64(total), int64(log), require.Granularity
 			return a.makePool(cmd, args[0], o)
 		},
@@ -56,16 +55,36 @@ func (a *app) makePool(cmd *cobra.Command, pool string, o pmemfs.FormatOptions) 
 		return nil, usageError(cmd, "a device is used whole: --size is for directories")
 	case o.Inodes < 0:
 		return nil, usageError(cmd, "--inodes: %d is negative", o.Inodes)
+	case len(o.Label) > layout.MaxLabel:
+		return nil, usageError(cmd, "--label: %s, at most %d", count(int64(len(o.Label)), "byte"), layout.MaxLabel)
+	case o.LogBytes != 0 && (o.LogBytes < layout.MinLog || o.LogBytes > layout.MaxLog):
+		return nil, usageError(cmd, "--journal: it takes %s to %s", formatSize(layout.MinLog), formatSize(layout.MaxLog))
 	}
 	if err := pmemfs.Format(pool, o); err != nil {
-		err = remedy(err, "pmemfs mkfs "+pool+" --force, if what is in it may be lost", medium.ErrExists)
-		return nil, remedy(err, "a larger --size", unix.EINVAL)
+		return nil, formatRemedy(pool, err)
 	}
 	r, err := a.inspect(pool, 0)
 	if err != nil {
 		return nil, err
 	}
 	return made{r}, nil
+}
+
+func formatRemedy(pool string, err error) error {
+	switch {
+	case errors.Is(err, medium.ErrExists):
+		for _, name := range []string{"meta", "data"} {
+			if _, statErr := os.Lstat(filepath.Join(pool, name)); statErr == nil {
+				return &failure{err, exitFailed, "pmemfs mkfs " + pool + " --force, if what is in it may be lost"}
+			}
+		}
+		return &failure{err, exitFailed, "another path: nothing but a pool is ever overwritten"}
+	case errors.Is(err, medium.ErrInUse), errors.Is(err, medium.ErrSurvivors):
+		return openRemedy(pool, err)
+	case errors.Is(err, unix.EINVAL) && !errors.Is(err, medium.ErrNotPool):
+		return &failure{err, exitFailed, "a larger --size"}
+	}
+	return err
 }
 
 // made is a pool as mkfs tells of it.

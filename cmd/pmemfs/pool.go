@@ -14,6 +14,7 @@ import (
 
 	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/tree"
+	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
 )
 
@@ -72,10 +73,15 @@ func openRemedy(pool string, err error) error {
 	}
 	f := &failure{err: err, code: exitUnable}
 	var m *medium.Error
+	var damage *layout.CorruptError
 	errors.As(err, &m)
 	switch {
+	case errors.As(err, &damage) && damage.Structure == "superblock":
+		f.try = "if another version of pmemfs has made it, use that; else restore it"
+	case errors.As(err, &damage):
+		f.try = "pmemfs check " + pool + " names everything that is damaged"
 	case errors.Is(err, medium.ErrNoPool):
-		f.try = "pmemfs mkfs " + pool + " makes one"
+		f.try = "pmemfs mkfs " + pool + " makes one; for a socket, start its server"
 	case errors.Is(err, medium.ErrInUse):
 		f.try = inUseRemedy(m.PIDs)
 	case errors.Is(err, medium.ErrSurvivors):
