@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"bytes"
 	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
@@ -12,6 +13,7 @@ import (
 
 // Options for Images. The zero value takes the defaults.
 type Options struct {
+	Model      Model  // what the medium promises; default CPUCache
 	From, To   Mark   // epochs that overlap this part of the record; To 0: to its end
 	Exhaustive int    // an epoch with at most this many images gives all of them; default 512
 	Samples    int    // random images of every other epoch; default 32
@@ -71,10 +73,7 @@ func (r *Recorder) Images(o Options, visit func(*Image) error) (Stats, error) {
 	events := slices.Clone(r.events)
 	r.mu.Unlock()
 	o.defaults(len(events))
-	s := &state{pending: map[place]*pending{}, touched: map[place]bool{}}
-	for _, image := range r.initial {
-		s.base = append(s.base, slices.Clone(image))
-	}
+	s := newState(o.Model, r.initial)
 	g := &generator{
 		state: s, opts: o, visit: visit, seen: map[uint64]bool{}, seed: maphash.MakeSeed(),
 		rng: rand.New(rand.NewPCG(o.Seed, 0)),
@@ -90,7 +89,7 @@ func (r *Recorder) Images(o Options, visit func(*Image) error) (Stats, error) {
 					return g.stats, err
 				}
 			}
-			g.settle(s.fence())
+			g.settle(s.fence(e.area))
 			continue
 		}
 		s.apply(e)
@@ -128,9 +127,9 @@ func (g *generator) epoch(last bool) error {
 		g.stats.Exhaustive++
 		return g.all(lines, variants, last)
 	}
-	choose := func(pick func(i int) lineBytes) error { return g.image(lines, pick, last) }
-	none := func(i int) lineBytes { return lines[i].old }
-	every := func(i int) lineBytes { return lines[i].whole() }
+	choose := func(pick func(i int) []byte) error { return g.image(lines, pick, last) }
+	none := func(i int) []byte { return lines[i].before() }
+	every := func(i int) []byte { return lines[i].whole() }
 	if err := choose(none); err != nil {
 		return err
 	}
@@ -139,14 +138,14 @@ func (g *generator) epoch(last bool) error {
 	}
 	step := max(1, len(lines)/g.opts.Lines)
 	for k := g.stats.Epochs % step; k < len(lines); k += step {
-		for _, pick := range []func(int) lineBytes{
-			func(i int) lineBytes {
+		for _, pick := range []func(int) []byte{
+			func(i int) []byte {
 				if i == k {
 					return none(i)
 				}
 				return every(i)
 			},
-			func(i int) lineBytes {
+			func(i int) []byte {
 				if i == k {
 					return every(i)
 				}
@@ -160,7 +159,7 @@ func (g *generator) epoch(last bool) error {
 	}
 	for range g.opts.Samples {
 		bias := 1 + g.rng.IntN(15) // in sixteenths: how much arrived
-		if err := choose(func(i int) lineBytes { return lines[i].random(g.rng, bias) }); err != nil {
+		if err := choose(func(i int) []byte { return lines[i].random(g.rng, bias) }); err != nil {
 			return err
 		}
 	}
@@ -168,7 +167,7 @@ func (g *generator) epoch(last bool) error {
 }
 
 // variants lists what each line may hold, if all images together are few.
-func (g *generator) variants(lines []*pending) (out [][]lineBytes, ok bool) {
+func (g *generator) variants(lines []unit) (out [][][]byte, ok bool) {
 	total := 1
 	for _, l := range lines {
 		v := l.variants(g.opts.Exhaustive)
@@ -182,10 +181,10 @@ func (g *generator) variants(lines []*pending) (out [][]lineBytes, ok bool) {
 }
 
 // all visits every combination.
-func (g *generator) all(lines []*pending, variants [][]lineBytes, last bool) error {
+func (g *generator) all(lines []unit, variants [][][]byte, last bool) error {
 	at := make([]int, len(lines))
 	for {
-		if err := g.image(lines, func(i int) lineBytes { return variants[i][at[i]] }, last); err != nil {
+		if err := g.image(lines, func(i int) []byte { return variants[i][at[i]] }, last); err != nil {
 			return err
 		}
 		i := 0
@@ -202,15 +201,17 @@ func (g *generator) all(lines []*pending, variants [][]lineBytes, last bool) err
 }
 
 // image visits one image unless it was visited before.
-func (g *generator) image(lines []*pending, pick func(i int) lineBytes, last bool) error {
-	chosen := make([]lineBytes, len(lines))
+func (g *generator) image(lines []unit, pick func(i int) []byte, last bool) error {
+	chosen := make([][]byte, len(lines))
 	for i, l := range lines {
 		chosen[i] = pick(i)
-		g.work[l.at.area].Write(l.at.off, chosen[i][:g.length(l.at)])
+		at := l.place()
+		g.work[at.area].Write(at.off, chosen[i][:g.length(at)])
 	}
 	defer func() {
 		for _, l := range lines {
-			g.work[l.at.area].Write(l.at.off, l.old[:g.length(l.at)])
+			at := l.place()
+			g.work[at.area].Write(at.off, l.before()[:g.length(at)])
 		}
 	}()
 	// The last epoch's images are judged more strictly: they count apart.
@@ -239,14 +240,14 @@ func (g *generator) sum(last bool) uint64 {
 	return h.Sum64()
 }
 
-func describe(lines []*pending, chosen []lineBytes) string {
+func describe(lines []unit, chosen [][]byte) string {
 	var missing, partly []string
 	whole := 0
 	for i, l := range lines {
-		switch name := fmt.Sprintf("%d:%#x", l.at.area, l.at.off); chosen[i] {
-		case l.whole():
+		switch name := fmt.Sprintf("%d:%#x", l.place().area, l.place().off); {
+		case bytes.Equal(chosen[i], l.whole()):
 			whole++
-		case l.old:
+		case bytes.Equal(chosen[i], l.before()):
 			missing = append(missing, name)
 		default:
 			partly = append(partly, name)

@@ -2,6 +2,7 @@ package crash
 
 import (
 	"cmp"
+	"maps"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -50,12 +51,12 @@ type pending struct {
 }
 
 // whole is the line with all stores.
-func (p *pending) whole() lineBytes {
+func (p *pending) whole() []byte {
 	b := p.old
 	for i := range p.stores {
 		p.stores[i].into(&b, 0xff)
 	}
-	return b
+	return b[:]
 }
 
 // choose is the line with the first n cached stores, the words in part of the
@@ -89,7 +90,7 @@ func (p *pending) cached() (n int) {
 
 // random is the line with a random part of its stores; each arrived with a
 // probability of bias sixteenths.
-func (p *pending) random(rng *rand.Rand, bias int) lineBytes {
+func (p *pending) random(rng *rand.Rand, bias int) []byte {
 	some := func() (w uint8) {
 		for i := range 8 {
 			if rng.IntN(16) < bias {
@@ -102,12 +103,11 @@ func (p *pending) random(rng *rand.Rand, bias int) lineBytes {
 	if rng.IntN(16) >= bias {
 		n = rng.IntN(n + 1)
 	}
-	return p.choose(n, some(), func(int) uint8 { return some() })
+	b := p.choose(n, some(), func(int) uint8 { return some() })
+	return b[:]
 }
 
-// variants is every different content that the line may have; nil when there
-// are more ways than most to get there.
-func (p *pending) variants(most int) []lineBytes {
+func (p *pending) variants(most int) [][]byte {
 	ways, parts := 1, 1
 	for i := range p.stores {
 		n := 1 << bits.OnesCount8(p.stores[i].words())
@@ -121,11 +121,11 @@ func (p *pending) variants(most int) []lineBytes {
 		return nil
 	}
 	seen := map[lineBytes]bool{}
-	var out []lineBytes
+	var out [][]byte
 	add := func(b lineBytes) {
 		if !seen[b] {
 			seen[b] = true
-			out = append(out, b)
+			out = append(out, b[:])
 		}
 	}
 	for way := range ways {
@@ -170,81 +170,127 @@ func spread(k int, words uint8) (out uint8) {
 	return out
 }
 
+// unit is the smallest part of an area that a power cut treats for itself,
+// with stores that are not known to be durable.
+type unit interface {
+	place() place
+	store(k kind, off int64, p []byte) // off is in the unit
+	flush()
+	// fence makes durable what a fence of an area covers, in before, and says
+	// whether that changed; empty says that nothing is left.
+	fence(area int) (changed bool)
+	empty() bool
+
+	before() []byte                               // what is durable
+	whole() []byte                                // with all stores
+	random(rng *rand.Rand, sixteenths int) []byte // with a random part of them
+	// variants is every different content; nil: there are more ways than most
+	// to get there.
+	variants(most int) [][]byte
+}
+
 // state is a moment of the record.
 //
 // Invariant: base holds what is durable; every store that may be missing is in
 // pending.
 type state struct {
 	base    [][]byte
-	pending map[place]*pending
+	size    int64 // of a unit, in bytes
+	make    func(at place, durable []byte) unit
+	pending map[place]unit
 	touched map[place]bool
-	order   []place // the lines of touched, in the order of their first store
+	order   []place // the units of touched, in the order of their first store
 }
 
-// length is how long a line is: the last one of an area may be shorter.
-func (s *state) length(at place) int64 {
-	return min(lineSize, int64(len(s.base[at.area]))-at.off)
-}
-
-func (s *state) sorted() []*pending {
-	var out []*pending
-	for _, p := range s.pending {
-		out = append(out, p)
+// newState begins with what is durable in base, and changes that.
+func newState(m Model, base [][]byte) *state {
+	s := &state{base: base, size: lineSize, make: newLine, pending: map[place]unit{}, touched: map[place]bool{}}
+	if m == PageCache {
+		s.size, s.make = sectorSize, newSector
 	}
-	slices.SortFunc(out, func(a, b *pending) int {
-		return cmp.Or(cmp.Compare(a.at.area, b.at.area), cmp.Compare(a.at.off, b.at.off))
+	return s
+}
+
+// length is how long a unit is: the last one of an area may be shorter.
+func (s *state) length(at place) int64 {
+	return min(s.size, int64(len(s.base[at.area]))-at.off)
+}
+
+func (s *state) sorted() []unit {
+	out := slices.Collect(maps.Values(s.pending))
+	slices.SortFunc(out, func(a, b unit) int {
+		return cmp.Or(cmp.Compare(a.place().area, b.place().area), cmp.Compare(a.place().off, b.place().off))
 	})
 	return out
 }
 
 // apply adds a store or a flush.
 func (s *state) apply(e event) {
-	for off := e.off / lineSize * lineSize; off < e.off+e.n; off += lineSize {
+	for off := e.off / s.size * s.size; off < e.off+e.n; off += s.size {
 		at := place{e.area, off}
+		p := s.pending[at]
 		if e.kind == flush {
-			if p := s.pending[at]; p != nil {
-				for i := range p.stores {
-					p.stores[i].flushed = true
-				}
+			if p != nil {
+				p.flush()
 			}
 			continue
 		}
-		p := s.pending[at]
 		if p == nil {
-			p = &pending{at: at}
-			copy(p.old[:], s.base[e.area][off:])
+			p = s.make(at, s.base[e.area][off:][:s.length(at)])
 			s.pending[at] = p
 			if !s.touched[at] {
 				s.touched[at] = true
 				s.order = append(s.order, at)
 			}
 		}
-		st := store{kind: e.kind}
-		for b := max(off, e.off); b < min(off+lineSize, e.off+e.n); b++ {
-			st.data[b-off] = e.data[b-e.off]
-			st.mask[(b-off)/wordSize] |= 1 << ((b - off) % wordSize)
-		}
-		p.stores = append(p.stores, st)
+		lo, hi := max(off, e.off), min(off+s.size, e.off+e.n)
+		p.store(e.kind, lo-off, e.data[lo-e.off:hi-e.off])
 	}
 }
 
-// fence makes durable what it covers, and returns the lines that changed.
-func (s *state) fence() (changed []place) {
+// fence makes durable what a fence of an area covers, and returns the units
+// that changed.
+func (s *state) fence(area int) (changed []place) {
 	for at, p := range s.pending {
-		if p.fence() {
-			copy(s.base[at.area][at.off:], p.old[:s.length(at)])
+		if p.fence(area) {
+			copy(s.base[at.area][at.off:][:s.length(at)], p.before())
 			changed = append(changed, at)
 		}
-		if len(p.stores) == 0 {
+		if p.empty() {
 			delete(s.pending, at)
 		}
 	}
 	return changed
 }
 
+func newLine(at place, durable []byte) unit {
+	p := &pending{at: at}
+	copy(p.old[:], durable)
+	return p
+}
+
+func (p *pending) place() place   { return p.at }
+func (p *pending) before() []byte { return p.old[:] }
+func (p *pending) empty() bool    { return len(p.stores) == 0 }
+
+func (p *pending) store(k kind, off int64, data []byte) {
+	s := store{kind: k}
+	copy(s.data[off:], data)
+	for b := off; b < off+int64(len(data)); b++ {
+		s.mask[b/wordSize] |= 1 << (b % wordSize)
+	}
+	p.stores = append(p.stores, s)
+}
+
+func (p *pending) flush() {
+	for i := range p.stores {
+		p.stores[i].flushed = true
+	}
+}
+
 // fence makes streaming and flushed stores durable. What an earlier cached
 // store, not flushed, has under a later durable one can never come back.
-func (p *pending) fence() (changed bool) {
+func (p *pending) fence(int) (changed bool) {
 	var left []store
 	for i := range p.stores {
 		st := p.stores[i]

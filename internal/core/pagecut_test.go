@@ -1,0 +1,80 @@
+package core
+
+import (
+	"slices"
+	"sync/atomic"
+	"testing"
+
+	"github.com/pmemfs/pmemfs/internal/crash"
+	"github.com/pmemfs/pmemfs/internal/medium"
+)
+
+// TestPowerCutPageCache cuts the power in every operation on a disk, where
+// pages are written back at any time and fences are those of one file.
+func TestPowerCutPageCache(t *testing.T) {
+	var epochs, images atomic.Int64
+	t.Run("operations", func(t *testing.T) {
+		for _, op := range slices.Concat(operations(), []operation{createAndClose}) {
+			t.Run(op.name, func(t *testing.T) {
+				t.Parallel()
+				for _, settled := range []bool{true, false} {
+					p := powerCut{op: op, settled: settled, opts: crash.Options{
+						Model: crash.PageCache, Exhaustive: 64, Samples: 12, Lines: 12, Seed: seedOf(op.name),
+					}}
+					if testing.Short() || raceDetector || op.kind == several {
+						p.opts.Samples, p.opts.Lines = 3, 3
+					}
+					stats := p.run(t)
+					for _, f := range p.failures {
+						t.Error(f)
+					}
+					epochs.Add(int64(stats.Epochs))
+					images.Add(int64(p.images))
+				}
+			})
+		}
+	})
+	t.Logf("%d epochs, %d images", epochs.Load(), images.Load())
+	if images.Load() < 500 {
+		t.Error("the test does not look at what it should")
+	}
+}
+
+// TestPowerCutPageCacheFindsFaults: without the fdatasync of either file an
+// image shows it, and without the flushes, which do nothing there, none does.
+func TestPowerCutPageCacheFindsFaults(t *testing.T) {
+	always := func() bool { return true }
+	for _, tc := range []struct {
+		op         string
+		meta, data *faulty
+		found      bool
+	}{
+		{op: "create", meta: &faulty{noFence: always}, found: true},
+		{op: "append a block", data: &faulty{noFence: always}, found: true},
+		{op: "relocate", data: &faulty{noFence: always}, found: true},
+		{op: "write 4 KiB in place", data: &faulty{noFence: always}, found: true},
+		{op: "create", meta: &faulty{noFlush: true}, data: &faulty{noFlush: true}},
+		{op: "relocate", meta: &faulty{noFlush: true}, data: &faulty{noFlush: true}},
+	} {
+		t.Run(tc.op, func(t *testing.T) {
+			p := powerCut{settled: true, opts: crash.Options{Model: crash.PageCache, Exhaustive: 64, Samples: 32, Lines: 8}}
+			at := slices.IndexFunc(operations(), func(op operation) bool { return op.name == tc.op })
+			if at < 0 {
+				t.Fatalf("no operation %q", tc.op)
+			}
+			p.op = operations()[at]
+			if tc.meta != nil {
+				p.wrap = tc.meta.around
+			}
+			if tc.data != nil {
+				p.data = tc.data.around
+			}
+			p.run(t)
+			if found := len(p.failures) > 0; found != tc.found {
+				t.Errorf("%d images, failures: %q", p.images, p.failures)
+			}
+		})
+	}
+}
+
+func (f *faulty) around(a medium.Area) medium.Area { return faulty{a, f.noFlush, f.noFence} }
