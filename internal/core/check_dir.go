@@ -103,7 +103,7 @@ func (d *dirCheck) bucket(n layout.Node, from int64, level int, hash uint64) (sa
 		return 0
 	}
 	open := layout.HashBits - b.Depth() // bits of the hash that the prefix leaves open
-	if open < dirShift(level) || open > dirShift(min(level+1, dirLevels)) || b.Prefix() != hash {
+	if !fits(b, level) || b.Prefix() != hash {
 		d.problem("directory bucket", at, "prefix %#x of %d bits, reached at level %d for %#x", b.Prefix(), b.Depth(), level, hash)
 		return 0
 	}

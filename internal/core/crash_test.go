@@ -239,7 +239,10 @@ func seedOf(name string) uint64 {
 func TestPowerCut(t *testing.T) {
 	var epochs, exhaustive, images atomic.Int64
 	t.Run("operations", func(t *testing.T) {
-		for _, op := range slices.Concat(operations(), longOperations) {
+		for i, op := range slices.Concat(operations(), longOperations) {
+			if raceDetector && i%8 != 0 {
+				continue // ten times slower, and nothing here runs at the same time
+			}
 			t.Run(op.name, func(t *testing.T) {
 				t.Parallel()
 				for _, settled := range []bool{true, false} {
@@ -249,7 +252,7 @@ func TestPowerCut(t *testing.T) {
 					if op.kind == several {
 						p.deep, p.opts.Samples, p.opts.Lines = 31, 3, 3
 					}
-					if testing.Short() || raceDetector {
+					if testing.Short() {
 						p.opts.Exhaustive, p.opts.Samples, p.opts.Lines = 64, 2, 2
 					}
 					stats := p.run(t)
@@ -264,7 +267,7 @@ func TestPowerCut(t *testing.T) {
 		}
 	})
 	t.Logf("%d epochs, %d of them exhaustively, %d images", epochs.Load(), exhaustive.Load(), images.Load())
-	if images.Load() < 1000 {
+	if images.Load() < 500 {
 		t.Error("the test does not look at what it should")
 	}
 }
@@ -292,6 +295,9 @@ func (f faulty) Fence() error {
 // TestPowerCutFindsFaults shows that TestPowerCut can fail: with each promise
 // that is broken it does.
 func TestPowerCutFindsFaults(t *testing.T) {
+	if raceDetector {
+		t.Skip("too slow, and nothing here runs at the same time")
+	}
 	always := func() bool { return true }
 	for _, tc := range []struct {
 		name       string

@@ -75,6 +75,9 @@ func (fs *FS) findBucket(v view, in *layout.Inode, hash uint64) (s dirSpot, ok b
 		if entry.Leaf() {
 			s.at = at
 			s.bucket, err = layout.OpenBucket(v(at, layout.BlockSize), in.Ino, hash, at)
+			if err == nil && !fits(s.bucket, s.level) {
+				err = layout.Corrupt("directory bucket", at, "prefix of %d bits at level %d", s.bucket.Depth(), s.level)
+			}
 			return s, err == nil, err
 		}
 		if s.level == 0 {
@@ -85,6 +88,13 @@ func (fs *FS) findBucket(v view, in *layout.Inode, hash uint64) (s dirSpot, ok b
 		s.off = at + int64(hash>>dirShift(s.level)%layout.Fanout)*layout.WordSize
 		entry = word(v, s.off)
 	}
+}
+
+// fits reports whether entries of level may point to the bucket: its prefix
+// covers at least one of them, and at most those of one node.
+func fits(b layout.Bucket, level int) bool {
+	open := layout.HashBits - b.Depth()
+	return open >= dirShift(level) && open <= dirShift(min(level+1, dirLevels))
 }
 
 func dirPlace(ino layout.Ino, level int, hash uint64) layout.Place {

@@ -39,7 +39,7 @@ type inode struct {
 // get returns the inode with one more reference. ENOENT when the slot holds
 // none.
 func (fs *FS) get(ino layout.Ino) (*inode, error) {
-	if ino == 0 || int64(ino) >= fs.sb.Inodes {
+	if ino == 0 || uint64(ino) >= uint64(fs.sb.Inodes) {
 		return nil, layout.Corrupt("inode number", -1, "%d is out of range", uint64(ino))
 	}
 	fs.cacheMu.Lock()
@@ -310,7 +310,7 @@ func (u *update) freeNode(owner *layout.Inode, n layout.Node) error {
 // nodeOffset is where a node stands; numbers come from the medium, so they
 // are checked.
 func (fs *FS) nodeOffset(n layout.Node) (int64, error) {
-	if n == 0 || int64(n) > fs.sb.Nodes {
+	if n == 0 || uint64(n) > uint64(fs.sb.Nodes) {
 		return 0, layout.Corrupt("node number", -1, "%d is out of range", uint64(n))
 	}
 	return fs.sb.NodeArea.Offset + (int64(n)-1)*layout.BlockSize, nil
