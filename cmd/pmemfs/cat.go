@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -67,7 +68,7 @@ func (r *catResult) add(fsys *pmemfs.FS, name string) error {
 	}
 	content, err := fsys.ReadFile(name)
 	if err == nil {
-		r.Files = append(r.Files, catFile{name, len(content), content})
+		r.Files = append(r.Files, catFile{path.Join("/", name), len(content), content})
 	}
 	return err
 }

@@ -57,17 +57,15 @@ type entry struct {
 	Target      string `json:"target,omitempty"`
 	*pmemfs.Stat
 
-	name  string      // as ls shows it
-	group string      // the directory it is listed under; empty: none
-	mode  fs.FileMode // as far as it is known
+	name string // as ls shows it
 }
 
 // newEntry describes a file, with all attributes.
 func newEntry(fsys *pmemfs.FS, name string, info fs.FileInfo) (*entry, error) {
 	st, _ := info.Sys().(*pmemfs.Stat)
 	e := &entry{
-		Path: path.Join("/", name), Type: typeName(info.Mode()), Permissions: info.Mode().String(), Stat: st,
-		name: path.Base(name), mode: info.Mode(),
+		Path: path.Join("/", name), Type: typeName(info.Mode()), Permissions: permissionText(info.Mode()), Stat: st,
+		name: path.Base(name),
 	}
 	if info.Mode().Type() == fs.ModeSymlink {
 		var err error
@@ -76,6 +74,33 @@ func newEntry(fsys *pmemfs.FS, name string, info fs.FileInfo) (*entry, error) {
 		}
 	}
 	return e, nil
+}
+
+// permissionText is what ls(1) shows for st_mode.
+func permissionText(m fs.FileMode) string {
+	text := []byte("-" + m.Perm().String()[1:])
+	text[0] = map[string]byte{"file": '-', "directory": 'd', "symlink": 'l', "fifo": 'p', "socket": 's'}[typeName(m)]
+	switch {
+	case m&fs.ModeCharDevice != 0:
+		text[0] = 'c'
+	case m&fs.ModeDevice != 0:
+		text[0] = 'b'
+	}
+	for _, special := range []struct {
+		bit      fs.FileMode
+		at       int
+		x, plain byte
+	}{{fs.ModeSetuid, 3, 's', 'S'}, {fs.ModeSetgid, 6, 's', 'S'}, {fs.ModeSticky, 9, 't', 'T'}} {
+		if m&special.bit == 0 {
+			continue
+		}
+		if text[special.at] == 'x' {
+			text[special.at] = special.x
+		} else {
+			text[special.at] = special.plain
+		}
+	}
+	return string(text)
 }
 
 func typeName(m fs.FileMode) string {
@@ -97,7 +122,14 @@ func typeName(m fs.FileMode) string {
 type lsResult struct {
 	Entries []*entry `json:"entries"`
 
-	long bool
+	long   bool
+	groups []group
+}
+
+// group is a directory's part of the entries, up to the next group.
+type group struct {
+	name string // empty: not to be shown
+	from int
 }
 
 // list adds a file, or what is in a directory. full: with all attributes; grouped: under the directory's name.
@@ -114,6 +146,7 @@ func (r *lsResult) list(fsys *pmemfs.FS, name string, itself, full, grouped bool
 		e, err := newEntry(fsys, name, info)
 		if err == nil {
 			e.name = name
+			r.groups = append(r.groups, group{"", len(r.Entries)})
 			r.Entries = append(r.Entries, e)
 		}
 		return err
@@ -122,6 +155,11 @@ func (r *lsResult) list(fsys *pmemfs.FS, name string, itself, full, grouped bool
 	if err != nil {
 		return err
 	}
+	g := group{"", len(r.Entries)}
+	if grouped {
+		g.name = path.Join("/", name)
+	}
+	r.groups = append(r.groups, g)
 	for _, d := range list {
 		e, err := listed(fsys, path.Join(name, d.Name()), d, full)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -130,9 +168,6 @@ func (r *lsResult) list(fsys *pmemfs.FS, name string, itself, full, grouped bool
 		if err != nil {
 			return err
 		}
-		if grouped {
-			e.group = path.Join("/", name)
-		}
 		r.Entries = append(r.Entries, e)
 	}
 	return nil
@@ -140,7 +175,7 @@ func (r *lsResult) list(fsys *pmemfs.FS, name string, itself, full, grouped bool
 
 func listed(fsys *pmemfs.FS, name string, d fs.DirEntry, full bool) (*entry, error) {
 	if !full {
-		return &entry{name: d.Name(), mode: d.Type()}, nil
+		return &entry{name: d.Name()}, nil
 	}
 	info, err := d.Info()
 	if err != nil {
@@ -151,26 +186,37 @@ func listed(fsys *pmemfs.FS, name string, d fs.DirEntry, full bool) (*entry, err
 
 func (r *lsResult) text(w io.Writer) {
 	var owners owners
-	tab := tabwriter.NewWriter(w, 0, 1, 1, ' ', 0)
-	group := ""
-	for _, e := range r.Entries {
-		if e.group != group {
-			tab.Flush()
-			fmt.Fprintf(w, "%s:\n", e.group)
-			group = e.group
+	for i, g := range r.groups {
+		entries := r.Entries[g.from:]
+		if i+1 < len(r.groups) {
+			entries = r.Entries[g.from:r.groups[i+1].from]
 		}
-		if !r.long {
-			fmt.Fprintln(w, e.name)
-			continue
+		if g.name != "" {
+			if i > 0 {
+				fmt.Fprintln(w)
+			}
+			fmt.Fprintf(w, "%s:\n", g.name)
 		}
-		fmt.Fprintf(tab, "%s\t%d\t%s\t%s\t%d\t%s\t%s", e.Permissions, e.Nlink, owners.user(e.UID), owners.group(e.GID), e.Size,
-			time.Unix(0, e.Mtime).Format("2006-01-02 15:04"), e.name)
-		if e.Target != "" {
-			fmt.Fprintf(tab, " -> %s", e.Target)
+		tab := tabwriter.NewWriter(w, 0, 1, 1, ' ', 0)
+		for _, e := range entries {
+			if r.long {
+				e.longText(tab, &owners)
+			} else {
+				fmt.Fprintln(w, e.name)
+			}
 		}
-		fmt.Fprintln(tab)
+		tab.Flush()
 	}
-	tab.Flush()
+}
+
+// longText is a line of ls -l.
+func (e *entry) longText(w io.Writer, o *owners) {
+	fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%d\t%s\t%s", e.Permissions, e.Nlink, o.user(e.UID), o.group(e.GID), e.Size,
+		time.Unix(0, e.Mtime).Format("2006-01-02 15:04"), e.name)
+	if e.Target != "" {
+		fmt.Fprintf(w, " -> %s", e.Target)
+	}
+	fmt.Fprintln(w)
 }
 
 // owners remembers the names of users and groups.

@@ -79,7 +79,7 @@ func formatRemedy(pool string, err error) error {
 			}
 		}
 		return &failure{err, exitFailed, "another path: nothing but a pool is ever overwritten"}
-	case errors.Is(err, medium.ErrInUse), errors.Is(err, medium.ErrSurvivors):
+	case errors.Is(err, medium.ErrInUse), errors.Is(err, medium.ErrSurvivors), errors.Is(err, medium.ErrGranularity):
 		return openRemedy(pool, err)
 	case errors.Is(err, unix.EINVAL) && !errors.Is(err, medium.ErrNotPool):
 		return &failure{err, exitFailed, "a larger --size"}

@@ -62,8 +62,16 @@ func (c *copyVerb) run(cmd *cobra.Command, args []string, dest string, sides fun
 	r := &copyResult{op: c.op}
 	err := use(pool, func(fsys *pmemfs.FS) error {
 		from, to := sides(fsys)
-		return c.copy(r, from, to, sources, dest)
+		into, err := c.destination(to, sources, dest)
+		if err != nil {
+			return err
+		}
+		r.begun = true
+		return c.copy(r, from, to, sources, dest, into)
 	})
+	if !r.begun {
+		return nil, err
+	}
 	return r, err
 }
 
@@ -84,11 +92,7 @@ func (c *copyVerb) destination(to tree.Side, sources []string, dest string) (int
 	return false, nil
 }
 
-func (c *copyVerb) copy(r *copyResult, from, to tree.Side, sources []string, dest string) error {
-	into, err := c.destination(to, sources, dest)
-	if err != nil {
-		return err
-	}
+func (c *copyVerb) copy(r *copyResult, from, to tree.Side, sources []string, dest string, into bool) (err error) {
 	var failed several
 	bar := c.progress(from, sources)
 	copier := &tree.Copier{
@@ -135,7 +139,8 @@ func (c *copyVerb) progress(from tree.Side, sources []string) progress {
 
 type copyResult struct {
 	tree.Counts
-	op string
+	op    string
+	begun bool
 }
 
 func (r *copyResult) text(w io.Writer) {

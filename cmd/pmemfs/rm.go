@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 
 	"github.com/spf13/cobra"
@@ -45,6 +46,8 @@ func remove(fsys *pmemfs.FS, name string, recursive bool) error {
 	switch {
 	case err != nil:
 		return err
+	case name == ".":
+		return &fs.PathError{Op: "remove", Path: "/", Err: fmt.Errorf("the root stays: %w", unix.EBUSY)}
 	case recursive:
 		return fsys.RemoveAll(name)
 	case info.IsDir():

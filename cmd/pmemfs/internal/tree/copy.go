@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"runtime/debug"
 	"slices"
@@ -248,12 +249,30 @@ func temporary(name string) string {
 // is left of it.
 func (r *run) replacing(to string, create func(name string) error) error {
 	name := temporary(to)
-	err := create(name)
+	op, err := "create", create(name)
 	if err == nil {
-		err = r.To.Rename(name, to)
+		op, err = "replace", r.To.Rename(name, to)
 	}
-	if err != nil {
-		err = errors.Join(err, ignoreAbsent(r.To.Remove(name)))
+	if err == nil {
+		return nil
+	}
+	if removeErr := ignoreAbsent(r.To.Remove(name)); removeErr != nil {
+		err = errors.Join(err, removeErr)
+	}
+	return r.named(op, to, name, err)
+}
+
+// named is an error with the name that the user knows in place of a temporary one.
+func (r *run) named(op, to, name string, err error) error {
+	var (
+		pathErr *fs.PathError
+		linkErr *os.LinkError
+	)
+	switch {
+	case errors.As(err, &pathErr) && path.Base(pathErr.Path) == path.Base(name):
+		return &Error{Op: op, Name: to, Offset: -1, Err: pathErr.Err}
+	case errors.As(err, &linkErr):
+		return &Error{Op: op, Name: to, Offset: -1, Err: linkErr.Err}
 	}
 	return err
 }
@@ -293,10 +312,11 @@ func (r *run) link(l link) error {
 	if err == nil {
 		err = errors.Join(r.To.Rename(name, l.to), ignoreAbsent(r.To.Remove(name)))
 	}
-	if err == nil {
-		r.count(&r.counts.HardLinks)
+	if err != nil {
+		return r.named("link", l.to, name, err)
 	}
-	return err
+	r.count(&r.counts.HardLinks)
+	return nil
 }
 
 // attributes gives a copy the owner, mode and times of the original. The owner comes first: a change of it clears
@@ -463,7 +483,7 @@ func (c *Copier) Stream(ctx context.Context, in io.Reader, to string, mode fs.Fi
 		_, err := io.Copy(writer, in)
 		writer.CloseWithError(err)
 	}()
-	defer context.AfterFunc(ctx, func() { reader.CloseWithError(context.Cause(ctx)) })()
+	defer context.AfterFunc(ctx, func() { writer.CloseWithError(context.Cause(ctx)) })()
 	defer reader.Close()
 	r := &run{Copier: c, ctx: ctx}
 	err := r.replacing(to, func(name string) error {
