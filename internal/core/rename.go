@@ -21,6 +21,7 @@ type rename struct {
 	source           *inode
 	target           *inode // nil: the new name is free
 	exchange         bool
+	noReplace        bool
 }
 
 // Rename moves a name, atomically, replacing what has the new name: at every
@@ -41,18 +42,13 @@ func (fs *FS) Rename(c Cred, oldDir layout.Ino, oldName string, newDir layout.In
 	}
 	fs.renameMu.Lock()
 	defer fs.renameMu.Unlock()
-	r := rename{fs: fs, c: c, oldName: oldName, newName: newName, exchange: flags == RenameExchange}
+	r := rename{fs: fs, c: c, oldName: oldName, newName: newName, exchange: flags == RenameExchange, noReplace: flags == RenameNoReplace}
 	unlock, err := r.lock(oldDir, newDir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	switch {
-	case r.target == nil && r.exchange:
-		return unix.ENOENT
-	case r.target != nil && flags == RenameNoReplace:
-		return unix.EEXIST
-	case r.source == r.target:
+	if r.source == r.target {
 		return nil // two names of one file: POSIX says nothing happens
 	}
 	if err := r.check(); err != nil {
@@ -116,6 +112,12 @@ func (r *rename) lockChildren(undo *[]func()) (err error) {
 	}
 	if r.target != nil {
 		*undo = append(*undo, r.target.put)
+	}
+	switch {
+	case r.target == nil && r.exchange:
+		return unix.ENOENT
+	case r.target != nil && r.noReplace:
+		return unix.EEXIST
 	}
 	if err := r.checkCycles(); err != nil {
 		return err
