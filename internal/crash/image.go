@@ -39,6 +39,12 @@ type Image struct {
 	Epoch int  // number of fences since From
 	Last  bool // no fence follows: To is reached without another
 	Areas []medium.Area
+	// Sum identifies the content among all images of recorders that were made of
+	// the same areas, in this process.
+	Sum   uint64
+	lines []place // where it may differ from those areas, each size long
+	size  int64
+	under []part // what the recorder had loaded: it may differ there as well
 	what  func() string
 }
 
@@ -73,14 +79,12 @@ func (r *Recorder) Images(o Options, visit func(*Image) error) (Stats, error) {
 	events := slices.Clone(r.events)
 	r.mu.Unlock()
 	o.defaults(len(events))
-	s := newState(o.Model, r.initial)
+	spare := r.takeSpare()
+	s := newState(o.Model, spare.base)
+	defer func() { r.giveSpare(spare, s.order, s.size) }()
 	g := &generator{
-		state: s, opts: o, visit: visit, seen: map[uint64]bool{}, seed: maphash.MakeSeed(),
+		state: s, opts: o, visit: visit, seen: map[uint64]bool{}, initial: r.initial, under: r.loaded, work: spare.work,
 		rng: rand.New(rand.NewPCG(o.Seed, 0)),
-	}
-	for _, base := range s.base {
-		g.work = append(g.work, medium.Memory(int64(len(base))))
-		g.work[len(g.work)-1].Write(0, base)
 	}
 	for i, e := range events[:o.To] {
 		if e.kind == fence {
@@ -106,9 +110,23 @@ type generator struct {
 	visit func(*Image) error
 	work  []medium.Area
 	seen  map[uint64]bool
-	seed  maphash.Seed
 	rng   *rand.Rand
 	stats Stats
+
+	initial [][]byte
+	under   []part
+	durable uint64   // sum of the lines of base that are not pending, in this epoch
+	chosen  [][]byte // the present image's lines
+}
+
+var sumSeed = maphash.MakeSeed()
+
+// sum is what a line adds to an image's sum: nothing when it is as it was.
+func (g *generator) sum(at place, p []byte) uint64 {
+	if string(p) == string(g.initial[at.area][at.off:][:len(p)]) {
+		return 0
+	}
+	return maphash.Bytes(sumSeed, p) ^ maphash.Comparable(sumSeed, at)
 }
 
 // settle takes over lines of base that became durable.
@@ -122,6 +140,12 @@ func (g *generator) settle(lines []place) {
 func (g *generator) epoch(last bool) error {
 	defer func() { g.stats.Epochs++ }()
 	lines := g.sorted()
+	g.durable = 0
+	for _, at := range g.order {
+		if g.pending[at] == nil {
+			g.durable ^= g.sum(at, g.base[at.area][at.off:][:g.length(at)])
+		}
+	}
 	variants, exhaustive := g.variants(lines)
 	if exhaustive {
 		g.stats.Exhaustive++
@@ -202,11 +226,26 @@ func (g *generator) all(lines []unit, variants [][][]byte, last bool) error {
 
 // image visits one image unless it was visited before.
 func (g *generator) image(lines []unit, pick func(i int) []byte, last bool) error {
-	chosen := make([][]byte, len(lines))
+	chosen, sum := g.chosen[:0], g.durable
 	for i, l := range lines {
-		chosen[i] = pick(i)
 		at := l.place()
-		g.work[at.area].Write(at.off, chosen[i][:g.length(at)])
+		chosen = append(chosen, pick(i)[:g.length(at)])
+		sum ^= g.sum(at, chosen[i])
+	}
+	g.chosen = chosen
+	// The last epoch's images are judged more strictly: they count apart.
+	key := sum
+	if last {
+		key = ^key
+	}
+	if g.seen[key] {
+		g.stats.Duplicates++
+		return nil
+	}
+	g.seen[key] = true
+	for i, l := range lines {
+		at := l.place()
+		g.work[at.area].Write(at.off, chosen[i])
 	}
 	defer func() {
 		for _, l := range lines {
@@ -214,40 +253,23 @@ func (g *generator) image(lines []unit, pick func(i int) []byte, last bool) erro
 			g.work[at.area].Write(at.off, l.before()[:g.length(at)])
 		}
 	}()
-	// The last epoch's images are judged more strictly: they count apart.
-	if sum := g.sum(last); g.seen[sum] {
-		g.stats.Duplicates++
-		return nil
-	} else {
-		g.seen[sum] = true
-	}
 	g.stats.Images++
-	m := &Image{Epoch: g.stats.Epochs, Last: last, Areas: g.work, what: func() string { return describe(lines, chosen) }}
+	m := &Image{
+		Epoch: g.stats.Epochs, Last: last, Areas: g.work, Sum: sum, lines: g.order, size: g.size, under: g.under,
+		what: func() string { return describe(lines, chosen) },
+	}
 	return g.visit(m)
-}
-
-// sum identifies the present image by all lines that were ever stored to.
-func (g *generator) sum(last bool) uint64 {
-	var h maphash.Hash
-	h.SetSeed(g.seed)
-	if last {
-		h.WriteByte(1)
-	}
-	for _, at := range g.order {
-		h.Write(g.work[at.area].Bytes()[at.off:][:g.length(at)])
-	}
-	fmt.Fprint(&h, len(g.order))
-	return h.Sum64()
 }
 
 func describe(lines []unit, chosen [][]byte) string {
 	var missing, partly []string
 	whole := 0
 	for i, l := range lines {
+		n := len(chosen[i])
 		switch name := fmt.Sprintf("%d:%#x", l.place().area, l.place().off); {
-		case bytes.Equal(chosen[i], l.whole()):
+		case bytes.Equal(chosen[i], l.whole()[:n]):
 			whole++
-		case bytes.Equal(chosen[i], l.before()):
+		case bytes.Equal(chosen[i], l.before()[:n]):
 			missing = append(missing, name)
 		default:
 			partly = append(partly, name)

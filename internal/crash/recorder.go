@@ -21,6 +21,7 @@
 package crash
 
 import (
+	"bytes"
 	"fmt"
 	"sync"
 
@@ -52,13 +53,34 @@ type event struct {
 
 // Recorder records what is stored to its areas.
 //
-// Invariant: initial with all events applied in order equals the areas.
+// Invariant: initial with all events applied in order equals the areas; spare,
+// when there is one, equals initial.
 type Recorder struct {
 	initial [][]byte
 	areas   []medium.Area
+	loaded  []part // what initial held before Load
 
 	mu     sync.Mutex
 	events []event // protected by mu
+	spare  *spare  // protected by mu
+}
+
+// spare is memory for Images, kept so that it is not copied each time.
+type spare struct {
+	base [][]byte
+	work []medium.Area
+}
+
+// part is the content of an area from a place on.
+type part struct {
+	at    place
+	bytes []byte
+}
+
+// set makes base and work hold p at a place.
+func (s *spare) set(at place, p []byte) {
+	copy(s.base[at.area][at.off:], p)
+	s.work[at.area].Write(at.off, p)
 }
 
 // Record returns a recorder whose areas are copies of images: all that they
@@ -72,6 +94,85 @@ func Record(images ...medium.Area) *Recorder {
 		r.areas = append(r.areas, below)
 	}
 	return r
+}
+
+// Reset forgets the record: the areas hold again what they were made of. Marks
+// and images of before are void. Costs what was stored since.
+func (r *Recorder) Reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		if e.data != nil {
+			r.areas[e.area].Write(e.off, r.initial[e.area][e.off:e.off+e.n])
+		}
+	}
+	clear(r.events)
+	r.events = r.events[:0]
+	for _, l := range r.loaded {
+		r.setInitial(l.at, l.bytes)
+	}
+	r.loaded = r.loaded[:0]
+}
+
+// Load makes the areas hold an image, all of it durable, until Reset. r was
+// just made of (or Reset to) the same as the image's recorder, so that they
+// differ in few lines.
+func (r *Recorder) Load(m *Image) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range m.under {
+		r.load(m, l.at, int64(len(l.bytes)))
+	}
+	for _, at := range m.lines {
+		r.load(m, at, m.size)
+	}
+}
+
+func (r *Recorder) load(m *Image, at place, n int64) {
+	p := m.Areas[at.area].Bytes()[at.off:min(at.off+n, m.Areas[at.area].Size())]
+	old := r.initial[at.area][at.off:][:len(p)]
+	if !bytes.Equal(p, old) {
+		r.loaded = append(r.loaded, part{at, bytes.Clone(old)})
+		r.setInitial(at, p)
+	}
+}
+
+func (r *Recorder) setInitial(at place, p []byte) {
+	copy(r.initial[at.area][at.off:], p)
+	r.areas[at.area].Write(at.off, p)
+	if r.spare != nil {
+		r.spare.set(at, p)
+	}
+}
+
+// takeSpare returns memory with the initial content, for the caller alone.
+func (r *Recorder) takeSpare() *spare {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.spare
+	r.spare = nil
+	if s != nil {
+		return s
+	}
+	s = &spare{}
+	for _, image := range r.initial {
+		s.base = append(s.base, append([]byte(nil), image...))
+		s.work = append(s.work, medium.Memory(int64(len(image))))
+		s.work[len(s.work)-1].Write(0, image)
+	}
+	return s
+}
+
+// giveSpare takes the memory back; lines, of a size, is where it may
+// differ.
+func (r *Recorder) giveSpare(s *spare, lines []place, size int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, at := range lines {
+		image := r.initial[at.area][at.off:]
+		s.set(at, image[:min(size, int64(len(image)))])
+	}
+	r.spare = s
 }
 
 // Area returns the i-th area, which records.
