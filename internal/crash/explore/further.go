@@ -1,0 +1,140 @@
+package explore
+
+import (
+	"fmt"
+
+	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/crash"
+	"github.com/pmemfs/pmemfs/internal/layout"
+)
+
+// further uses an image whose tree has a digest: it is mounted for writing,
+// with power cuts in that, and in the mount after such a cut; then files are
+// made everywhere and all is removed.
+func (w *worker) further(m *crash.Image, d verdict) error {
+	w.report.Deep++
+	fs, err := w.writable(w.replay, m, d)
+	if err != nil {
+		return err
+	}
+	n := 0
+	_, err = w.replay.Images(crash.Options{Exhaustive: 16, Lines: 4, Samples: 4}, func(m *crash.Image) error {
+		n++
+		t, err := w.look(m.Areas)
+		if err == nil && t.digest() != d {
+			err = fmt.Errorf("another state than before")
+		}
+		if err == nil && n%8 == 0 {
+			err = w.replayAgain(m, d)
+		}
+		if err != nil {
+			return fmt.Errorf("power cut in replay, %v: %w", m, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	t, err := w.reader.read(fs)
+	if err != nil {
+		return err
+	}
+	if err := use(fs, t); err != nil {
+		return err
+	}
+	return fs.Close()
+}
+
+// writable mounts an image for writing.
+func (w *worker) writable(r *crash.Recorder, m *crash.Image, d verdict) (*core.FS, error) {
+	r.Reset()
+	r.Load(m)
+	meta, data := r.Area(0), r.Area(1)
+	if w.mutant != nil {
+		meta, data = w.mutant.areas(w.base.sb, meta, data)
+	}
+	s, err := newSession(meta, data, firstTime-opTime)
+	if err != nil {
+		return nil, fmt.Errorf("mount for writing: %w", err)
+	}
+	t, err := w.reader.read(s.fs)
+	if err == nil && t.digest() != d {
+		err = fmt.Errorf("mounted for writing it shows another state")
+	}
+	return s.fs, err
+}
+
+func (w *worker) replayAgain(m *crash.Image, d verdict) error {
+	if _, err := w.writable(w.again, m, d); err != nil {
+		return err
+	}
+	_, err := w.again.Images(crash.Options{Exhaustive: 4, Lines: 2, Samples: 2}, func(m *crash.Image) error {
+		t, err := w.look(m.Areas)
+		if err == nil && t.digest() != d {
+			err = fmt.Errorf("another state than before")
+		}
+		if err != nil {
+			return fmt.Errorf("power cut in the replay after that, %v: %w", m, err)
+		}
+		return nil
+	})
+	return err
+}
+
+// use makes a file in every directory, with data, and then removes everything:
+// nothing may be left in use.
+func use(fs *core.FS, t tree) error {
+	for _, it := range t {
+		if it.mode&layout.ModeType != layout.ModeDirectory {
+			continue
+		}
+		a, err := fs.Create(root, layout.Ino(it.id), "after the cut", layout.ModeRegular|0o600, 0)
+		if err != nil {
+			return fmt.Errorf("create in %s: %w", it.path, err)
+		}
+		n, err := fs.Open(a.Ino)
+		if err != nil {
+			return fmt.Errorf("open in %s: %w", it.path, err)
+		}
+		_, err = n.WriteAt(pattern(99, 0, 5000), 100)
+		n.Close()
+		if err != nil {
+			return fmt.Errorf("write in %s: %w", it.path, err)
+		}
+	}
+	if err := check(fs); err != nil {
+		return fmt.Errorf("with a new file in each directory: %w", err)
+	}
+	if err := removeAll(fs, layout.RootIno); err != nil {
+		return err
+	}
+	if err := check(fs); err != nil {
+		return fmt.Errorf("when all is removed: %w", err)
+	}
+	if st := fs.Statfs(); st.FreeBlocks != st.Blocks || st.FreeInodes != st.Inodes-2 || st.Nodes-st.FreeNodes > 1 {
+		return fmt.Errorf("when all is removed %d blocks, %d inodes and %d nodes are in use",
+			st.Blocks-st.FreeBlocks, st.Inodes-st.FreeInodes, st.Nodes-st.FreeNodes)
+	}
+	return nil
+}
+
+func removeAll(fs *core.FS, dir layout.Ino) error {
+	for {
+		list, err := fs.ReadDir(root, dir, 0, 100)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		for _, e := range list {
+			remove := fs.Unlink
+			if e.Type == layout.ModeDirectory {
+				remove = fs.Rmdir
+				if err := removeAll(fs, e.Ino); err != nil {
+					return err
+				}
+			}
+			if err := remove(root, dir, e.Name); err != nil {
+				return fmt.Errorf("remove %q: %w", e.Name, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,198 @@
+package explore
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// fileVerbs are the operations on the contents of regular files.
+var fileVerbs = map[string]func(m *Model, n *node, o Op, tag int) error{
+	"write": func(m *Model, n *node, o Op, tag int) error {
+		m.write(n, pattern(tag, o.Off, o.N), o.Off)
+		return nil
+	},
+	"append": func(m *Model, n *node, o Op, tag int) error {
+		m.write(n, pattern(tag, n.size, o.N), n.size)
+		return nil
+	},
+	"truncate": func(m *Model, n *node, o Op, _ int) error {
+		n.cut(o.N)
+		n.set(m.now, m.now)
+		return nil
+	},
+	"fallocate": func(m *Model, n *node, o Op, _ int) error {
+		n.size = max(n.size, o.Off+o.N)
+		n.set(m.now, m.now)
+		return nil
+	},
+	"keepsize": func(m *Model, n *node, o Op, _ int) error {
+		n.set(n.mtime, m.now)
+		return nil
+	},
+	"punch":    (*Model).punch,
+	"zero":     func(m *Model, n *node, o Op, _ int) error { return m.zero(n, o, true) },
+	"zerokeep": func(m *Model, n *node, o Op, _ int) error { return m.zero(n, o, false) },
+	"relocate": (*Model).relocate,
+	"store":    func(m *Model, n *node, o Op, tag int) error { return m.store(n, pattern(tag, o.Off, o.N), o.Off, true) },
+	"loose": func(m *Model, n *node, o Op, tag int) error {
+		return m.store(n, pattern(tag, o.Off, o.N), o.Off, false)
+	},
+	"clear": func(m *Model, n *node, o Op, _ int) error { return m.store(n, make([]byte, o.N), o.Off, false) },
+}
+
+// blocks is the blocks that [off, off+n) touches; inner those wholly in it.
+func blocks(off, n int64) (first, end int64) {
+	return off / blockSize, (off + n + blockSize - 1) / blockSize
+}
+
+func inner(off, n int64) (first, end int64) {
+	return (off + blockSize - 1) / blockSize, (off + n) / blockSize
+}
+
+func (m *Model) write(n *node, p []byte, off int64) {
+	end := off + int64(len(p))
+	placed := end <= n.size
+	first, last := blocks(off, int64(len(p)))
+	for b := first; b < last; b++ {
+		placed = placed && n.data[b] != nil
+	}
+	// What lies behind the end of the file does not show before the new size.
+	if visible := min(int64(len(p)), n.size-off); visible > 0 {
+		m.inPlace(n, p[:visible], off, true)
+	}
+	for b := first; b < last; b++ {
+		if n.data[b] == nil {
+			n.setBlock(b, new(content))
+		}
+	}
+	words(off, int64(len(p)), func(w int64) {
+		var values []uint64
+		for _, v := range n.values(w) {
+			values = append(values, over(v, w, p, off))
+		}
+		n.setWord(w, values[0], values)
+	})
+	n.size = max(n.size, end)
+	if placed {
+		n.touch(m.now)
+	} else {
+		n.set(m.now, m.now)
+	}
+}
+
+// cut sets the size; what was behind it is gone.
+func (n *node) cut(size int64) {
+	n.size = size
+	_, keep := blocks(0, size)
+	for b, old := range n.data {
+		switch {
+		case b >= keep:
+			delete(n.data, b)
+		case (b+1)*blockSize > size:
+			c := *old
+			clear(c[size-b*blockSize:])
+			n.data[b] = &c
+		}
+	}
+	for w, values := range n.loose {
+		var left []uint64
+		for _, v := range values {
+			left = append(left, below(v, w, size))
+		}
+		if w*wordSize >= size {
+			left = nil
+		}
+		n.setLoose(w, n.word(w), left)
+	}
+}
+
+// edges zeroes in place what a range covers of its first and last block.
+func (m *Model) edges(n *node, off, length int64) (stored bool) {
+	first, end := inner(off, length)
+	limit := off + length
+	parts := [][2]int64{{off, min(first*blockSize, limit)}, {max(end*blockSize, off), limit}}
+	if first > end {
+		parts = [][2]int64{{off, limit}}
+	}
+	for _, part := range parts {
+		lo, hi := part[0], part[1]
+		if lo < hi && n.data[lo/blockSize] != nil {
+			stored = true
+			if hi = min(hi, n.size); lo < hi {
+				m.inPlace(n, make([]byte, hi-lo), lo, true)
+			}
+		}
+	}
+	return stored
+}
+
+// drop forgets blocks: they read as zeros.
+func (n *node) drop(first, end int64) {
+	for b := range n.data {
+		if b >= first && b < end {
+			delete(n.data, b)
+		}
+	}
+	for w := range n.loose {
+		if b := w * wordSize / blockSize; b >= first && b < end {
+			delete(n.loose, w)
+		}
+	}
+}
+
+func (m *Model) punch(n *node, o Op, _ int) error {
+	if m.edges(n, o.Off, o.N) {
+		n.touch(m.now)
+	}
+	if first, end := inner(o.Off, o.N); first < end {
+		n.drop(first, end)
+		n.set(m.now, m.now)
+	}
+	return nil
+}
+
+func (m *Model) zero(n *node, o Op, grow bool) error {
+	m.edges(n, o.Off, o.N)
+	n.drop(inner(o.Off, o.N))
+	if grow {
+		n.size = max(n.size, o.Off+o.N)
+	}
+	n.set(m.now, m.now)
+	return nil
+}
+
+// relocate copies what is read: it is durable then.
+func (m *Model) relocate(n *node, o Op, _ int) error {
+	first, end := blocks(o.Off, o.N)
+	for w := range n.loose {
+		if b := w * wordSize / blockSize; b >= first && b < end {
+			delete(n.loose, w)
+		}
+	}
+	return nil
+}
+
+// store is a store through a mapping.
+func (m *Model) store(n *node, p []byte, off int64, persist bool) error {
+	block := off / blockSize
+	if _, end := blocks(0, n.size); block >= end {
+		return unix.ENXIO
+	}
+	if off+int64(len(p)) > n.size || (off+int64(len(p))-1)/blockSize != block {
+		return unix.EINVAL
+	}
+	if n.data[block] == nil {
+		n.setBlock(block, new(content))
+		n.set(m.now, m.now)
+		m.stage()
+	} else {
+		n.touch(m.now)
+	}
+	m.inPlace(n, p, off, false)
+	if persist {
+		first := off / lineSize * lineSize
+		words(first, off+int64(len(p))-first, func(w int64) { delete(n.loose, w) })
+		last := (off + int64(len(p)) - 1) / lineSize * lineSize
+		words(last, lineSize, func(w int64) { delete(n.loose, w) })
+	}
+	return nil
+}

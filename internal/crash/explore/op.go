@@ -1,0 +1,254 @@
+package explore
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Op is one operation: a verb and what it is done to. Its text form is the
+// verb and its arguments, in the order that the verb's signature says.
+//
+// A path that begins with @ is a file held open under that name. Offsets and
+// lengths are bytes.
+type Op struct {
+	Verb     string
+	Path, To string
+	Off, N   int64
+	Arg      string // name of an extended attribute, target of a symbolic link
+}
+
+// signatures is the arguments of each verb: p Path, t To, o Off, n N, m N in
+// octal, a Arg.
+var signatures = map[string]string{
+	"create": "p", "mkdir": "p", "fifo": "p", "symlink": "pa", "link": "pt", "unlink": "p", "rmdir": "p",
+	"rename": "pt", "exchange": "pt", "noreplace": "pt",
+	"write": "pon", "append": "pn", "truncate": "pn",
+	"fallocate": "pon", "keepsize": "pon", "punch": "pon", "zero": "pon", "zerokeep": "pon", "relocate": "pon",
+	"chmod": "pm", "chown": "pn", "utimes": "pn", "setxattr": "pan", "rmxattr": "pa",
+	"store": "pon", // through a mapping: write fault, stores, flush, fence
+	"loose": "pon", // the same without flush and fence
+	"clear": "pon", // the same with zeros
+	"open":  "pt", "close": "p", "sync": "p",
+	"remount": "",
+}
+
+// String is the text form.
+func (o Op) String() string {
+	out := []string{o.Verb}
+	for _, kind := range signatures[o.Verb] {
+		switch kind {
+		case 'p':
+			out = append(out, o.Path)
+		case 't':
+			out = append(out, o.To)
+		case 'o':
+			out = append(out, strconv.FormatInt(o.Off, 10))
+		case 'n':
+			out = append(out, strconv.FormatInt(o.N, 10))
+		case 'm':
+			out = append(out, strconv.FormatInt(o.N, 8))
+		case 'a':
+			out = append(out, o.Arg)
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// ParseOp reads the text form.
+func ParseOp(text string) (o Op, err error) {
+	words := strings.Fields(text)
+	if len(words) == 0 {
+		return o, fmt.Errorf("an operation is missing")
+	}
+	o.Verb = words[0]
+	signature, ok := signatures[o.Verb]
+	if !ok {
+		return o, fmt.Errorf("there is no operation %q", o.Verb)
+	}
+	if len(words)-1 != len(signature) {
+		return o, fmt.Errorf("%q: %s takes %d arguments", text, o.Verb, len(signature))
+	}
+	for i, kind := range signature {
+		word := words[i+1]
+		switch kind {
+		case 'p':
+			o.Path, err = word, validPath(word)
+		case 't':
+			o.To, err = word, validPath(word)
+		case 'o':
+			o.Off, err = number(word, 10)
+		case 'n':
+			o.N, err = number(word, 10)
+		case 'm':
+			o.N, err = number(word, 8)
+		case 'a':
+			o.Arg = word
+		}
+		if err != nil {
+			return o, fmt.Errorf("%q: %w", text, err)
+		}
+	}
+	return o, nil
+}
+
+// number bounds what an operation may ask for, so that a case from somewhere
+// else cannot take all memory.
+func number(word string, base int) (int64, error) {
+	const most = 1 << 24
+	n, err := strconv.ParseInt(word, base, 64)
+	if err == nil && (n < 0 || n > most) {
+		err = fmt.Errorf("%d is not from 0 to %d", n, most)
+	}
+	return n, err
+}
+
+func validPath(path string) error {
+	if path == "" || path[0] != '/' && path[0] != '@' {
+		return fmt.Errorf("%q is neither a path from / nor a file held open, as @1", path)
+	}
+	return nil
+}
+
+// parse makes operations of lines known to be right.
+func parse(lines string) (ops []Op) {
+	for line := range strings.Lines(lines) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		o, err := ParseOp(line)
+		if err != nil {
+			panic(err)
+		}
+		ops = append(ops, o)
+	}
+	return ops
+}
+
+// baseTree makes what every case begins with, and then the pool is closed:
+//
+//	/a/x    5000 bytes, an extended attribute    /b/x  the same file
+//	/a/y    blocks written, hole, unwritten, written in part
+//	/b/y    an empty directory
+//	/b/z    a symbolic link
+//	/o      6000 bytes
+//
+// Blocks that are shared by files have their place here when the format has
+// them.
+var baseTree = parse(`
+	mkdir /a
+	mkdir /b
+	create /a/x
+	write /a/x 0 5000
+	setxattr /a/x user.k 10
+	create /a/y
+	write /a/y 0 4096
+	write /a/y 12288 100
+	keepsize /a/y 8192 4096
+	link /a/x /b/x
+	mkdir /b/y
+	symlink /b/z ../a/x
+	create /o
+	write /o 0 6000
+`)
+
+// opening is done first in every case: /o becomes a file without a name, open as @1.
+var opening = parse(`
+	open /o @1
+	unlink /o
+`)
+
+// Alphabet is every operation of the systematic sequences.
+var Alphabet = parse(`
+	create /a/z
+	mkdir /a/z
+	fifo /a/z
+	symlink /a/z some/where
+	link /a/x /a/z
+	link /a/y /b/w
+	unlink /a/x
+	unlink /a/y
+	unlink /b/x
+	unlink /b/z
+	rmdir /b/y
+	rename /a/x /a/z
+	rename /a/x /b/z
+	rename /a/y /a/x
+	rename /a/x /a/y
+	rename /a/y /b/w
+	rename /b/y /a/z
+	rename /a /b/y
+	exchange /a/x /a/y
+	exchange /a/y /b/y
+	noreplace /a/x /a/z
+	noreplace /a/x /a/y
+	write /a/x 0 100
+	write /a/x 4090 12
+	write /a/x 4096 4096
+	write /a/x 5001 33
+	write /a/x 20000 10
+	append /a/x 4096
+	append /a/y 60
+	write /a/y 4096 100
+	write /a/y 8292 200
+	write /a/y 100 12100
+	write /a/z 0 100
+	write @1 10 100
+	append @1 4096
+	truncate /a/x 0
+	truncate /a/x 100
+	truncate /a/x 4096
+	truncate /a/x 9000
+	truncate /a/y 4096
+	truncate /a/y 8292
+	truncate /a/y 100000
+	fallocate /a/x 0 16384
+	keepsize /a/x 8192 8192
+	keepsize /a/y 0 16384
+	punch /a/y 0 4096
+	punch /a/x 100 4500
+	punch /a/y 0 65536
+	zero /a/x 0 8192
+	zero /a/y 100 13000
+	zerokeep /a/y 0 20480
+	relocate /a/x 0 65536
+	relocate /a/y 0 65536
+	chmod /a/x 600
+	chmod /a 700
+	chown /a/y 7
+	utimes /a/x 5
+	setxattr /a/x user.k 5000
+	setxattr /b/y user.n 20
+	rmxattr /a/x user.k
+	store /a/x 64 24
+	store /a/y 4100 40
+	store /a/y 8256 64
+	loose /a/x 128 24
+	loose /a/y 8200 16
+	clear /a/x 4960 40
+	open /a/x @2
+	close @1
+	sync @2
+	remount
+`)
+
+// Small is the operations of longer systematic sequences: those by which
+// blocks, nodes and inodes come, go and are used again.
+var Small = parse(`
+	create /a/z
+	unlink /a/y
+	rename /a/y /a/x
+	exchange /a/x /a/y
+	write /a/z 0 100
+	write /a/x 4096 4096
+	write /a/x 20000 10
+	truncate /a/x 4965
+	truncate /a/x 9000
+	zero /a/y 100 13000
+	relocate /a/x 0 65536
+	setxattr /a/x user.k 5000
+	store /a/y 4100 40
+	clear /a/x 4960 40
+	close @1
+	remount
+`)

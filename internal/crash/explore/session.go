@@ -1,0 +1,245 @@
+package explore
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/medium"
+)
+
+const (
+	firstTime = 1_700_000_000_000_000_000 // of the first operation
+	opTime    = 1_000_000_000             // from one operation to the next, ns
+)
+
+// session is a mounted pool on which operations are done.
+type session struct {
+	meta, data medium.Area
+	fs         *core.FS
+	handles    map[string]*core.Node
+	now        int64
+	random     *rand.ChaCha8
+}
+
+func (s *session) options() core.Options {
+	return core.Options{Now: func() int64 { return s.now }, Random: s.random}
+}
+
+// newSession mounts the pool. now is the time of the operations until it is
+// changed.
+func newSession(meta, data medium.Area, now int64) (*session, error) {
+	s := &session{
+		meta: meta, data: data, now: now, handles: map[string]*core.Node{},
+		random: rand.NewChaCha8([32]byte{byte(now >> 8), byte(now >> 16), byte(now >> 24), 1}),
+	}
+	return s, s.mount()
+}
+
+func (s *session) mount() (err error) {
+	s.fs, err = core.Mount(s.meta, s.data, s.options())
+	if err == nil {
+		s.fs.Reclaimed()
+	}
+	return err
+}
+
+func (s *session) close() error {
+	for name, n := range s.handles {
+		n.Close()
+		delete(s.handles, name)
+	}
+	return s.fs.Close()
+}
+
+// run does an operation.
+func (s *session) run(o Op, tag int) error {
+	if o.Verb == "remount" {
+		if err := s.fs.Close(); err != nil { // with files still open, as a server may
+			return err
+		}
+		for name, n := range s.handles {
+			n.Close()
+			delete(s.handles, name)
+		}
+		return s.mount()
+	}
+	if namespaceVerbs[o.Verb] != nil {
+		return s.name(o)
+	}
+	n, temporary, err := s.node(o.Path)
+	if err != nil {
+		return err
+	}
+	if temporary {
+		defer n.Close()
+	}
+	if fileVerbs[o.Verb] != nil {
+		if kind := n.Attr().Mode & layout.ModeType; kind != layout.ModeRegular {
+			return notRegular(&node{kind: kind}, o.Verb)
+		}
+		return s.file(n, o, tag)
+	}
+	return s.other(n, o, tag)
+}
+
+// node opens what a path leads to, or returns what is open.
+func (s *session) node(path string) (n *core.Node, temporary bool, err error) {
+	if path[0] == '@' {
+		if n := s.handles[path]; n != nil {
+			return n, false, nil
+		}
+		return nil, false, unix.EBADF
+	}
+	n, err = s.fs.OpenPath(root, strings.TrimPrefix(path, "/"), false)
+	return n, true, err
+}
+
+func (s *session) parent(path string) (layout.Ino, string, error) {
+	at := strings.LastIndexByte(path, '/')
+	if at < 0 {
+		return 0, "", unix.EBADF
+	}
+	dir, err := s.fs.Resolve(root, strings.Trim(path[:at], "/"), false)
+	return dir.Ino, path[at+1:], err
+}
+
+// name does an operation on names.
+func (s *session) name(o Op) error {
+	if o.Verb == "link" {
+		n, temporary, err := s.node(o.Path)
+		if err != nil {
+			return err
+		}
+		if temporary {
+			defer n.Close()
+		}
+		dir, name, err := s.parent(o.To)
+		if err != nil {
+			return err
+		}
+		_, err = s.fs.Link(root, n.Ino(), dir, name)
+		return err
+	}
+	dir, name, err := s.parent(o.Path)
+	if err != nil {
+		return err
+	}
+	switch o.Verb {
+	case "create":
+		_, err = s.fs.Create(root, dir, name, layout.ModeRegular|0o644, 0)
+	case "mkdir":
+		_, err = s.fs.Create(root, dir, name, layout.ModeDirectory|0o755, 0)
+	case "fifo":
+		_, err = s.fs.Create(root, dir, name, layout.ModeFIFO|0o644, 0)
+	case "symlink":
+		_, err = s.fs.Symlink(root, dir, name, o.Arg)
+	case "unlink":
+		err = s.fs.Unlink(root, dir, name)
+	case "rmdir":
+		err = s.fs.Rmdir(root, dir, name)
+	default:
+		to, newName, e := s.parent(o.To)
+		if e != nil {
+			return e
+		}
+		flags := map[string]uint32{"exchange": core.RenameExchange, "noreplace": core.RenameNoReplace}[o.Verb]
+		err = s.fs.Rename(root, dir, name, to, newName, flags)
+	}
+	return err
+}
+
+// file does an operation on the contents of a regular file.
+func (s *session) file(n *core.Node, o Op, tag int) (err error) {
+	switch o.Verb {
+	case "write":
+		_, err = n.WriteAt(pattern(tag, o.Off, o.N), o.Off)
+	case "append":
+		_, _, err = n.Append(pattern(tag, n.Attr().Size, o.N))
+	case "truncate":
+		_, err = n.SetAttr(root, core.SetAttr{Size: &o.N})
+	case "fallocate":
+		err = n.Fallocate(0, o.Off, o.N)
+	case "keepsize":
+		err = n.Fallocate(core.KeepSize, o.Off, o.N)
+	case "punch":
+		err = n.Fallocate(core.PunchHole|core.KeepSize, o.Off, o.N)
+	case "zero":
+		err = n.Fallocate(core.ZeroRange, o.Off, o.N)
+	case "zerokeep":
+		err = n.Fallocate(core.ZeroRange|core.KeepSize, o.Off, o.N)
+	case "relocate":
+		err = n.Relocate(o.Off, o.N)
+	case "store":
+		err = s.store(n, pattern(tag, o.Off, o.N), o.Off, true)
+	case "loose":
+		err = s.store(n, pattern(tag, o.Off, o.N), o.Off, false)
+	case "clear":
+		err = s.store(n, make([]byte, o.N), o.Off, false)
+	}
+	return err
+}
+
+// store does what a program with a mapping does: the fault, stores to the
+// block that it was granted, and with persist a flush and a fence.
+func (s *session) store(n *core.Node, p []byte, off int64, persist bool) error {
+	size := n.Attr().Size
+	if _, end := blocks(0, size); off/blockSize >= end {
+		return unix.ENXIO
+	}
+	if off+int64(len(p)) > size || (off+int64(len(p))-1)/blockSize != off/blockSize {
+		return unix.EINVAL
+	}
+	var at int64
+	err := n.Fault(off/blockSize, true, layout.HugeBlocks, 1, func(r core.Run) error {
+		if !r.Writable {
+			return errors.New("a write fault was answered without the right to write")
+		}
+		at = (r.Block+off/blockSize-r.First)*blockSize + off%blockSize
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.data.Write(at, p)
+	if !persist {
+		return nil
+	}
+	s.data.Flush(at, int64(len(p)))
+	return s.data.Fence()
+}
+
+// other does an operation on any kind of file.
+func (s *session) other(n *core.Node, o Op, tag int) (err error) {
+	value := uint32(o.N)
+	switch o.Verb {
+	case "chmod":
+		_, err = n.SetAttr(root, core.SetAttr{Mode: &value})
+	case "chown":
+		_, err = n.SetAttr(root, core.SetAttr{UID: &value, GID: &value})
+	case "utimes":
+		_, err = n.SetAttr(root, core.SetAttr{Mtime: &o.N})
+	case "setxattr":
+		err = s.fs.SetXattr(root, n.Ino(), o.Arg, pattern(tag, 0, o.N), 0)
+	case "rmxattr":
+		err = s.fs.RemoveXattr(root, n.Ino(), o.Arg)
+	case "open":
+		if s.handles[o.To] != nil {
+			return unix.EBUSY
+		}
+		s.handles[o.To], _, err = s.node(o.Path)
+	case "close":
+		err = s.handles[o.Path].Close()
+		delete(s.handles, o.Path)
+	case "sync":
+		err = n.Sync()
+	default:
+		err = fmt.Errorf("no operation %q", o.Verb)
+	}
+	return err
+}
