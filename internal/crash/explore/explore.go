@@ -8,7 +8,7 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
-	"slices"
+	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -21,7 +21,9 @@ type Options struct {
 	Every    int       // only one of so many sequences of more than one operation; 0: all
 	Workers  int       // default 1
 	Deadline time.Time // zero: none
-	Progress func(done, total int64)
+	// Random goes on with random sequences of more operations until the deadline.
+	Random   bool
+	Progress func(Report) // after each sequence
 	// Violation is called for each one found, one at a time; Run ends after
 	// most of them.
 	Violation func(*Violation)
@@ -38,6 +40,7 @@ type Report struct {
 	Made       int64 `json:"made"`      // images, with those that are equal
 	Images     int64 `json:"images"`    // distinct ones
 	Deep       int64 `json:"used_further"`
+	Replayed   int64 `json:"replay_images"` // of power cuts in recovery
 	Violations int64 `json:"violations"`
 }
 
@@ -48,6 +51,7 @@ func (r *Report) add(o Report) {
 	r.Made += o.Made
 	r.Images += o.Images
 	r.Deep += o.Deep
+	r.Replayed += o.Replayed
 }
 
 // sequences calls fn for each sequence of depth operations of an alphabet.
@@ -112,7 +116,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	}
 	inner, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	r := &run{opts: o, cases: make(chan *Case, 64), stop: stop, total: Sequences(o.Depth)}
+	r := &run{opts: o, cases: make(chan *Case, 64), stop: stop, report: Report{Total: Sequences(o.Depth)}}
 	var workers sync.WaitGroup
 	v := &verdicts{}
 	for range max(o.Workers, 1) {
@@ -125,7 +129,6 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	r.feed(inner)
 	close(r.cases)
 	workers.Wait()
-	r.report.Total = r.total
 	if err := context.Cause(inner); err != nil && err != errEnough {
 		return r.report, err
 	}
@@ -137,14 +140,21 @@ type run struct {
 	opts  Options
 	cases chan *Case
 	stop  context.CancelCauseFunc
-	total int64
 
 	mu     sync.Mutex
-	done   int64  // protected by mu
 	report Report // protected by mu
 }
 
 func (r *run) feed(ctx context.Context) {
+	give := func(ops []Op) bool {
+		c := &Case{Ops: ops, Effort: r.opts.Effort, Seed: seedOf(r.opts.Seed, ops)}
+		select {
+		case r.cases <- c:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
 	for depth := 1; depth <= r.opts.Depth; depth++ {
 		n := 0
 		sequences(alphabetOf(depth), depth, func(ops []Op) bool {
@@ -152,15 +162,30 @@ func (r *run) feed(ctx context.Context) {
 			if depth > 1 && r.opts.Every > 1 && n%r.opts.Every != 0 {
 				return true
 			}
-			c := &Case{Ops: slices.Clone(ops), Effort: r.opts.Effort, Seed: seedOf(r.opts.Seed, ops)}
-			select {
-			case r.cases <- c:
-				return true
-			case <-ctx.Done():
-				return false
-			}
+			return give(ops)
 		})
 	}
+	if b, err := theBase(); err == nil && r.opts.Random {
+		rng := rand.New(rand.NewPCG(r.opts.Seed, 0))
+		for give(randomOps(rng, b.model)) {
+		}
+	}
+}
+
+// randomOps is a sequence of 3 to 8 operations, of which all but the last
+// succeed.
+func randomOps(rng *rand.Rand, m *Model) (ops []Op) {
+	m = m.clone()
+	for i, o := range opening {
+		m.Apply(o, i, firstTime)
+	}
+	for n := 3 + rng.IntN(6); len(ops) < n; {
+		o := Alphabet[rng.IntN(len(Alphabet))]
+		if m.Apply(o, len(ops), firstTime) == nil {
+			ops = append(ops, o)
+		}
+	}
+	return ops
 }
 
 func (r *run) work(ctx context.Context, w *worker) {
@@ -172,7 +197,6 @@ func (r *run) work(ctx context.Context, w *worker) {
 		found, skipped, err := w.run(c)
 		r.mu.Lock()
 		r.report.add(w.report)
-		r.done++
 		if skipped {
 			r.report.Skipped++
 		}
@@ -189,7 +213,7 @@ func (r *run) work(ctx context.Context, w *worker) {
 			r.stop(errEnough)
 		}
 		if r.opts.Progress != nil {
-			r.opts.Progress(r.done, r.total)
+			r.opts.Progress(r.report)
 		}
 		r.mu.Unlock()
 	}

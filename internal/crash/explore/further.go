@@ -20,6 +20,7 @@ func (w *worker) further(m *crash.Image, d verdict) error {
 	n := 0
 	_, err = w.replay.Images(crash.Options{Exhaustive: 16, Lines: 4, Samples: 4}, func(m *crash.Image) error {
 		n++
+		w.report.Replayed++
 		t, err := w.look(m.Areas)
 		if err == nil && t.digest() != d {
 			err = fmt.Errorf("another state than before")
@@ -69,6 +70,7 @@ func (w *worker) replayAgain(m *crash.Image, d verdict) error {
 		return err
 	}
 	_, err := w.again.Images(crash.Options{Exhaustive: 4, Lines: 2, Samples: 2}, func(m *crash.Image) error {
+		w.report.Replayed++
 		t, err := w.look(m.Areas)
 		if err == nil && t.digest() != d {
 			err = fmt.Errorf("another state than before")
