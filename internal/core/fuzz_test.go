@@ -208,6 +208,27 @@ func TestImpossibleBucket(t *testing.T) {
 	}
 }
 
+// TestNameOfItself points the first name of a directory to the directory, with
+// a checksum that matches: nothing may lock it twice.
+func TestNameOfItself(t *testing.T) {
+	im := builtImage()
+	for _, s := range im.live {
+		if s.kind != "bucket" {
+			continue
+		}
+		meta, data := im.areas()
+		b := slices.Clone(meta.Bytes()[s.offset:][:s.length])
+		copy(b[72:80], b[8:16]) // inode of the first entry, of the bucket
+		s.seal(b)
+		meta.Write(s.offset, b)
+		if !noticed(meta, data) {
+			t.Errorf("bucket at %#x: nobody notices", s.offset)
+		}
+		fs := must[*FS](t)(Mount(meta, data, Options{}))
+		exercise(fs)
+	}
+}
+
 // damage applies a fuzzer's input: commands of 16 bytes, op u8, seal u8, which
 // u16, where u32, value u64.
 func (im *image) damage(meta medium.Area, input []byte) {

@@ -55,8 +55,14 @@ func (fs *FS) get(ino layout.Ino) (*inode, error) {
 	in.refs++
 	fs.cacheMu.Unlock()
 	in.once.Do(func() {
-		in.loadErr = in.load()
-		in.gone = in.loadErr != nil
+		// The slot may be free and a transaction about to use it: it is read
+		// between transactions, and who comes after that one reads again.
+		fs.journal.Locked(func() error {
+			if in.loadErr = in.load(); in.loadErr != nil {
+				in.forget()
+			}
+			return nil
+		})
 	})
 	if in.loadErr != nil {
 		in.put()
@@ -118,8 +124,9 @@ func (in *inode) settle() {
 	}
 }
 
-// forget takes a freed inode out of the cache, so that its number can be used
-// again while others still hold it. in.mu is held.
+// forget takes an inode that is free out of the cache, so that its number can
+// be used again while others still hold it. The builder's lock is held: nobody
+// can have used the number since. in.mu is held, too.
 func (in *inode) forget() {
 	in.gone = true
 	in.fs.cacheMu.Lock()
@@ -237,6 +244,11 @@ func (u *update) newInode(c Cred, dir *layout.Inode, mode uint32) (*inode, *layo
 // freeInode gives the inode's slot back.
 func (u *update) freeInode(in *inode) error {
 	*u.edit(in) = layout.Inode{}
+	u.OnDone(func(committed bool) {
+		if committed {
+			in.forget()
+		}
+	})
 	if in.orphan {
 		if err := u.clearOrphan(in); err != nil {
 			return err

@@ -44,14 +44,44 @@ func (in *inode) unlockPut() {
 // Lookup finds a name in a directory. The name "." is the directory, ".." its
 // parent. ENOENT, ENOTDIR, EACCES.
 func (fs *FS) Lookup(c Cred, dir layout.Ino, name string) (Attr, error) {
-	ino, err := fs.lookupIno(c, dir, name)
+	if isDots(name) {
+		ino, err := fs.lookupDots(c, dir, name)
+		if err != nil {
+			return Attr{}, err
+		}
+		return fs.GetAttr(ino)
+	}
+	d, err := fs.get(dir)
 	if err != nil {
 		return Attr{}, err
 	}
-	return fs.GetAttr(ino)
+	defer d.put()
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if err := d.searchable(c); err != nil {
+		return Attr{}, err
+	}
+	// While the directory is locked the name cannot go, nor the inode's number
+	// be used for another.
+	in, err := fs.child(&d.Inode, name)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer in.put()
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	return attr(&in.Inode), nil
 }
 
-func (fs *FS) lookupIno(c Cred, dir layout.Ino, name string) (layout.Ino, error) {
+// searchable checks that names can be looked up in a directory.
+func (in *inode) searchable(c Cred) error {
+	if in.Type() != layout.ModeDirectory {
+		return unix.ENOTDIR
+	}
+	return c.allows(&in.Inode, CanExecute)
+}
+
+func (fs *FS) lookupDots(c Cred, dir layout.Ino, name string) (layout.Ino, error) {
 	d, err := fs.get(dir)
 	if err != nil {
 		return 0, err
@@ -59,20 +89,13 @@ func (fs *FS) lookupIno(c Cred, dir layout.Ino, name string) (layout.Ino, error)
 	defer d.put()
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	if d.Type() != layout.ModeDirectory {
-		return 0, unix.ENOTDIR
-	}
-	if err := c.allows(&d.Inode, CanExecute); err != nil {
+	if err := d.searchable(c); err != nil {
 		return 0, err
 	}
-	switch name {
-	case ".":
+	if name == "." {
 		return dir, nil
-	case "..":
-		return d.Parent, nil
 	}
-	slot, err := fs.lookup(fs.journal.View, &d.Inode, name)
-	return slot.Ino, err
+	return d.Parent, nil
 }
 
 // Create makes a file, directory, fifo, socket or device (mode holds the type
@@ -252,17 +275,10 @@ func (fs *FS) remove(c Cred, parent layout.Ino, name string, directory bool) err
 	if directory {
 		d.Nlink--
 	}
-	freed, err := u.dropLink(in, now)
-	if err != nil {
+	if err := u.dropLink(in, now); err != nil {
 		return err
 	}
-	if err := u.commit(); err != nil {
-		return err
-	}
-	if freed {
-		in.forget()
-	}
-	return nil
+	return u.commit()
 }
 
 // child returns the inode that a name of a locked directory leads to.
@@ -270,6 +286,9 @@ func (fs *FS) child(dir *layout.Inode, name string) (*inode, error) {
 	slot, err := fs.lookup(fs.journal.View, dir, name)
 	if err != nil {
 		return nil, err
+	}
+	if slot.Ino == dir.Ino { // it would be locked twice
+		return nil, layout.Corrupt("directory", -1, "%q in %v leads to itself", name, dir.Ino)
 	}
 	in, err := fs.get(slot.Ino)
 	if err == unix.ENOENT {
@@ -297,23 +316,23 @@ func (in *inode) removable(directory bool) error {
 // has none left is freed in the same transaction when nobody else uses it and
 // it is small; otherwise it becomes an orphan and goes with its last
 // reference. The caller holds in.mu and a reference.
-func (u *update) dropLink(in *inode, now int64) (freed bool, err error) {
+func (u *update) dropLink(in *inode, now int64) error {
 	want := u.edit(in)
 	want.Ctime = now
 	if want.Nlink--; want.Type() == layout.ModeDirectory {
 		want.Nlink = 0
 	}
 	if want.Nlink > 0 {
-		return false, nil
+		return nil
 	}
 	if in.lastReference() {
 		done, err := u.freeContents(want)
 		if err != nil {
-			return false, err
+			return err
 		}
 		if done {
-			return true, u.freeInode(in)
+			return u.freeInode(in)
 		}
 	}
-	return false, u.setOrphan(in)
+	return u.setOrphan(in)
 }

@@ -72,7 +72,6 @@ func (fs *FS) reclaimInode(in *inode) error {
 			return err
 		}
 	}
-	in.forget()
 	return nil
 }
 

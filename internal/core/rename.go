@@ -220,7 +220,6 @@ func (r *rename) commit() error {
 	source.Ctime = now
 	od.Mtime, od.Ctime, nd.Mtime, nd.Ctime = now, now, now, now
 	r.reparent(source, od, nd)
-	freed := false
 	switch {
 	case r.exchange:
 		target := u.edit(r.target)
@@ -234,7 +233,7 @@ func (r *rename) commit() error {
 		if r.target.Type() == layout.ModeDirectory {
 			nd.Nlink--
 		}
-		if freed, err = u.dropLink(r.target, now); err == nil {
+		if err = u.dropLink(r.target, now); err == nil {
 			err = u.replaceName(nd, r.newName, source.Ino, source.Mode)
 		}
 		if err == nil {
@@ -250,9 +249,6 @@ func (r *rename) commit() error {
 	}
 	if err := u.commit(); err != nil {
 		return err
-	}
-	if freed {
-		r.target.forget()
 	}
 	r.source.parent = r.newDir.ino
 	if r.exchange {
