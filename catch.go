@@ -53,6 +53,9 @@ func (m *Mapping) failure(offset int64, retired bool) error {
 	if retired {
 		return ErrUnmapped
 	}
+	if m.fsys.space.isGone() {
+		return ErrServerGone
+	}
 	if m.fsys.space.session == nil {
 		_, code, _ := fault.Find(m.start() + uintptr(offset))
 		if err := codeError(code); err != nil {

@@ -95,6 +95,7 @@ type Mapping struct {
 	off      int64 // byte of the file where the mapping begins
 	id       uint32
 	readOnly bool
+	powerCut bool // emulated: the server is told of each flush
 	region   *fault.Range
 	data     []byte // the region's first bytes
 	unmap    sync.Once
@@ -139,7 +140,7 @@ func (f *File) mapRange(off int64, n int, flags MapFlags) (*Mapping, error) {
 	}
 	m := &Mapping{
 		fsys: f.fsys, name: f.name, off: off, id: r.Handle, readOnly: flags&ReadOnly != 0,
-		region: region, data: region.Bytes()[:n:n],
+		powerCut: f.fsys.info.Medium.PowerCut, region: region, data: region.Bytes()[:n:n],
 	}
 	region.Activate(m.id)
 	f.fsys.space.add(m)
@@ -223,6 +224,9 @@ func (m *Mapping) granularity() Granularity { return Granularity(m.fsys.hello.Gr
 // call. EOPNOTSUPP: the medium lies behind a page cache, where only [Mapping.Sync] makes stores durable. Pages of the
 // range that are not granted are faulted in; a *FaultError says why that failed.
 func (m *Mapping) Persist(off, n int) error {
+	if m.powerCut {
+		return m.emulate("persist", off, n, wire.FlushLines|wire.FlushFence)
+	}
 	return m.flush("persist", off, n, pmem.Fence, pmem.Persist)
 }
 
@@ -231,11 +235,19 @@ var errPageCache error = &detailed{"the medium lies behind a page cache: use Syn
 // Flush starts the write-back of the lines of a range; they are durable after the next Fence by the same goroutine,
 // which must not have yielded its thread in between: no channel, lock, or system call. Errors are those of Persist.
 func (m *Mapping) Flush(off, n int) error {
+	if m.powerCut {
+		return m.emulate("flush", off, n, wire.FlushLines)
+	}
 	return m.flush("flush", off, n, func() {}, pmem.Flush)
 }
 
 // Fence makes everything that was flushed before durable.
-func (m *Mapping) Fence() { pmem.Fence() }
+func (m *Mapping) Fence() {
+	if m.powerCut {
+		m.emulate("fence", 0, 0, wire.FlushFence) // an error: the power was cut, and the mapping is gone
+	}
+	pmem.Fence()
+}
 
 // Sync makes the stores to a range durable, with the metadata that finds them, on every medium and with every kind
 // of mapping. On byte-addressable media it is Persist: the metadata was durable when the store was allowed.
@@ -277,6 +289,9 @@ func (m *Mapping) populate(off, n int) error {
 // populatePages has pages granted and mapped, and returns how many are before the first that cannot be.
 func (m *Mapping) populatePages(first, count int64) (int64, error) {
 	if s := m.fsys.space.session; s != nil {
+		if m.fsys.space.isGone() {
+			return 0, ErrServerGone // the power was cut
+		}
 		return s.Populate(m.id, first, count, !m.readOnly, m.region.MapRun)
 	}
 	done, code := m.region.Populate(first, count, !m.readOnly)

@@ -60,7 +60,7 @@ func Open(pool string, opts ...Option) (*FS, error) {
 }
 
 func open(pool string, o options) (*FS, error) {
-	srv, err := server.Open(pool, server.Options{ReadOnly: o.readOnly, Require: o.require, Wait: o.wait})
+	srv, err := server.Open(pool, server.Options{ReadOnly: o.readOnly, Require: o.require, Wait: o.wait, PowerCut: o.powerCut})
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +88,9 @@ func Dial(socket string, opts ...Option) (*FS, error) {
 }
 
 func dial(socket string, o options) (*FS, error) {
+	if o.powerCut != nil {
+		return nil, &detailed{"PowerCut is for Open: whether power cuts are emulated is the server's choice", unix.EINVAL}
+	}
 	conn, err := connect(socket, o.wait)
 	if err != nil {
 		return nil, err

@@ -32,6 +32,7 @@ type options struct {
 	require  Granularity
 	readOnly bool
 	wait     time.Duration
+	powerCut *medium.PowerCutOptions
 }
 
 func collect(opts []Option) options {
@@ -54,6 +55,15 @@ func OpenReadOnly() Option { return func(o *options) { o.readOnly = true } }
 // still hold. Without it, or when d is over, Open fails and names their processes. Dial waits up to d for a server to
 // listen.
 func Wait(d time.Duration) Option { return func(o *options) { o.wait = d } }
+
+// PowerCut makes Open emulate, whatever the pool is on, persistent memory that loses its power when [FS.CutPower] is
+// called: stores through a mapping that were not flushed and fenced by then are lost. With a seed other than 0 a random
+// part of them survives, as it does when a CPU evicts lines from its caches. It is for tests of programs, and slow.
+// Only what is told to the Mapping's methods counts as flushed; flushing m.Bytes() by other means does not. For a
+// server, see "pmemfs serve --power-cut"; Dial refuses the option.
+func PowerCut(seed uint64) Option {
+	return func(o *options) { o.powerCut = &medium.PowerCutOptions{Seed: seed} }
+}
 
 // FormatOptions describe a new pool. The zero value of each field is a sensible default.
 type FormatOptions struct {

@@ -31,6 +31,7 @@ type embedded struct {
 
 	using sync.RWMutex // held by requests, so that Close waits for them
 	done  bool         // protected by using
+	off   bool         // protected by using: the power was cut
 }
 
 func (e *embedded) Do(q *wire.Request) (*wire.Reply, error) {
@@ -38,6 +39,9 @@ func (e *embedded) Do(q *wire.Request) (*wire.Reply, error) {
 	defer e.using.RUnlock()
 	if e.done {
 		return nil, fs.ErrClosed
+	}
+	if e.off {
+		return nil, ErrServerGone
 	}
 	r := e.session.Do(q)
 	e.space.restore()

@@ -27,7 +27,9 @@ type Report struct {
 	Domain      Domain      `json:"domain"`      // the weaker one if the two areas differ
 	Granularity Granularity `json:"granularity"` // follows from Domain
 	// Emulated: the memory is volatile and only behaves like persistent memory.
-	Emulated  bool  `json:"emulated"`
+	Emulated bool `json:"emulated"`
+	// PowerCut: what is stored and not made durable is lost when somebody cuts the power by command: see PowerCut.
+	PowerCut  bool  `json:"power_cut,omitempty"`
 	MapSync   bool  `json:"map_sync"`  // the data area is mapped with MAP_SYNC
 	MetaSize  int64 `json:"meta_size"` // bytes
 	DataSize  int64 `json:"data_size"` // bytes

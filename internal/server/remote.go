@@ -73,6 +73,9 @@ func (r *remote) gone() {
 func (s *Session) serveFaults(r *remote) {
 	err := r.page.Serve(func(q *fault.Request) fault.Reply {
 		reply, err := s.serveFault(q)
+		if err != nil && s.srv.off.Load() {
+			return fault.Reply{Code: fault.CodeServerGone}
+		}
 		if err != nil {
 			return fault.Reply{Code: faultCode(err)}
 		}

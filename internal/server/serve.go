@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/medium"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
@@ -28,33 +29,57 @@ const (
 
 // Serve accepts clients until ctx is done; then it takes back what they have mapped, ends their connections and waits
 // until all is still. It closes the listener. The server can then be closed.
+//
+// When a client has cut the power it returns medium.ErrPowerCut and leaves the listener open, for what Restart returns.
 func (s *Server) Serve(ctx context.Context, l *Listener) error {
-	var clients sync.WaitGroup
-	stop := context.AfterFunc(ctx, func() { l.UnixListener.Close() })
-	defer stop()
-	var failed error
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.whenOff(cancel)
+	failed := s.accept(ctx, l)
+	off := s.off.Load()
+	if !off || failed != nil {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			failed = errors.Join(failed, err)
+		}
+	}
+	cancel()
+	s.retreat()
+	s.clients.Wait()
+	if off && failed == nil {
+		return medium.ErrPowerCut
+	}
+	return failed
+}
+
+// accept accepts clients until ctx is done.
+func (s *Server) accept(ctx context.Context, l *Listener) error {
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		l.SetDeadline(time.Unix(1, 0)) // an error: it is closed
+		close(woken)
+	})
+	defer func() {
+		if !stop() {
+			<-woken
+			l.SetDeadline(time.Time{})
+		}
+	}()
 	for ctx.Err() == nil {
 		c, err := l.AcceptUnix()
 		if err == nil {
-			clients.Go(func() { s.serveConn(ctx, c, l.access) })
+			s.clients.Go(func() { s.serveConn(ctx, c, l.access) })
 			continue
 		}
 		if ctx.Err() != nil {
 			break
 		}
 		if !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) && !errors.Is(err, unix.ECONNABORTED) {
-			failed = err
-			break
+			return err
 		}
 		s.logf("accept: %v", err)
 		time.Sleep(100 * time.Millisecond) // until somebody closes a descriptor
 	}
-	if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-		failed = errors.Join(failed, err)
-	}
-	s.retreat()
-	clients.Wait()
-	return failed
+	return nil
 }
 
 // retreat ends every remote session, after taking back what it has mapped.
@@ -69,6 +94,9 @@ func (s *Server) retreat() {
 		}
 		all.Go(func() {
 			for _, m := range sess.mappings.all() {
+				if s.off.Load() {
+					break // CutPower has taken back what it could
+				}
 				if err := sess.revoke(m); err != nil {
 					s.logf("process %d: %v; the pool cannot be opened again until it has ended", sess.pid, err)
 					break // the others would take as long
@@ -173,7 +201,13 @@ func (r *requests) next() *wire.Request {
 }
 
 func (r *requests) answer(q *wire.Request) {
-	frame, err := wire.AppendReply(nil, r.sess.Do(q))
+	reply := r.sess.Do(q)
+	if cutter := r.sess.cutter.Load(); cutter {
+		defer r.sess.srv.end()
+	} else if r.sess.srv.off.Load() {
+		return // a machine without power answers nobody
+	}
+	frame, err := wire.AppendReply(nil, reply)
 	if err != nil {
 		frame, err = wire.AppendReply(nil, &wire.Reply{ID: q.ID, Errno: uint16(unix.EMSGSIZE), Detail: err.Error()})
 	}

@@ -1,11 +1,13 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,20 +28,37 @@ type Options struct {
 	BreakTimeout time.Duration
 	// Logf takes one line for each event that nobody else is told of. nil: the standard logger.
 	Logf func(format string, args ...any)
+	// PowerCut emulates a medium that loses its power when a client says so, whatever the pool is on. nil: no.
+	PowerCut *medium.PowerCutOptions
 }
 
 // Server owns a pool.
 type Server struct {
-	pool   *medium.Pool
-	report medium.Report // of pool; immutable
+	pool   Pool
+	power  *medium.PowerCut // the pool, when power cuts are emulated; else nil
+	report medium.Report    // of pool; immutable
 	fs     *core.FS
 	grants *grant.Table
 	opts   Options
 	owners []uint32 // users that may always connect; immutable
 
+	clients sync.WaitGroup // connections that are being served
+	off     atomic.Bool    // the power is cut, or about to be
+
 	mu       sync.Mutex
 	sessions map[*Session]struct{} // protected by mu
 	closed   bool                  // protected by mu: no more sessions
+	stop     context.CancelFunc    // protected by mu: ends Serve; nil while it does not run
+}
+
+// Pool is what a server needs of a pool: a *medium.Pool, or a *medium.PowerCut over one.
+type Pool interface {
+	Meta() medium.Area
+	Data() medium.Area
+	Report() medium.Report
+	ClientFile(readOnly bool) (*os.File, error)
+	ClientMapping() (base int64, flags int, align int64)
+	Close() error
 }
 
 // Open opens and mounts a pool, as its owner. The caller closes the server.
@@ -50,24 +69,42 @@ func Open(pool string, o Options) (*Server, error) {
 	if o.Logf == nil {
 		o.Logf = log.Printf
 	}
-	p, err := medium.Open(pool, medium.Options{Require: o.Require, ReadOnly: o.ReadOnly, Wait: o.Wait, MetaSize: core.MetaSize})
+	mo := medium.Options{Require: o.Require, ReadOnly: o.ReadOnly, Wait: o.Wait, MetaSize: core.MetaSize}
+	if o.PowerCut != nil {
+		mo.Require = medium.AnyGranularity // of what is emulated
+	}
+	p, err := medium.Open(pool, mo)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{
-		pool: p, report: p.Report(), grants: grant.NewTable(), opts: o,
-		owners: []uint32{uint32(os.Geteuid())}, sessions: map[*Session]struct{}{},
+	s := &Server{pool: p, opts: o, owners: []uint32{uint32(os.Geteuid())}}
+	if o.PowerCut != nil {
+		power := *o.PowerCut
+		power.Require = o.Require
+		if s.power, err = medium.NewPowerCut(p, power); err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+		s.pool = s.power
 	}
 	if st, err := os.Stat(pool); err == nil {
 		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
 			s.owners = append(s.owners, sys.Uid)
 		}
 	}
-	s.fs, err = core.Mount(p.Meta(), p.Data(), core.Options{ReadOnly: o.ReadOnly, Breaker: breaker{s.grants}})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("mount %s: %w", pool, err), p.Close())
+	if err := s.mount(); err != nil {
+		return nil, err
 	}
 	return s, nil
+}
+
+// mount mounts the pool of a new server, or closes it.
+func (s *Server) mount() (err error) {
+	s.report, s.grants, s.sessions = s.pool.Report(), grant.NewTable(), map[*Session]struct{}{}
+	s.fs, err = core.Mount(s.pool.Meta(), s.pool.Data(), core.Options{ReadOnly: s.opts.ReadOnly, Breaker: breaker{s.grants}})
+	if err != nil {
+		return errors.Join(fmt.Errorf("mount %s: %w", s.report.Path, err), s.pool.Close())
+	}
+	return nil
 }
 
 // Close ends every session, unmounts the pool cleanly and gives it up. Serve must have returned.
@@ -78,7 +115,11 @@ func (s *Server) Close() error {
 	for _, sess := range s.all() {
 		sess.Close()
 	}
-	return errors.Join(s.fs.Close(), s.pool.Close())
+	err := s.fs.Close()
+	if s.off.Load() {
+		err = nil // it had no power to make anything durable
+	}
+	return errors.Join(err, s.pool.Close())
 }
 
 func (s *Server) readOnly() bool                  { return s.opts.ReadOnly }
@@ -107,6 +148,9 @@ func (s *Server) admit(sess *Session) error {
 		return fmt.Errorf("the server has %d clients, which is the limit: %w", maxSessions, syscall.EUSERS)
 	}
 	s.sessions[sess] = struct{}{}
+	if s.power != nil {
+		sess.issuer = s.power.Issuer()
+	}
 	return nil
 }
 
@@ -133,7 +177,7 @@ func (s *Server) Info() Info {
 }
 
 // Pool gives an embedding program the means to map the data area.
-func (s *Server) Pool() *medium.Pool { return s.pool }
+func (s *Server) Pool() Pool { return s.pool }
 
 // breaker lets core take grants back without knowing of clients.
 type breaker struct{ grants *grant.Table }

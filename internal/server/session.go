@@ -5,11 +5,13 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/core"
 	"github.com/pmemfs/pmemfs/internal/grant"
+	"github.com/pmemfs/pmemfs/internal/medium"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
@@ -31,6 +33,9 @@ type Session struct {
 	taker    taker
 	conn     *net.UnixConn // nil: local
 	closing  sync.Once
+
+	issuer *medium.Issuer // of the client's flushes; nil unless power cuts are emulated; immutable once admitted
+	cutter atomic.Bool    // the client has cut the power
 }
 
 // taker is the client as the grant table sees it, and what ends with the session.
@@ -91,6 +96,9 @@ var ops = [wire.OpEnd]op{
 	wire.OpPin:     {do: (*Session).pin},
 	wire.OpUnpin:   {do: (*Session).unpin},
 	wire.OpMapSync: {do: (*Session).mapSync},
+
+	wire.OpFlush:    {do: (*Session).flush},
+	wire.OpPowerCut: {do: (*Session).powerCut, changes: true},
 }
 
 // Do serves a request. It may be called by several goroutines at once.
@@ -137,6 +145,9 @@ func (s *Session) Close() {
 			m.end()
 		}
 		s.taker.close()
+		if s.issuer != nil {
+			s.issuer.Close()
+		}
 		s.srv.forget(s)
 	})
 }

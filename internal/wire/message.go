@@ -76,11 +76,21 @@ const (
 	OpUnpin   // Handle: mapping, Flags: pin
 	OpMapSync // Handle: mapping, Offset, Length: bytes in the mapping; stores in them reach the medium
 
+	OpFlush    // Handle: mapping, Offset, Length: bytes in the mapping, Flags: Flush*; where power cuts are emulated
+	OpPowerCut // → Data: JSON; the connection ends behind it
+
 	OpEnd // not an operation: one more than the last
 )
 
 // HelloReadOnly in the Flags of Hello asks for a data descriptor that cannot be mapped for writing.
 const HelloReadOnly = 1
+
+// Flags of OpFlush.
+const (
+	FlushLines = 1 << iota // flush the lines of the range
+	FlushFence             // then fence
+	FlushAll   = 1<<iota - 1
+)
 
 // Flags of Map, and the bits of Hello.MapMask.
 const (

@@ -1,0 +1,382 @@
+package pmemfs_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/medium"
+	"github.com/pmemfs/pmemfs/internal/server"
+)
+
+func init() {
+	roles["power server"] = powerServerRole
+	roles["sequence"] = sequenceRole
+}
+
+// powerServerRole serves a pool with power cuts until its input ends: POOL SOCKET SEED.
+func powerServerRole(args []string, in *bufio.Scanner) error {
+	seed, err := strconv.ParseUint(args[2], 10, 64)
+	if err != nil {
+		return err
+	}
+	srv, err := server.Open(args[0], server.Options{BreakTimeout: time.Second, PowerCut: &medium.PowerCutOptions{Seed: seed}})
+	if err != nil {
+		return err
+	}
+	l, err := server.Listen(args[1], server.Access{GID: -1})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		for in.Scan() {
+		}
+		cancel()
+	}()
+	fmt.Println("serving")
+	return server.Run(ctx, srv, l, func(*server.Server) { fmt.Println("back") })
+}
+
+// sequenceRole stores numbers, one after the other: SOCKET FIRST. Each goes to 8 places that are a page and a line apart,
+// persisted one after the other, then to the first line of a second file, never persisted. Names are made and removed
+// meanwhile. It tells of each number when it is durable, until the server is gone.
+func sequenceRole(args []string, _ *bufio.Scanner) error {
+	n, err := strconv.ParseUint(args[1], 10, 64)
+	if err != nil {
+		return err
+	}
+	fsys, err := pmemfs.Dial(args[0], pmemfs.Wait(10*time.Second))
+	if err != nil {
+		return err
+	}
+	var maps [2]*pmemfs.Mapping
+	for i, name := range []string{"numbers", "forgotten"} {
+		f, err := fsys.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := f.Truncate(64 << 10); err != nil {
+			return err
+		}
+		if maps[i], err = f.Map(0, 64<<10, pmemfs.Sync); err != nil {
+			return err
+		}
+	}
+	out := bufio.NewWriter(os.Stdout)
+	for ; ; n++ {
+		var stored error
+		err := errors.Join(pmemfs.Catch(func() { stored = storeNumber(fsys, maps, n) }), stored)
+		if errors.Is(err, pmemfs.ErrServerGone) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(out, n)
+		if err := out.Flush(); err != nil {
+			return err
+		}
+	}
+}
+
+func place(i int) int { return i * (4096 + 64) }
+
+func storeNumber(fsys *pmemfs.FS, maps [2]*pmemfs.Mapping, n uint64) error {
+	for i := range 8 {
+		binary.LittleEndian.PutUint64(maps[0].Bytes()[place(i):], n)
+		if i%2 == 0 {
+			if err := maps[0].Persist(place(i), 8); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := maps[0].Flush(place(i), 8); err != nil {
+			return err
+		}
+		maps[0].Fence()
+	}
+	binary.LittleEndian.PutUint64(maps[1].Bytes(), n)
+	if err := fsys.WriteFile(fmt.Sprint("file ", n%5), make([]byte, n%3*5000), 0o600); err != nil {
+		return err
+	}
+	if err := fsys.Remove(fmt.Sprint("file ", (n+2)%5)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// powerServe runs a server with power cuts in a process of its own.
+func powerServe(t *testing.T, pool string, seed uint64) (socket string, c *child) {
+	t.Helper()
+	socket = filepath.Join(shmDir(t), "socket")
+	c = start(t, "power server", pool, socket, fmt.Sprint(seed))
+	c.expect("serving")
+	return socket, c
+}
+
+func checkClean(t *testing.T, pool string) {
+	t.Helper()
+	r, err := pmemfs.Check(t.Context(), pool, pmemfs.CheckOptions{
+		Wait: 5 * time.Second, Report: func(p pmemfs.Problem) {
+			if !p.Note {
+				t.Error(p)
+			}
+		},
+	})
+	if err != nil || !r.Clean() {
+		t.Fatalf("check: %+v, %v", r, err)
+	}
+}
+
+// TestPowerCutsUnderClient cuts the power under a program that stores numbers, again and again: what it persisted is
+// there, what it forgot is not unless a seed had it evicted, and the pool is never damaged.
+func TestPowerCutsUnderClient(t *testing.T) {
+	for _, seed := range []uint64{0, 42} {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
+			pool, cuts := newPool(t), 24
+			if testing.Short() {
+				cuts = 6
+			}
+			socket, c := powerServe(t, pool, seed)
+			next, evicted, lost := uint64(1), 0, int64(0)
+			for cut := range cuts {
+				last, r := cutUnderClient(t, socket, next, 1+cut*7%20)
+				c.expect("back")
+				lost += r.Lost
+				values, forgotten := readNumbers(t, socket)
+				for i, v := range values {
+					if v < last || v > last+1 || i > 0 && v > values[i-1] {
+						t.Errorf("cut %d: %d was durable, then there is %d", cut, last, values)
+						break
+					}
+				}
+				if forgotten != 0 {
+					evicted++
+				}
+				if seed == 0 && (forgotten != 0 || r.Evicted != 0) {
+					t.Errorf("cut %d: %d was never persisted and is there; %+v", cut, forgotten, r)
+				}
+				next = values[0] + 1
+				if cut%6 == 5 { // at rest, too, it is a good pool: after a kill and after a good end
+					if cut%12 == 5 {
+						c.kill()
+					} else {
+						c.finish()
+					}
+					checkClean(t, pool)
+					if seed != 0 {
+						seed++
+					}
+					socket, c = powerServe(t, pool, seed)
+				}
+			}
+			c.finish()
+			checkClean(t, pool)
+			t.Logf("%d numbers, %d lines lost, %d times a number that was not persisted survived", next, lost, evicted)
+			if lost == 0 {
+				t.Error("nothing was lost")
+			}
+			if seed != 0 && cuts > 10 && evicted == 0 {
+				t.Error("nothing was evicted")
+			}
+		})
+	}
+}
+
+// cutUnderClient runs the client from a number on, cuts the power when it has told of a few, and returns the last it told of.
+func cutUnderClient(t *testing.T, socket string, first uint64, few int) (last uint64, r pmemfs.PowerCutReport) {
+	t.Helper()
+	client := start(t, "sequence", socket, fmt.Sprint(first))
+	for range few {
+		if _, err := fmt.Sscan(client.line(), &last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fsys := dial(t, socket)
+	r, err := fsys.CutPower()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fsys.Stat("."); !errors.Is(err, pmemfs.ErrServerGone) {
+		t.Errorf("after the cut: %v", err)
+	}
+	for client.out.Scan() {
+		if _, err := fmt.Sscan(client.out.Text(), &last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := client.cmd.Wait(); err != nil {
+		t.Fatalf("the client: %v", err)
+	}
+	return last, r
+}
+
+func readNumbers(t *testing.T, socket string) (values []uint64, forgotten uint64) {
+	t.Helper()
+	fsys := dial(t, socket)
+	defer fsys.Close()
+	b, err := fsys.ReadFile("numbers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 8 {
+		values = append(values, binary.LittleEndian.Uint64(b[place(i):]))
+	}
+	if b, err = fsys.ReadFile("forgotten"); err != nil {
+		t.Fatal(err)
+	}
+	return values, binary.LittleEndian.Uint64(b)
+}
+
+// TestPowerCutEmbedded cuts the power in one's own process.
+func TestPowerCutEmbedded(t *testing.T) {
+	pool := newPool(t)
+	open := func() (*pmemfs.FS, *pmemfs.Mapping) {
+		fsys := openPool(t, pool, pmemfs.PowerCut(0))
+		f, err := fsys.OpenFile("file", os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Truncate(8192); err != nil {
+			t.Fatal(err)
+		}
+		m, err := f.Map(0, 8192, pmemfs.Shared)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fsys, m
+	}
+	fsys, m := open()
+	if info := fsys.Info(); !info.Medium.PowerCut || !info.Medium.Emulated {
+		t.Errorf("it does not say what it is: %+v", info.Medium)
+	}
+	copy(m.Bytes(), "persisted")
+	if err := m.Persist(0, 9); err != nil {
+		t.Fatal(err)
+	}
+	copy(m.Bytes()[64:], "flushed")
+	if err := m.Flush(64, 7); err != nil {
+		t.Fatal(err)
+	}
+	copy(m.Bytes()[4096:], "synced")
+	if err := m.Sync(4096, 6); err != nil { // its fence is one for the flush before as well
+		t.Fatal(err)
+	}
+	copy(m.Bytes()[128:], "stored")
+	copy(m.Bytes()[192:], "flushed only")
+	if err := m.Flush(192, 12); err != nil {
+		t.Fatal(err)
+	}
+	r, err := fsys.CutPower()
+	if err != nil || r.Lost < 2 || r.Evicted != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if err := pmemfs.Catch(func() { m.Bytes()[0] = 1 }); !errors.Is(err, pmemfs.ErrServerGone) {
+		t.Errorf("a store after the cut: %v", err)
+	}
+	for name, err := range map[string]error{
+		"mkdir": fsys.Mkdir("dir", 0o700), "persist": m.Persist(0, 1), "populate": m.Populate(0, 1), "sync": m.Sync(0, 1),
+	} {
+		if !errors.Is(err, pmemfs.ErrServerGone) {
+			t.Errorf("%s after the cut: %v", name, err)
+		}
+	}
+	if _, err := fsys.CutPower(); !errors.Is(err, pmemfs.ErrServerGone) {
+		t.Errorf("a second cut: %v", err)
+	}
+	if err := fsys.Close(); err != nil {
+		t.Error(err)
+	}
+	checkClean(t, pool)
+	fsys, m = open()
+	for at, want := range map[int]string{0: "persisted", 64: "flushed", 4096: "synced", 128: "\x00", 192: "\x00"} {
+		if got := string(m.Bytes()[at : at+len(want)]); got != want {
+			t.Errorf("at %d there is %q, want %q", at, got, want)
+		}
+	}
+	copy(m.Bytes()[128:], "stored")
+	if err := fsys.Close(); err != nil {
+		t.Error(err)
+	}
+	if fsys, m = open(); string(m.Bytes()[128:134]) != "stored" {
+		t.Error("a good end has lost something")
+	}
+	if err := fsys.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPowerCutOnlyByChoice: where nobody has asked for it there are no power cuts.
+func TestPowerCutOnlyByChoice(t *testing.T) {
+	each(t, func(t *testing.T, fsys *pmemfs.FS) {
+		if _, err := fsys.CutPower(); !errors.Is(err, unix.EOPNOTSUPP) {
+			t.Errorf("CutPower: %v", err)
+		}
+		if fsys.Info().Medium.PowerCut {
+			t.Error("it says that they are emulated")
+		}
+		if err := fsys.WriteFile("still there", nil, 0o600); err != nil {
+			t.Error(err)
+		}
+	})
+	pool := newPool(t)
+	if _, err := pmemfs.Open(pool, pmemfs.PowerCut(0), pmemfs.OpenReadOnly()); !errors.Is(err, unix.EROFS) {
+		t.Errorf("read-only: %v", err)
+	}
+	if _, err := pmemfs.Open(pool, pmemfs.PowerCut(0), pmemfs.Require(pmemfs.Byte)); !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Errorf("byte granularity: %v", err)
+	}
+	if _, err := pmemfs.Dial("/nowhere", pmemfs.PowerCut(0)); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("Dial: %v", err)
+	}
+	socket, c := powerServe(t, pool, 0)
+	if _, err := dial(t, socket, pmemfs.OpenReadOnly()).CutPower(); !errors.Is(err, unix.EROFS) {
+		t.Errorf("a client that may only read: %v", err)
+	}
+	c.finish()
+}
+
+// TestPowerCutWithStoppedClient: one that cannot give its mappings back does not keep the power on.
+func TestPowerCutWithStoppedClient(t *testing.T) {
+	pool := newPool(t)
+	socket, c := powerServe(t, pool, 3)
+	client := start(t, "sequence", socket, "1")
+	client.expect("1")
+	if err := client.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dial(t, socket).CutPower(); err != nil {
+		t.Fatal(err)
+	}
+	c.expect("back")
+	fsys := dial(t, socket)
+	if err := fsys.WriteFile("life goes on", []byte("yes"), 0o600); err != nil {
+		t.Error(err)
+	}
+	if err := client.cmd.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	for client.out.Scan() {
+	}
+	if err := client.cmd.Wait(); err != nil {
+		t.Errorf("the client: %v", err)
+	}
+	if b, err := fsys.ReadFile("life goes on"); err != nil || string(b) != "yes" {
+		t.Errorf("%q, %v", b, err)
+	}
+	c.finish()
+	checkClean(t, pool)
+}
