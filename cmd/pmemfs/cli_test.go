@@ -119,7 +119,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		{"mkfs", pool, "--force", "--size", "64M"}, {"info", pool}, {"info", dir}, {"mkdir", pool, "d"}, {"put", pool, input, "d"},
 		{"ln", pool, "d/input", "hard"}, {"ln", "-s", pool, "hard", "soft"}, {"ls", pool}, {"stat", pool, "soft"}, {"cat", pool, "hard"},
 		{"extents", pool, "hard"}, {"mv", pool, "hard", "d"}, {"get", pool, "d", dir}, {"rm", pool, "soft"}, {"check", pool}, {"version"},
-		{"demo", dir, "--quick"},
+		{"demo", dir, "--quick"}, {"crashtest", "--depth", "1", "--time", "100ms"},
 	}
 	seen := map[string]bool{"serve": true} // TestServe
 	for _, line := range lines {

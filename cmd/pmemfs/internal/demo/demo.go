@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -163,11 +162,11 @@ func (d *demo) findTree(ctx context.Context) error {
 	if name == "" {
 		out, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
 		root := strings.TrimSpace(string(out))
-		if err != nil || root == "" {
-			root = runtime.GOROOT()
+		if err == nil && root == "" {
+			err = errors.New("it is empty")
 		}
-		if root == "" {
-			return fmt.Errorf("find the Go source tree: go env GOROOT: %w; name another tree: pmemfs demo TREE", err)
+		if err != nil {
+			return fmt.Errorf("find the Go source tree by go env GOROOT: %w; pmemfs demo TREE imports another", err)
 		}
 		name = filepath.Join(root, "src")
 	}

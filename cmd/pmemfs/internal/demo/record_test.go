@@ -67,13 +67,14 @@ func TestWalkFindsDamage(t *testing.T) {
 	}
 }
 
-// TestFind reads segments back from a pool, whole and damaged, as a writer that starts again does.
-func TestFind(t *testing.T) {
+// newFS opens a new pool.
+func newFS(t *testing.T) *pmemfs.FS {
+	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "pmemfs-demo-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
+	t.Cleanup(func() { os.RemoveAll(dir) })
 	pool := filepath.Join(dir, "pool")
 	if err := pmemfs.Format(pool, pmemfs.FormatOptions{Size: 64 << 20}); err != nil {
 		t.Fatal(err)
@@ -82,7 +83,13 @@ func TestFind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer fsys.Close()
+	t.Cleanup(func() { fsys.Close() })
+	return fsys
+}
+
+// TestFind reads segments back from a pool, whole and damaged, as a writer that starts again does.
+func TestFind(t *testing.T) {
+	fsys := newFS(t)
 	expect := func(want place) {
 		t.Helper()
 		if got, err := find(fsys, 0); got != want || err != nil {
@@ -118,14 +125,30 @@ func TestFind(t *testing.T) {
 	first[at.offset+30] ^= 1
 	write(segmentName(0, 0), first)
 	expect(at)
+}
 
-	w := writer{WriterOptions: WriterOptions{Writers: 1}, fsys: fsys}
-	if w.shared, err = newShared(1); err != nil {
+// TestLossIsNoticed: a writer that does not find what was acknowledged says how much.
+func TestLossIsNoticed(t *testing.T) {
+	fsys := newFS(t)
+	data, p := segment(0, place{}, 7)
+	if err := fsys.MkdirAll(writerDir(0), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	defer w.shared.close()
-	w.shared.at(0, acknowledged).Store(q.sequence)
-	if err := w.verify(); err == nil || w.word(lost) != q.sequence-at.sequence {
-		t.Errorf("%d of %d records were found lost, %v", w.word(lost), q.sequence-at.sequence, err)
+	if err := fsys.WriteFile(path.Join(writerDir(0), currentName), data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s, err := newShared(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	w := writer{WriterOptions: WriterOptions{Writers: 1}, fsys: fsys, shared: s}
+	s.at(0, acknowledged).Store(p.sequence)
+	if err := w.verify(); err != nil || w.word(lost) != 0 || w.word(found) != 7 {
+		t.Errorf("%v, %d lost, %d found", err, w.word(lost), w.word(found))
+	}
+	s.at(0, acknowledged).Store(p.sequence + 3)
+	if err := w.verify(); err == nil || w.word(lost) != 3 {
+		t.Errorf("%v, %d lost", err, w.word(lost))
 	}
 }
