@@ -121,7 +121,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		{"extents", pool, "hard"}, {"mv", pool, "hard", "d"}, {"get", pool, "d", dir}, {"rm", pool, "soft"}, {"check", pool}, {"version"},
 		{"demo", dir, "--quick"}, {"crashtest", "--depth", "1", "--time", "100ms"},
 	}
-	seen := map[string]bool{"serve": true} // TestServe
+	seen := map[string]bool{"serve": true, "powercut": true} // TestServe, TestPowerCut
 	for _, line := range lines {
 		seen[line[0]] = true
 		cmd := command(append(line, "--json")...)

@@ -27,7 +27,7 @@ a pool there would have is found out; in a directory, by two small files that ar
 With --require it fails unless the medium gives that granularity, and says what is missing.
 
 With --json: pool, socket (of a server), pid (of the owner), uuid, label, format_version, map_mask, read_only;
-medium: path, kind, file_system, domain, granularity, emulated, map_sync, meta_size, data_size, alignment, read_only,
+medium: path, kind, file_system, domain, granularity, emulated, power_cut (where power cuts are emulated), map_sync, meta_size, data_size, alignment, read_only,
 flush_method, stream_method, evidence (what, how, result); use: block_size, blocks, free_blocks, inodes, free_inodes,
 meta_blocks, free_meta_blocks; is_pool. Without a pool only medium and is_pool are there.
 `,
@@ -72,7 +72,10 @@ func (a *app) inspect(pool string, require pmemfs.Granularity) (*infoResult, err
 // guarantee says in a few words what a durable store takes.
 func guarantee(m *pmemfs.MediumReport) string {
 	s := fmt.Sprintf("%s, %v granularity, persistence domain %v", m.Kind, m.Granularity, m.Domain)
-	if m.Emulated {
+	switch {
+	case m.PowerCut:
+		s += " (EMULATED, with power cuts by command: for tests of programs only)"
+	case m.Emulated:
 		s += " (EMULATED: survives the crash of processes, not of the machine)"
 	}
 	return s

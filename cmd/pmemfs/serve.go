@@ -25,6 +25,7 @@ type serveVerb struct {
 	group    string
 	readOnly bool
 	wait     time.Duration
+	powerCut powerCutFlag
 }
 
 func (a *app) serve() *cobra.Command {
@@ -37,6 +38,11 @@ what is mapped, end the connections, close the pool cleanly and remove its socke
 
 A pool is one trust domain: whoever may connect with write access can store to every data block. Its owner, the user of the
 server and root always may; --mode and --group admit others: read permission read-only, read and write fully.
+
+With --power-cut the server emulates, whatever the medium is, persistent memory that loses its power when "pmemfs powercut"
+says so: what programs stored to their mappings and did not flush and fence is lost then, and they find out what they forgot.
+They work on a copy of the pool in memory. With a seed (--power-cut=7) a random part of what they forgot survives, as it
+does when a CPU evicts lines from its caches. For tests only; when the server ends everything is in the pool.
 
 With --json: when it is ready, pool, socket, pid, uuid, label, medium (as of "pmemfs info"), read_only.
 `,
@@ -55,6 +61,7 @@ With --json: when it is ready, pool, socket, pid, uuid, label, medium (as of "pm
 	f.Var(&s.mode, "mode", "who may connect: 0600, 0640, 0660, 0644 …")
 	f.StringVar(&s.group, "group", "", "the group that the group bits of --mode are for")
 	f.BoolVar(&s.readOnly, "read-only", false, "change nothing, and give clients read access only")
+	s.powerCut.add(f)
 	f.DurationVar(&s.wait, "wait", 10*time.Second, "how long to wait for a former owner, and its clients' mappings, to go")
 	return cmd
 }
@@ -65,7 +72,7 @@ func (s *serveVerb) run(pool string) error {
 		return unable(err)
 	}
 	srv, err := server.Open(pool, server.Options{
-		ReadOnly: s.readOnly, Require: s.require.Granularity, Wait: s.wait,
+		ReadOnly: s.readOnly, Require: s.require.Granularity, Wait: s.wait, PowerCut: s.powerCut.options,
 		Logf: func(format string, args ...any) { fmt.Fprintf(s.stderr, format+"\n", args...) },
 	})
 	if err != nil {
@@ -78,7 +85,7 @@ func (s *serveVerb) run(pool string) error {
 	if err := s.announce(srv, l.Path()); err != nil {
 		return errors.Join(err, l.Close(), srv.Close())
 	}
-	return errors.Join(srv.Serve(s.ctx, l), srv.Close())
+	return server.Run(s.ctx, srv, l, func(*server.Server) { fmt.Fprintln(s.stderr, "pmemfs: the power was cut, and is back") })
 }
 
 // access says who may connect.

@@ -90,9 +90,14 @@ func (s *Server) cutPower(by *Session) (medium.CutReport, error) {
 	}
 	s.mu.Lock()
 	s.closed = true
+	v := s.serving
 	s.mu.Unlock()
 	if by != nil {
 		by.cutter.Store(true)
+	}
+	if v != nil {
+		v.stop()
+		<-v.refusing
 	}
 	var all sync.WaitGroup
 	for _, sess := range s.all() {
@@ -121,19 +126,27 @@ func (s *Session) revokeAll() {
 	}
 }
 
-// whenOff says what ends Serve.
-func (s *Server) whenOff(stop context.CancelFunc) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stop = stop
+// service is what a power cut needs to know of Serve.
+type service struct {
+	stop     context.CancelFunc // no more connections
+	refusing chan struct{}      // closed when there are no more: they wait for the power
+	answered chan struct{}      // closed when whoever has cut the power knows of it
+	once     sync.Once
 }
 
-// end ends Serve.
+func (s *Server) begin(stop context.CancelFunc) *service {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serving = &service{stop: stop, refusing: make(chan struct{}), answered: make(chan struct{})}
+	return s.serving
+}
+
+// end lets Serve end after a power cut.
 func (s *Server) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stop != nil {
-		s.stop()
+	if v := s.serving; v != nil {
+		v.once.Do(func() { close(v.answered) })
 	}
 }
 

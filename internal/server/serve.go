@@ -34,9 +34,13 @@ const (
 func (s *Server) Serve(ctx context.Context, l *Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s.whenOff(cancel)
+	v := s.begin(cancel)
 	failed := s.accept(ctx, l)
+	close(v.refusing)
 	off := s.off.Load()
+	if off {
+		<-v.answered
+	}
 	if !off || failed != nil {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			failed = errors.Join(failed, err)

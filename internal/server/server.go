@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log"
@@ -48,7 +47,7 @@ type Server struct {
 	mu       sync.Mutex
 	sessions map[*Session]struct{} // protected by mu
 	closed   bool                  // protected by mu: no more sessions
-	stop     context.CancelFunc    // protected by mu: ends Serve; nil while it does not run
+	serving  *service              // protected by mu; nil until Serve
 }
 
 // Pool is what a server needs of a pool: a *medium.Pool, or a *medium.PowerCut over one.
