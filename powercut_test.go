@@ -380,3 +380,95 @@ func TestPowerCutWithStoppedClient(t *testing.T) {
 	c.finish()
 	checkClean(t, pool)
 }
+
+// TestPowerCutsUnderOperations cuts the power of a server while clients make, fill, rename and remove files: what was
+// answered has happened, and the pool is never damaged.
+func TestPowerCutsUnderOperations(t *testing.T) {
+	pool, cuts := newPool(t), 20
+	if testing.Short() {
+		cuts = 5
+	}
+	for cut := range cuts {
+		srv, err := server.Open(pool, server.Options{Logf: t.Logf, PowerCut: &medium.PowerCutOptions{Seed: uint64(cut)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		socket := filepath.Join(t.TempDir(), "socket")
+		l, err := server.Listen(socket, server.Access{GID: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- server.Run(ctx, srv, l, func(*server.Server) {}) }()
+		const clients = 4
+		answered := make(chan [2]int, clients) // client, files it has made
+		started := make(chan struct{}, clients)
+		for c := range clients {
+			fsys := dial(t, socket)
+			go func() {
+				n := 0
+				for ; makeFile(t, fsys, cut, c, n); n++ {
+					if n == 1 {
+						started <- struct{}{}
+					}
+				}
+				answered <- [2]int{c, n}
+			}()
+		}
+		for range clients {
+			<-started
+		}
+		time.Sleep(time.Duration(cut%7) * time.Millisecond)
+		if _, err := dial(t, socket).CutPower(); err != nil {
+			t.Fatal(err)
+		}
+		fsys := dial(t, socket)
+		for range clients {
+			a := <-answered
+			checkFiles(t, fsys, cut, a[0], a[1])
+		}
+		fsys.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		checkClean(t, pool)
+	}
+}
+
+// makeFile makes the n-th file of a client under a temporary name, renames it and removes the one before; false: the
+// server is gone.
+func makeFile(t *testing.T, fsys *pmemfs.FS, cut, client, n int) bool {
+	name := func(n int) string { return fmt.Sprintf("cut %d client %d file %d", cut, client, n) }
+	err := fsys.WriteFile("new "+name(n), []byte(name(n)), 0o600)
+	if err == nil {
+		err = fsys.Rename("new "+name(n), name(n))
+	}
+	if err == nil && n > 0 {
+		err = fsys.Remove(name(n - 1))
+	}
+	if err != nil && !errors.Is(err, pmemfs.ErrServerGone) {
+		t.Errorf("%s: %v", name(n), err)
+	}
+	return err == nil
+}
+
+// checkFiles checks what is left of a client that has made n files, and perhaps was making another.
+func checkFiles(t *testing.T, fsys *pmemfs.FS, cut, client, n int) {
+	found := 0
+	for i := range n + 1 {
+		name := fmt.Sprintf("cut %d client %d file %d", cut, client, i)
+		b, err := fsys.ReadFile(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil || string(b) != name || i < n-1:
+			t.Errorf("%s after %d: %q, %v", name, n, b, err)
+		default:
+			found++
+		}
+	}
+	if n > 0 && found == 0 {
+		t.Errorf("cut %d client %d: none of its %d files is there", cut, client, n)
+	}
+}

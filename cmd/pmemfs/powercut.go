@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
@@ -30,9 +29,9 @@ func (f *powerCutFlag) Set(s string) error {
 	return nil
 }
 
-func (f *powerCutFlag) add(flags *pflag.FlagSet) {
-	flags.Var(f, "power-cut", "emulate a medium that loses its power by command; seed: of what survives unflushed, 0: nothing")
-	flags.Lookup("power-cut").NoOptDefVal = "0"
+func (f *powerCutFlag) add(cmd *cobra.Command) {
+	cmd.Flags().Var(f, "power-cut", "emulate a medium that loses its power by command; seed: of what survives unflushed, 0: nothing")
+	cmd.Flags().Lookup("power-cut").NoOptDefVal = "0"
 }
 
 func (a *app) powercut() *cobra.Command {

@@ -61,7 +61,7 @@ With --json: when it is ready, pool, socket, pid, uuid, label, medium (as of "pm
 	f.Var(&s.mode, "mode", "who may connect: 0600, 0640, 0660, 0644 …")
 	f.StringVar(&s.group, "group", "", "the group that the group bits of --mode are for")
 	f.BoolVar(&s.readOnly, "read-only", false, "change nothing, and give clients read access only")
-	s.powerCut.add(f)
+	s.powerCut.add(cmd)
 	f.DurationVar(&s.wait, "wait", 10*time.Second, "how long to wait for a former owner, and its clients' mappings, to go")
 	return cmd
 }
