@@ -58,8 +58,12 @@ func isDirectory(side tree.Side, name string) bool {
 
 // inside is where a file goes: to dest, or under its own name into dest.
 func inside(dest, name string, into bool) string {
+	base := path.Base(name)
+	if base == ".." {
+		base = "." // what is in it; not the directory above dest
+	}
 	if into {
-		return path.Join(dest, path.Base(name))
+		return path.Join(dest, base)
 	}
 	return dest
 }

@@ -30,6 +30,9 @@ type imported struct {
 // importTree copies the tree through the socket, and reads every byte back.
 func (d *demo) importTree(ctx context.Context) error {
 	workers := 2 * runtime.GOMAXPROCS(0)
+	if d.result.Granularity == pmemfs.Page.String() {
+		workers = 32 // that wait for the disk, which makes the operations of several durable at a time
+	}
 	d.log("importing %s through the socket, %d files at a time", d.result.Tree, workers)
 	return d.use(func(fsys *pmemfs.FS) error {
 		start := time.Now()
