@@ -232,7 +232,7 @@ func (w *worker) image(m *crash.Image) error {
 		states = states[len(states)-1:]
 	}
 	d, known := verdict(0), false
-	if w.mutant == nil {
+	if w.mutant == nil || w.mutant.Recovery == nil {
 		d, known = w.verdicts.get(m.Sum)
 	}
 	if known && expected(states, d) {
