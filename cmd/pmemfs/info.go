@@ -27,9 +27,9 @@ a pool there would have is found out; in a directory, by two small files that ar
 With --require it fails unless the medium gives that granularity, and says what is missing.
 
 With --json: pool, socket (of a server), pid (of the owner), uuid, label, format_version, map_mask, read_only;
-medium: path, kind, file_system, domain, granularity, emulated, power_cut (where power cuts are emulated), map_sync, meta_size, data_size, alignment, read_only,
-flush_method, stream_method, evidence (what, how, result); use: block_size, blocks, free_blocks, inodes, free_inodes,
-meta_blocks, free_meta_blocks; is_pool. Without a pool only medium and is_pool are there.
+medium: path, kind, file_system, domain, granularity, emulated, power_cut (where power cuts are emulated), map_sync,
+meta_size, data_size, alignment, read_only, flush_method, stream_method, evidence (what, how, result); use:
+block_size, blocks, free_blocks, inodes, free_inodes, meta_blocks, free_meta_blocks; is_pool. Without a pool only medium and is_pool are there.
 `,
 		example: `  pmemfs info /dev/shm/pool
   pmemfs info /run/pmemfs/pool.sock --require cache-line
