@@ -195,6 +195,9 @@ func (m *Model) Apply(o Op, tag int, now int64) error {
 	if o.Verb == "remount" {
 		return m.remount()
 	}
+	if err := o.valid(); err != nil {
+		return err
+	}
 	n, err := m.resolve(o.Path)
 	if err != nil {
 		return err
@@ -208,6 +211,18 @@ func (m *Model) Apply(o Op, tag int, now int64) error {
 		return err
 	}
 	return m.applyOther(n, o, tag)
+}
+
+// valid checks that what is opened is named by a path, and what is closed by
+// the name it is open under.
+func (o Op) valid() error {
+	switch held := o.Path[0] == '@'; {
+	case o.Verb == "close" && !held:
+		return unix.EBADF
+	case o.Verb == "open" && held:
+		return unix.EINVAL
+	}
+	return nil
 }
 
 func notRegular(n *node, verb string) error {

@@ -72,6 +72,9 @@ func (s *session) run(o Op, tag int) error {
 	if namespaceVerbs[o.Verb] != nil {
 		return s.name(o)
 	}
+	if err := o.valid(); err != nil {
+		return err
+	}
 	n, temporary, err := s.node(o.Path)
 	if err != nil {
 		return err

@@ -1,0 +1,93 @@
+package explore
+
+import (
+	"context"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+var (
+	files    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "@1", "@2", "@3"}
+	names    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "/b/y", "/b/z", "/b/w", "/a", "/b"}
+	dataVerb = []string{
+		"write", "write", "append", "truncate", "truncate", "fallocate", "keepsize", "punch", "zero", "zerokeep",
+		"relocate", "store", "loose", "clear",
+	}
+	nameVerb = []string{"create", "mkdir", "link", "unlink", "rmdir", "rename", "exchange"}
+	rest     = []string{"setxattr", "chmod", "sync", "close", "open", "remount"}
+)
+
+// drawOffset is near the edges of words, lines, blocks and of the files' ends,
+// or anywhere.
+func drawOffset(t *rapid.T) int64 {
+	if rapid.Bool().Draw(t, "anywhere") {
+		return rapid.Int64Range(0, 40000).Draw(t, "offset")
+	}
+	edge := rapid.SampledFrom([]int64{0, 8, 64, 4096, 5000, 8192, 12288, 12388, 16384, 32768}).Draw(t, "edge")
+	return max(0, edge+rapid.Int64Range(-9, 9).Draw(t, "beside"))
+}
+
+var drawOp = rapid.Custom(func(t *rapid.T) Op {
+	kind := rapid.IntRange(0, 9).Draw(t, "kind")
+	length := rapid.OneOf(rapid.Int64Range(1, 70), rapid.Int64Range(1, 9000))
+	switch {
+	case kind < 6:
+		o := Op{Verb: rapid.SampledFrom(dataVerb).Draw(t, "verb"), Path: rapid.SampledFrom(files).Draw(t, "file")}
+		o.Off, o.N = drawOffset(t), length.Draw(t, "length")
+		switch o.Verb {
+		case "append":
+			o.Off = 0
+		case "truncate":
+			o.Off, o.N = 0, o.Off
+		case "store", "loose", "clear": // whole words, in one block
+			o.Off, o.N = o.Off/wordSize*wordSize, min(o.N, 64)
+			o.N = min(o.N, blockSize-o.Off%blockSize)
+		}
+		return o
+	case kind < 9:
+		return Op{
+			Verb: rapid.SampledFrom(nameVerb).Draw(t, "verb"),
+			Path: rapid.SampledFrom(names).Draw(t, "path"), To: rapid.SampledFrom(names).Draw(t, "to"),
+		}
+	default:
+		o := Op{Verb: rapid.SampledFrom(rest).Draw(t, "verb"), Path: rapid.SampledFrom(files).Draw(t, "path")}
+		o.To = rapid.SampledFrom([]string{"@1", "@2", "@3"}).Draw(t, "handle")
+		o.Arg, o.N = "user.r", rapid.Int64Range(0, 300).Draw(t, "n")
+		return o
+	}
+})
+
+// TestRandom runs random sequences with three files open, two of them the
+// same file, and shrinks one that fails.
+func TestRandom(t *testing.T) {
+	w, err := newWorker(context.Background(), &verdicts{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	effort := Effort{Exhaustive: 64, Lines: 12, Samples: 12, Deep: 48}
+	open := parse("open /a/x @2\nopen /b/x @3")
+	rapid.Check(t, func(t *rapid.T) {
+		ops := succeeding(w.base.model, append(open[:2:2], rapid.SliceOfN(drawOp, 1, 12).Draw(t, "operations")...))
+		c := &Case{Ops: ops, Effort: effort, Seed: 1}
+		found, skipped, err := w.run(c)
+		if err != nil || skipped {
+			t.Fatal(err, skipped)
+		}
+		if len(found) > 0 {
+			t.Fatalf("\n%v", found[0])
+		}
+	})
+	t.Logf("%+v", w.report)
+}
+
+// succeeding leaves out the operations that fail.
+func succeeding(m *Model, ops []Op) (out []Op) {
+	m = m.clone()
+	for i, o := range append(opening[:2:2], ops...) {
+		if m.Apply(o, i, firstTime) == nil && i >= len(opening) {
+			out = append(out, o)
+		}
+	}
+	return out
+}
