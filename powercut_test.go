@@ -241,81 +241,102 @@ func readNumbers(t *testing.T, socket string) (values []uint64, forgotten uint64
 	return values, binary.LittleEndian.Uint64(b)
 }
 
+// openFile opens a pool with power cuts, and maps a file of two pages.
+func openFile(t *testing.T, pool string) (*pmemfs.FS, *pmemfs.Mapping) {
+	t.Helper()
+	fsys := openPool(t, pool, pmemfs.PowerCut(0))
+	f, err := fsys.OpenFile("file", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(8192); err != nil {
+		t.Fatal(err)
+	}
+	m, err := f.Map(0, 8192, pmemfs.Shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fsys, m
+}
+
 // TestPowerCutEmbedded cuts the power in one's own process.
 func TestPowerCutEmbedded(t *testing.T) {
 	pool := newPool(t)
-	open := func() (*pmemfs.FS, *pmemfs.Mapping) {
-		fsys := openPool(t, pool, pmemfs.PowerCut(0))
-		f, err := fsys.OpenFile("file", os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Truncate(8192); err != nil {
-			t.Fatal(err)
-		}
-		m, err := f.Map(0, 8192, pmemfs.Shared)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return fsys, m
-	}
-	fsys, m := open()
+	fsys, m := openFile(t, pool)
 	if info := fsys.Info(); !info.Medium.PowerCut || !info.Medium.Emulated {
 		t.Errorf("it does not say what it is: %+v", info.Medium)
 	}
-	copy(m.Bytes(), "persisted")
-	if err := m.Persist(0, 9); err != nil {
-		t.Fatal(err)
-	}
-	copy(m.Bytes()[64:], "flushed")
-	if err := m.Flush(64, 7); err != nil {
-		t.Fatal(err)
-	}
-	copy(m.Bytes()[4096:], "synced")
-	if err := m.Sync(4096, 6); err != nil { // its fence is one for the flush before as well
-		t.Fatal(err)
-	}
-	copy(m.Bytes()[128:], "stored")
-	copy(m.Bytes()[192:], "flushed only")
-	if err := m.Flush(192, 12); err != nil {
+	store := func(at int, text string) { copy(m.Bytes()[at:], text) }
+	store(0, "persisted")
+	errs := []error{m.Persist(0, 9)}
+	store(64, "flushed")
+	errs = append(errs, m.Flush(64, 7))
+	store(4096, "synced")
+	errs = append(errs, m.Sync(4096, 6)) // its fence is one for the flush before as well
+	store(128, "stored")
+	store(192, "flushed only")
+	errs = append(errs, m.Flush(192, 12))
+	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
 	r, err := fsys.CutPower()
 	if err != nil || r.Lost < 2 || r.Evicted != 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if err := pmemfs.Catch(func() { m.Bytes()[0] = 1 }); !errors.Is(err, pmemfs.ErrServerGone) {
-		t.Errorf("a store after the cut: %v", err)
-	}
-	for name, err := range map[string]error{
-		"mkdir": fsys.Mkdir("dir", 0o700), "persist": m.Persist(0, 1), "populate": m.Populate(0, 1), "sync": m.Sync(0, 1),
-	} {
-		if !errors.Is(err, pmemfs.ErrServerGone) {
-			t.Errorf("%s after the cut: %v", name, err)
-		}
-	}
-	if _, err := fsys.CutPower(); !errors.Is(err, pmemfs.ErrServerGone) {
-		t.Errorf("a second cut: %v", err)
-	}
+	checkOff(t, fsys, m)
 	if err := fsys.Close(); err != nil {
 		t.Error(err)
 	}
 	checkClean(t, pool)
-	fsys, m = open()
+	fsys, m = openFile(t, pool)
 	for at, want := range map[int]string{0: "persisted", 64: "flushed", 4096: "synced", 128: "\x00", 192: "\x00"} {
 		if got := string(m.Bytes()[at : at+len(want)]); got != want {
 			t.Errorf("at %d there is %q, want %q", at, got, want)
 		}
 	}
-	copy(m.Bytes()[128:], "stored")
+	store(128, "stored")
 	if err := fsys.Close(); err != nil {
 		t.Error(err)
 	}
-	if fsys, m = open(); string(m.Bytes()[128:134]) != "stored" {
+	if _, m = openFile(t, pool); string(m.Bytes()[128:134]) != "stored" {
 		t.Error("a good end has lost something")
 	}
-	if err := fsys.Close(); err != nil {
-		t.Error(err)
+}
+
+// checkOff checks that an FS behaves like a machine without power.
+func checkOff(t *testing.T, fsys *pmemfs.FS, m *pmemfs.Mapping) {
+	t.Helper()
+	if err := pmemfs.Catch(func() { m.Bytes()[0] = 1 }); !errors.Is(err, pmemfs.ErrServerGone) {
+		t.Errorf("a store after the cut: %v", err)
+	}
+	_, again := fsys.CutPower()
+	for name, err := range map[string]error{
+		"mkdir": fsys.Mkdir("dir", 0o700), "persist": m.Persist(0, 1), "populate": m.Populate(0, 1), "sync": m.Sync(0, 1),
+		"a second cut": again,
+	} {
+		if !errors.Is(err, pmemfs.ErrServerGone) {
+			t.Errorf("%s after the cut: %v", name, err)
+		}
+	}
+}
+
+// TestPowerCutOnDisk: wherever the pool is, what is emulated has Sync mappings, and the pool's files hold what is durable.
+func TestPowerCutOnDisk(t *testing.T) {
+	pool := filepath.Join(t.TempDir(), "pool")
+	if err := pmemfs.Format(pool, pmemfs.FormatOptions{Size: testPoolSize}); err != nil {
+		t.Fatal(err)
+	}
+	socket, c := powerServe(t, pool, 0)
+	last, r := cutUnderClient(t, socket, 1, 2)
+	c.expect("back")
+	if values, forgotten := readNumbers(t, socket); values[7] < last || forgotten != 0 || r.Lost == 0 {
+		t.Errorf("%d was durable, then there is %d and %d; %+v", last, values, forgotten, r)
+	}
+	c.kill()
+	checkClean(t, pool)
+	fsys := openPool(t, pool)
+	if b, err := fsys.ReadFile("numbers"); err != nil || binary.LittleEndian.Uint64(b[place(7):]) < last {
+		t.Errorf("in the pool there is not what was durable: %v", err)
 	}
 }
 

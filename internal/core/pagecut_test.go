@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -78,3 +79,54 @@ func TestPowerCutPageCacheFindsFaults(t *testing.T) {
 }
 
 func (f *faulty) around(a medium.Area) medium.Area { return faulty{a, f.noFlush, f.noFence} }
+
+// TestPowerCutPageCacheInReplay cuts the power on a disk, and again while what is left is mounted: the second cut changes
+// nothing of what the first has left.
+func TestPowerCutPageCacheInReplay(t *testing.T) {
+	r := crash.Record(smallAreas(t))
+	o := prepare(t, r.Area(0), r.Area(1))
+	from := r.Now()
+	for _, op := range operations() {
+		if op.name == "rename over file" || op.name == "append a block" || op.name == "unlink one of two names" {
+			if err := op.run(o); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	first, second := 0, 0
+	few := crash.Options{Model: crash.PageCache, From: from, Exhaustive: 8, Samples: 2, Lines: 2}
+	_, err := r.Images(few, func(m *crash.Image) error {
+		if first++; testing.Short() && first%4 != 0 {
+			return nil
+		}
+		want, err := readOnly(m.Areas)
+		if err != nil {
+			return fmt.Errorf("%v: %w", m, err)
+		}
+		replay := crash.Record(m.Clone()...)
+		fs, err := Mount(replay.Area(0), replay.Area(1), Options{Now: clock()})
+		if err != nil {
+			return fmt.Errorf("%v: mount for writing: %w", m, err)
+		}
+		fs.Reclaimed()
+		_, err = replay.Images(crash.Options{Model: crash.PageCache, Exhaustive: 8, Samples: 2, Lines: 2}, func(again *crash.Image) error {
+			second++
+			got, err := readOnly(again.Areas)
+			if err == nil && !got.without(noBlocks).equal(want.without(noBlocks)) {
+				err = fmt.Errorf("differs:\n%s", got.diff([]treeState{want}))
+			}
+			if err != nil {
+				return fmt.Errorf("%v, and in its replay %v: %w", m, again, err)
+			}
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d images, %d of their replays", first, second)
+	if first < 10 || second < 2*first/4 {
+		t.Error("the test does not look at what it should")
+	}
+}
