@@ -14,7 +14,7 @@
 // harm, because a record holds the new bytes themselves.
 //
 // Costs: a commit pays the lines of its record (streamed) and one fence.
-// Trimming pays its flushes and three fences once per quarter of the log.
+// Trimming pays its flushes and three fences once for 3/8 of the log.
 //
 // Why redo and not undo or copy-on-write: an undo log fences before every
 // change in place, copy-on-write rewrites the path to the root; a redo record
@@ -51,8 +51,10 @@ type Journal struct {
 	head    uint64           // protected by mu: LSN of the next record
 	durable atomic.Uint64    // LSN up to which the log is on the medium
 	failed  error            // protected by mu: sticky, set when the medium failed
+	work    int64            // protected by mu: what replaying [tail, head) takes, see recordWork
 	record  layout.RecordWriter
 	free    []*page // protected by mu: pages for transactions
+	copied  []byte  // protected by mu: a record read back from the log
 
 	// replayed holds the pages that a read-only mount changed by replaying:
 	// nothing is stored to the medium then. Immutable after Open.
@@ -131,10 +133,17 @@ func (j *Journal) replay() error {
 	}
 }
 
-// maxRecord bounds a record, so that trimming a quarter always makes room.
+// recordWork is what replaying a record takes: the bytes that are read from
+// the log, and the blocks that are zeroed, which are eight bytes each there.
+// Trimming keeps the sum below the log's length, so that the time of a mount
+// is bounded by that, whatever the records hold.
+func recordWork(record []byte, zeros int64) int64 { return int64(len(record)) + zeros*layout.BlockSize }
+
+// maxRecord bounds a record, so that trimming always makes room.
 func (j *Journal) maxRecord() int64 { return j.sb.Log.Length / 4 }
 
-// readRecord returns a copy of the record at lsn, nil at the end of the log.
+// readRecord returns a copy of the record at lsn, valid until the next call;
+// nil at the end of the log.
 func (j *Journal) readRecord(lsn uint64) ([]byte, error) {
 	record := j.intactAt(lsn)
 	if record != nil {
@@ -150,6 +159,14 @@ func (j *Journal) readRecord(lsn uint64) ([]byte, error) {
 	return nil, nil
 }
 
+// buffer is n bytes, the same ones each time.
+func (j *Journal) buffer(n int) []byte {
+	if n > len(j.copied) {
+		j.copied = make([]byte, max(n, 1<<16))
+	}
+	return j.copied[:n]
+}
+
 func (j *Journal) intactAt(lsn uint64) []byte {
 	at := j.place(lsn)
 	head := j.area.Bytes()[at : at+layout.LineSize]
@@ -157,7 +174,7 @@ func (j *Journal) intactAt(lsn uint64) []byte {
 	if n == 0 {
 		return nil
 	}
-	record := make([]byte, n)
+	record := j.buffer(int(n))
 	first := min(n, j.sb.Log.End()-at)
 	copy(record, j.area.Bytes()[at:at+first])
 	copy(record[first:], j.area.Bytes()[j.sb.Log.Offset:])
@@ -243,27 +260,35 @@ func (j *Journal) Close() error {
 	if j.readOnly || j.failed != nil {
 		return j.failed
 	}
-	if err := j.trim(j.head, true); err != nil {
+	if err := j.trim(0, true); err != nil {
 		return err
 	}
 	j.failed = fmt.Errorf("the pool is closed")
 	return nil
 }
 
-// trim makes the places of the records before target durable and gives their
-// log space free. Fences: one for the places, two for the header's copies.
-func (j *Journal) trim(target uint64, clean bool) error {
+// trim makes the places of the oldest records durable and gives their log
+// space free, until what is left takes at most keep to replay.
+// Fences: one for the places, two for the header's copies.
+func (j *Journal) trim(keep int64, clean bool) error {
 	tail := j.header.Tail
-	for tail < target {
+	for tail < j.head && j.work > keep {
 		record := j.intactAt(tail)
 		if record == nil {
 			return j.fail(layout.Corrupt("journal record", j.place(tail), "LSN %#x changed while in use", tail))
 		}
-		err := layout.Changes(record, j.sb.MetaSize, func(c layout.Change) { j.area.Flush(c.Offset, c.Length()) })
+		zeros := int64(0)
+		err := layout.Changes(record, j.sb.MetaSize, func(c layout.Change) {
+			j.area.Flush(c.Offset, c.Length())
+			if c.Bytes == nil {
+				zeros++
+			}
+		})
 		if err != nil {
 			return j.fail(err)
 		}
 		tail += uint64(len(record))
+		j.work -= recordWork(record, zeros)
 	}
 	if err := j.area.Fence(); err != nil {
 		return j.fail(err)

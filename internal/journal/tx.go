@@ -229,8 +229,9 @@ func (j *Journal) append(record []byte) error {
 	if n > j.maxRecord() {
 		return fmt.Errorf("a transaction of %d bytes is over the journal's limit of %d", n, j.maxRecord())
 	}
-	if used := int64(j.head - j.header.Tail); used+n > j.sb.Log.Length*3/4 {
-		if err := j.trim(j.header.Tail+uint64(used/2), false); err != nil {
+	work := recordWork(record, j.record.Zeros())
+	if limit := j.sb.Log.Length * 3 / 4; j.work > 0 && j.work+work > limit {
+		if err := j.trim(limit/2, false); err != nil {
 			return err
 		}
 	}
@@ -244,6 +245,7 @@ func (j *Journal) append(record []byte) error {
 		return j.fail(err)
 	}
 	j.head += uint64(n)
+	j.work += work
 	j.durable.Store(j.head)
 	return nil
 }

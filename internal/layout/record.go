@@ -33,12 +33,13 @@ const (
 type RecordWriter struct {
 	buf     []byte
 	entries uint32
+	zeros   int64
 }
 
 // Reset empties the writer.
 func (w *RecordWriter) Reset() {
 	w.buf = append(w.buf[:0], make([]byte, RecordHeader)...)
-	w.entries = 0
+	w.entries, w.zeros = 0, 0
 }
 
 // Write adds the bytes p at meta offset off; both multiples of 8, at most a
@@ -53,7 +54,11 @@ func (w *RecordWriter) Write(off int64, p []byte) {
 func (w *RecordWriter) Zero(off int64) {
 	w.buf = binary.LittleEndian.AppendUint64(w.buf, uint64(off)<<16|kindZero)
 	w.entries++
+	w.zeros++
 }
+
+// Zeros is how many blocks the record zeroes.
+func (w *RecordWriter) Zeros() int64 { return w.zeros }
 
 // Empty reports whether nothing was added.
 func (w *RecordWriter) Empty() bool { return w.entries == 0 }
