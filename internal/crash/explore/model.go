@@ -25,23 +25,22 @@ type content [blockSize]byte
 // Invariants: bytes of data at and behind size are zeros; loose has words of
 // blocks in data only.
 type node struct {
-	id        int // the same in all copies of a model
-	kind      uint32
-	mode      uint32
-	uid, gid  uint32
-	nlink     uint32
-	size      int64
-	target    string
-	xattrs    map[string]string
-	entries   map[string]*node
-	parent    *node
-	data      map[int64]*content // the blocks that were written; immutable, replaced as a whole
-	loose     map[int64][]uint64 // by word: what the medium may hold instead
-	opened    int
-	mtime     int64
-	ctime     int64
-	durable   [2]int64 // mtime and ctime that the medium may have instead
-	timesLazy bool
+	id       int // the same in all copies of a model
+	kind     uint32
+	mode     uint32
+	uid, gid uint32
+	nlink    uint32
+	size     int64
+	target   string
+	xattrs   map[string]string
+	entries  map[string]*node
+	parent   *node
+	data     map[int64]*content // the blocks that were written; immutable, replaced as a whole
+	loose    map[int64][]uint64 // by word: what the medium may hold instead
+	opened   int
+	mtime    int64
+	ctime    int64
+	durable  [][2]int64 // mtime and ctime that the medium may have instead; immutable but for its length
 }
 
 // Model is a plain file system in memory: what core should be. A change is
@@ -125,21 +124,22 @@ func (m *Model) find(id int) (found *node) {
 
 // set makes times durable, as every transaction that changes the inode does.
 func (n *node) set(mtime, ctime int64) {
-	n.mtime, n.ctime, n.timesLazy = mtime, ctime, false
+	n.mtime, n.ctime = mtime, ctime
+	n.timesDurable()
 }
 
 // touch sets the times in memory only, as a write in place does.
 func (n *node) touch(now int64) {
-	if !n.timesLazy {
-		n.durable, n.timesLazy = [2]int64{n.mtime, n.ctime}, true
-	}
+	n.durable = append(slices.Clone(n.durable), [2]int64{n.mtime, n.ctime})
 	n.mtime, n.ctime = now, now
 }
+
+func (n *node) timesDurable() { n.durable = nil }
 
 // settle: who uses a file last makes its times durable.
 func (n *node) settle() {
 	if n.opened == 0 {
-		n.timesLazy = false
+		n.timesDurable()
 	}
 }
 
@@ -266,7 +266,7 @@ func (m *Model) applyOther(n *node, o Op, tag int) error {
 		n.opened--
 		n.settle()
 	case "sync":
-		n.timesLazy = false
+		n.timesDurable()
 	}
 	return nil
 }
@@ -275,7 +275,7 @@ func (m *Model) applyOther(n *node, o Op, tag int) error {
 func (m *Model) remount() error {
 	for name, n := range m.handles {
 		n.opened--
-		n.timesLazy = false
+		n.timesDurable()
 		delete(m.handles, name)
 	}
 	return nil

@@ -160,9 +160,14 @@ func (m *Model) zero(n *node, o Op, grow bool) error {
 	return nil
 }
 
-// relocate copies what is read: it is durable then.
+// relocate copies what is read: it is durable then, as the times are.
 func (m *Model) relocate(n *node, o Op, _ int) error {
 	first, end := blocks(o.Off, o.N)
+	for b := range n.data {
+		if b >= first && b < end {
+			n.timesDurable()
+		}
+	}
 	for w := range n.loose {
 		if b := w * wordSize / blockSize; b >= first && b < end {
 			delete(n.loose, w)
