@@ -70,7 +70,7 @@ func OpenBucket(b []byte, ino Ino, hash uint64, offset int64) (Bucket, error) {
 		return k, Corrupt("directory bucket", offset, "belongs to %v, not to %v", Ino(le.Uint64(b[8:])), ino)
 	case k.Depth() > HashBits || k.used() < bucketHeader || k.used() > BlockSize || k.live() > k.used()-bucketHeader:
 		return k, Corrupt("directory bucket", offset, "depth %d, %d bytes used, %d live", k.Depth(), k.used(), k.live())
-	case k.Prefix()&(1<<(HashBits-k.Depth())-1) != 0:
+	case k.Prefix()&(1<<(HashBits-k.Depth())-1) != 0 || k.Prefix()>>HashBits != 0:
 		return k, Corrupt("directory bucket", offset, "prefix %#x has more than %d bits", k.Prefix(), k.Depth())
 	case !k.Covers(hash):
 		return k, Corrupt("directory bucket", offset, "prefix %#x/%d does not cover hash %#x", k.Prefix(), k.Depth(), hash)
