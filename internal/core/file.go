@@ -376,27 +376,30 @@ func (in *inode) fillNew(spans []piece, p []byte, off int64) error {
 }
 
 // zeroTail streams zeros behind the end of the file up to offset to, in the
-// last block, if anything else is there: a mapped store may have left bytes.
-// Not fenced.
+// last block, where a mapped store may have left bytes. It does so whether or
+// not zeros are read there: a mapped store of zeros that was never flushed
+// hides what the medium still has. Not fenced.
 func (in *inode) zeroTail(to int64) (stored bool, err error) {
-	fs := in.fs
-	tail := min(layout.RoundUp(in.Size, layout.BlockSize), to)
-	if tail <= in.Size {
-		return false, nil
+	at, n, err := in.tail(to)
+	if n > 0 {
+		in.fs.data.Zero(at, n)
+	}
+	return n > 0, err
+}
+
+// tail is where the bytes behind the end of the file up to offset to are in
+// the data area, as far as a block is written there.
+func (in *inode) tail(to int64) (at, n int64, err error) {
+	end := min(layout.RoundUp(in.Size, layout.BlockSize), to)
+	if end <= in.Size {
+		return 0, 0, nil
 	}
 	block := in.Size / layout.BlockSize
-	q, err := fs.find(fs.journal.View, &in.Inode, block, block+1)
+	q, err := in.fs.find(in.fs.journal.View, &in.Inode, block, block+1)
 	if err != nil || q.zeros() {
-		return false, err
+		return 0, 0, err
 	}
-	at := q.block*layout.BlockSize + in.Size - q.first*layout.BlockSize
-	for _, b := range fs.data.Bytes()[at : at+tail-in.Size] {
-		if b != 0 {
-			fs.data.Zero(at, tail-in.Size)
-			return true, nil
-		}
-	}
-	return false, nil
+	return q.block*layout.BlockSize + in.Size - q.first*layout.BlockSize, end - in.Size, nil
 }
 
 // touch sets the times of a write in memory.

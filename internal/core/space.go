@@ -1,6 +1,8 @@
 package core
 
 import (
+	"bytes"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/alloc"
@@ -53,7 +55,18 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 	}
 	// What the last block still holds behind the end is cleared for those who
 	// have it mapped. It need not last: it is done again before the file grows.
-	return in.growTail(layout.RoundUp(size, layout.BlockSize))
+	return in.clearTail()
+}
+
+// clearTail makes what is read in the last block behind the end of the file
+// zeros.
+func (in *inode) clearTail() error {
+	at, n, err := in.tail(layout.RoundUp(in.Size, layout.BlockSize))
+	if err != nil || len(bytes.Trim(in.fs.data.Bytes()[at:at+n], "\x00")) == 0 {
+		return err
+	}
+	in.fs.data.Zero(at, n)
+	return in.fs.data.Fence()
 }
 
 // finishTruncate frees what a truncate that a crash interrupted left behind
