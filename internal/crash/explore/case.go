@@ -31,8 +31,8 @@ type Effort struct {
 
 // Efforts by use.
 var (
-	Thorough = Effort{Exhaustive: 512, Lines: 48, Samples: 96, Deep: 64}
-	Short    = Effort{Exhaustive: 64, Lines: 8, Samples: 8, Deep: 64}
+	Thorough = Effort{Exhaustive: 512, Lines: 48, Samples: 96, Deep: 128}
+	Short    = Effort{Exhaustive: 64, Lines: 8, Samples: 8, Deep: 96}
 )
 
 func (c *Case) options() crash.Options {
