@@ -37,7 +37,9 @@ type Bitmap struct {
 	regions layout.BitmapRegions
 	busy    map[int64]*line // by chunk
 	free    atomic.Int64
-	cursor  int64 // chunk where the next search begins
+	// Chunks where the next searches begin. There are two, so that small runs
+	// do not follow large ones into chunks that are wholly free.
+	chunkCursor, runCursor int64
 }
 
 const (

@@ -78,7 +78,7 @@ func (b *Bitmap) find(count, goal int64) (Run, error) {
 // at goal, else the first.
 func (b *Bitmap) findChunks(want, goal int64) (Run, error) {
 	chunks := b.regions.Units / layout.ChunkUnits
-	start := b.cursor
+	start := b.chunkCursor
 	if goal >= 0 && goal < b.regions.Units {
 		start = layout.RoundUp(goal, layout.ChunkUnits) / layout.ChunkUnits
 	}
@@ -104,7 +104,7 @@ func (b *Bitmap) findChunks(want, goal int64) (Run, error) {
 			free++
 		}
 		if free > 0 {
-			b.cursor = chunk + free
+			b.chunkCursor = chunk + free
 			return Run{chunk * layout.ChunkUnits, free * layout.ChunkUnits}, nil
 		}
 		n++
@@ -139,7 +139,7 @@ func (b *Bitmap) findRun(want int) (Run, error) {
 	var best Run
 	seen := 0
 	for n := int64(0); n < chunks && (seen < searchSpan || best.Count == 0); {
-		chunk := (b.cursor + n) % chunks
+		chunk := (b.runCursor + n) % chunks
 		skip, err := b.skip(chunk, layout.ChunkUnits-1)
 		if err != nil {
 			return Run{}, err
@@ -157,7 +157,7 @@ func (b *Bitmap) findRun(want int) (Run, error) {
 			best = Run{chunk*layout.ChunkUnits + int64(at), int64(length)}
 		}
 		if length >= want {
-			b.cursor = chunk
+			b.runCursor = chunk
 			break
 		}
 		seen++
