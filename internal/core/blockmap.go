@@ -59,32 +59,75 @@ func word(v view, off int64) layout.Entry {
 // find returns the piece that covers block, as far as the entries of one node
 // tell, at least up to and at most a little beyond end.
 func (fs *FS) find(v view, in *layout.Inode, block, end int64) (piece, error) {
+	s, err := fs.locate(v, in, block)
+	for off := s.off + layout.WordSize; err == nil && s.off >= 0 && off%layout.BlockSize != 0 && s.end() < end; off += layout.WordSize {
+		var q piece
+		var ok bool
+		if q, ok, err = fs.neighbour(v, in.Ino, s.level, s.end(), off); !ok || !s.joins(q) {
+			break
+		}
+		s.count += q.count
+	}
+	return s.piece, err
+}
+
+// findBack is find in the other direction: it returns the piece that ends with
+// block, at least down to and at most a little below first.
+func (fs *FS) findBack(v view, in *layout.Inode, block, first int64) (piece, error) {
+	s, err := fs.locate(v, in, block)
+	if s.end() > block+1 {
+		s.piece = s.clip(s.first, block+1)
+	}
+	span := layout.Span(s.level)
+	for off := s.off; err == nil && off > 0 && off%layout.BlockSize != 0 && s.first > first; {
+		off -= layout.WordSize
+		var q piece
+		var ok bool
+		if q, ok, err = fs.neighbour(v, in.Ino, s.level, s.first-span, off); !ok || !q.joins(s.piece) {
+			break
+		}
+		s.piece = piece{q.first, q.count + s.count, q.block, q.flags}
+	}
+	return s.piece, err
+}
+
+// spot is a piece and where the entry that tells it stands.
+type spot struct {
+	piece
+	level int
+	off   int64 // -1: in the inode
+}
+
+// locate walks to the entry that maps block.
+func (fs *FS) locate(v view, in *layout.Inode, block int64) (spot, error) {
 	level := int(in.Height)
 	span := layout.Span(level)
 	if block >= rootFanout*span {
-		return piece{rootFanout * span, mapEnd - rootFanout*span, -1, 0}, nil
+		return spot{piece{rootFanout * span, mapEnd - rootFanout*span, -1, 0}, level, -1}, nil
 	}
 	entry, off := in.Root[block/span], int64(-1)
 	for {
 		p, err := fs.piece(in.Ino, entry, level, block/span*span, off)
-		if err != nil {
-			return p, err
-		}
-		if !entry.Table() {
-			if off >= 0 {
-				err = fs.extend(v, in.Ino, &p, level, off, end)
-			}
-			return p, err
+		if err != nil || !entry.Table() {
+			return spot{p, level, off}, err
 		}
 		node, err := fs.nodeOffset(layout.Node(entry.Number()))
 		if err != nil {
-			return piece{}, err
+			return spot{}, err
 		}
 		level--
 		span = layout.Span(level)
 		off = node + block/span%layout.Fanout*layout.WordSize
 		entry = word(v, off)
 	}
+}
+
+// neighbour is the piece of another entry of a node; not ok when a node is
+// under it.
+func (fs *FS) neighbour(v view, ino layout.Ino, level int, base, off int64) (p piece, ok bool, err error) {
+	e := word(v, off)
+	p, err = fs.piece(ino, e, level, base, off)
+	return p, err == nil && !e.Table(), err
 }
 
 // piece verifies an entry and decodes it; what a node is under is a hole here.
@@ -96,19 +139,6 @@ func (fs *FS) piece(ino layout.Ino, e layout.Entry, level int, base, off int64) 
 		return fs.leaf(e, base, layout.Span(level), off)
 	}
 	return piece{base, layout.Span(level), -1, 0}, nil
-}
-
-// extend adds the pieces that follow in the same node, as far as they join.
-func (fs *FS) extend(v view, ino layout.Ino, p *piece, level int, off, end int64) error {
-	for off += layout.WordSize; off%layout.BlockSize != 0 && p.end() < end; off += layout.WordSize {
-		e := word(v, off)
-		q, err := fs.piece(ino, e, level, p.end(), off)
-		if err != nil || e.Table() || !p.joins(q) {
-			return err
-		}
-		p.count += q.count
-	}
-	return nil
 }
 
 // leaf checks that a leaf's blocks exist.

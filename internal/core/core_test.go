@@ -249,3 +249,60 @@ func TestSpace(t *testing.T) {
 	}
 	n.Close()
 }
+
+// TestRunAround compares the run that a fault is answered with to the one that
+// a look at every block gives, in files of all shapes.
+func TestRunAround(t *testing.T) {
+	fs := newFS(t, 64<<20)
+	r := rand.New(rand.NewPCG(3, 4))
+	for round := range 30 {
+		n := create(t, fs, layout.RootIno, fmt.Sprintf("f%d", round))
+		blocks := int64(1 + r.IntN([]int{6, 40, 1500}[round%3]))
+		size := blocks * layout.BlockSize
+		must[Attr](t)(n.SetAttr(root, SetAttr{Size: &size}))
+		for range 20 {
+			at, count := r.Int64N(blocks), 1+r.Int64N(blocks)
+			var err error
+			switch count = min(count, blocks-at); r.IntN(3) {
+			case 0:
+				err = n.Fallocate(KeepSize, at*layout.BlockSize, count*layout.BlockSize)
+			case 1:
+				_, err = n.WriteAt(make([]byte, count*layout.BlockSize), at*layout.BlockSize)
+			case 2:
+				err = n.Fallocate(PunchHole|KeepSize, at*layout.BlockSize, max(1, count/4)*layout.BlockSize)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 10 {
+				compareRun(t, n, r.Int64N(blocks), 1<<r.IntN(10))
+			}
+		}
+		n.Close()
+	}
+}
+
+func compareRun(t *testing.T, n *Node, block, window int64) {
+	t.Helper()
+	end := n.Attr().Size / layout.BlockSize
+	at := func(b int64) piece {
+		p, err := n.in.fs.find(n.in.fs.journal.View, &n.in.Inode, b, b+1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.clip(b, b+1).read()
+	}
+	want := at(block)
+	lo := block / window * window
+	for want.end() < min(lo+window, end) && want.joins(at(want.end())) {
+		want.count++
+	}
+	for want.first > lo && at(want.first-1).joins(want) {
+		p := at(want.first - 1)
+		want = piece{p.first, want.count + 1, p.block, want.flags}
+	}
+	got, err := n.in.runAround(block, window, end)
+	if err != nil || got != (Run{want.first, want.count, want.block, !want.hole()}) {
+		t.Fatalf("block %d, window %d: %+v, %v; want %+v", block, window, got, err, want)
+	}
+}

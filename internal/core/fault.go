@@ -110,26 +110,41 @@ func (in *inode) materialise(first, end int64) (changed bool, err error) {
 	return true, in.commitWrite(plan, runs, 0)
 }
 
-// runAround is the largest run around a block that can be granted as it is.
+// runAround is the largest run around a block that can be granted as it is. It
+// looks at no more entries than the run has, and one on each side.
 func (in *inode) runAround(block, window, end int64) (Run, error) {
-	fs := in.fs
+	v := in.fs.journal.View
 	lo := block / window * window
 	hi := min(lo+window, end)
-	var found piece
-	err := fs.pieces(fs.journal.View, &in.Inode, lo, hi, func(p piece) error {
-		// Pieces that read as zeros join, whether allocated or not.
-		if p.zeros() {
-			p = piece{p.first, p.count, -1, 0}
+	run, err := in.fs.find(v, &in.Inode, block, hi)
+	run = run.clip(block, hi).read()
+	for joined := true; err == nil && joined && run.end() < hi; {
+		var q piece
+		q, err = in.fs.find(v, &in.Inode, run.end(), hi)
+		q = q.clip(run.end(), hi).read()
+		if joined = run.joins(q); joined {
+			run.count += q.count
 		}
-		if found.count > 0 && found.joins(p) {
-			found.count += p.count
-		} else if found.count == 0 || found.end() <= block {
-			found = p
+	}
+	for joined := true; err == nil && joined && run.first > lo; {
+		var q piece
+		q, err = in.fs.findBack(v, &in.Inode, run.first-1, lo)
+		q = q.clip(lo, run.first).read()
+		if joined = q.joins(run); joined {
+			run = piece{q.first, q.count + run.count, q.block, q.flags}
 		}
-		return nil
-	})
+	}
 	if err != nil {
 		return Run{}, err
 	}
-	return Run{found.first, found.count, found.block, !found.hole() && found.flags&layout.EntryShared == 0}, nil
+	return Run{run.first, run.count, run.block, !run.hole() && run.flags&layout.EntryShared == 0}, nil
+}
+
+// read is the piece as a reader sees it: what reads as zeros is a hole,
+// whether it is allocated or not.
+func (p piece) read() piece {
+	if p.zeros() {
+		return piece{p.first, p.count, -1, 0}
+	}
+	return p
 }
