@@ -418,3 +418,79 @@ func randomContent(fs *FS, r *rand.Rand, dir layout.Ino, name string, other layo
 	}
 	return n.Fallocate(PunchHole|KeepSize, int64(r.IntN(1<<20)), 1+int64(r.IntN(1<<18)))
 }
+
+// TestInterruptedTruncate uses a file again before mount has got round to
+// freeing what an interrupted truncate left behind its end: nothing of it
+// comes back.
+func TestInterruptedTruncate(t *testing.T) {
+	for name, use := range map[string]func(fs *FS, n *Node) error{
+		"write": func(fs *FS, n *Node) error {
+			_, err := n.WriteAt([]byte("x"), 100*layout.HugeBlocks*page)
+			return err
+		},
+		"append": func(fs *FS, n *Node) error { _, _, err := n.Append(make([]byte, 3*page)); return err },
+		"truncate": func(fs *FS, n *Node) error {
+			size := int64(1 << 40)
+			_, err := fs.SetAttr(root, n.Ino(), SetAttr{Size: &size})
+			return err
+		},
+		"fallocate": func(fs *FS, n *Node) error { return n.Fallocate(0, 0, 60*layout.HugeBlocks*page) },
+		"unlink":    func(fs *FS, n *Node) error { return fs.Unlink(root, layout.RootIno, "f") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			meta, data := newAreas(t, 512<<20)
+			fs := mount(t, meta, data)
+			n := create(t, fs, layout.RootIno, "f")
+			for i := range int64(60) { // a node each: more than one step frees
+				must[int](t)(n.WriteAt([]byte("stale"), i*layout.HugeBlocks*page))
+			}
+			interruptTruncate(t, fs, n.in)
+			n.Close()
+			fs, err := open(meta, data, fs.sb, Options{}) // as Mount, without the reclaiming
+			if err == nil {
+				err = fs.findOrphans()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			n = must[*Node](t)(fs.Open(n.Ino()))
+			if err := use(fs, n); err != nil {
+				t.Fatal(err)
+			}
+			for i := range int64(60) {
+				got := make([]byte, 5)
+				if _, err := n.ReadAt(got, i*layout.HugeBlocks*page); err != nil && err != io.EOF || string(got) == "stale" {
+					t.Fatalf("block %d: %q, %v", i*layout.HugeBlocks, got, err)
+				}
+			}
+			n.Close()
+			fs.reclaimOrphans()
+			if sum := checkAreas(t, meta, data); sum.Orphans != 0 {
+				t.Errorf("%+v", sum)
+			}
+		})
+	}
+}
+
+// interruptTruncate does the first step of a truncate to nothing.
+func interruptTruncate(t *testing.T, fs *FS, in *inode) {
+	t.Helper()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	err := fs.transact(func(u *update) error {
+		want := u.edit(in)
+		want.Size = 0
+		at, err := u.freeStep(want, 0, mapEnd)
+		if at >= mapEnd {
+			t.Fatal("one step frees it all: nothing is interrupted")
+		}
+		if err == nil {
+			err = u.setOrphan(in)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.unsettled.Store(false) // what follows a crash does not see it
+}
