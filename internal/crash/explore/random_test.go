@@ -67,7 +67,11 @@ func TestRandom(t *testing.T) {
 	}
 	effort := Effort{Exhaustive: 64, Lines: 12, Samples: 12, Deep: 48}
 	open := parse("open /a/x @2\nopen /b/x @3")
+	n := 0
 	rapid.Check(t, func(t *rapid.T) {
+		if n++; raceDetector && n > 10 {
+			return
+		}
 		ops := succeeding(w.base.model, append(open[:2:2], rapid.SliceOfN(drawOp, 1, 12).Draw(t, "operations")...))
 		c := &Case{Ops: ops, Effort: effort, Seed: 1}
 		found, skipped, err := w.run(c)

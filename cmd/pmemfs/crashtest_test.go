@@ -1,0 +1,62 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestCrashtest(t *testing.T) {
+	got := parse(t, ok(t, "crashtest", "--depth", "2", "--time", "1s", "--json"))
+	for _, field := range []string{"sequences", "epochs", "images"} {
+		if n, _ := got[field].(float64); n == 0 {
+			t.Errorf("%s is %v", field, got[field])
+		}
+	}
+	if got["violations"] != 0.0 || got["complete"] != false {
+		t.Errorf("%v violations, complete: %v", got["violations"], got["complete"])
+	}
+}
+
+// TestCrashtestReplay runs a case with a fault put in on purpose, and without.
+func TestCrashtestReplay(t *testing.T) {
+	const good = "pmemfs crash case 1\nop write /a/x 0 100\n"
+	for _, tc := range []struct {
+		name, text string
+		code       int
+		want       string
+	}{
+		{"good", good, 0, "0 violations"},
+		{"bad", good + "mutant written data not fenced\n", 1, "a power cut leaves what it must not"},
+		{"no case", "hello\n", 2, "line 1: not a crash case"},
+		{"no operation", "pmemfs crash case 1\n", 2, "it has no operations"},
+		{"unknown operation", good + "op fly /a\n", 2, "line 3"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "a.case")
+			if err := os.WriteFile(file, []byte(tc.text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			got := run(t, "crashtest", "--replay", file)
+			if got.code != tc.code || !strings.Contains(got.stdout+got.stderr, tc.want) {
+				t.Errorf("code %d\n%s%s", got.code, got.stdout, got.stderr)
+			}
+		})
+	}
+	fails(t, 2, []string{"no such file"}, "crashtest", "--replay", filepath.Join(t.TempDir(), "none"))
+	fails(t, 2, []string{"depth"}, "crashtest", "--depth", "9")
+}
+
+// TestCrashtestInterrupted: what was done so far is told.
+func TestCrashtestInterrupted(t *testing.T) {
+	cmd := command("crashtest", "--depth", "2", "--json")
+	time.AfterFunc(time.Second, func() { cmd.Process.Signal(syscall.SIGINT) })
+	got := execute(t, cmd)
+	object := parse(t, got.stdout)
+	if got.code != 0 || object["complete"] != false || object["sequences"] == 0.0 {
+		t.Errorf("code %d, %s", got.code, got.stdout)
+	}
+}
