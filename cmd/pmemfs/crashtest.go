@@ -21,11 +21,7 @@ type crashtestOptions struct {
 	replay string
 }
 
-func (a *app) crashtest() *cobra.Command {
-	var o crashtestOptions
-	cmd := a.command(verb{
-		use: "crashtest [flags]", short: "Cut the power in every operation, at every instant", args: [2]int{0, 0},
-		long: `Sequences of operations run on a simulated medium in memory; no pool is needed and none is touched. For the last operation
+const crashtestLong = `Sequences of operations run on a simulated medium in memory; no pool is needed and none is touched. For the last operation
 of each sequence the images are made that a power cut may leave between any two fences: any part of the lines that were
 not durable, torn as a medium may tear. Each image must mount, pass every check of "pmemfs check", and show the state
 before or after the operation. Some are used further: the power is cut in their replay, and again in the replay after
@@ -43,7 +39,13 @@ Exit code 0: no violation; 1: violations; 2: it could not be run.
 With --json: depth, seed, sequences, skipped (that a shorter one stands for), total, epochs, made (images, with equal
 ones), images (distinct ones), used_further, replay_images (power cuts in recovery), violations, complete, seconds,
 images_per_second, and cases: for each violation file, operations, image and text.
-`,
+`
+
+func (a *app) crashtest() *cobra.Command {
+	var o crashtestOptions
+	cmd := a.command(verb{
+		use: "crashtest [flags]", short: "Cut the power in every operation, at every instant", args: [2]int{0, 0},
+		long: crashtestLong,
 		example: `  pmemfs crashtest --depth 1
   pmemfs crashtest --depth 2 --json
   pmemfs crashtest --time 1h --seed 7
