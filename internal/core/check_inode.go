@@ -168,6 +168,8 @@ type inodeCheck struct {
 	info          *inodeInfo
 	at            int64 // offset of the inode
 	blocks, nodes int64 // found so far
+	behind        int64 // written blocks behind the end of the file, found so far
+	behindAt      int64 // offset of the entry that maps the first of them
 }
 
 func (w *inodeCheck) problem(structure string, offset int64, format string, args ...any) {
@@ -307,6 +309,10 @@ func (w *inodeCheck) blockMap() {
 	for i, e := range w.in.Root {
 		w.mapEntry(e, w.at+layout.InodeRoot+int64(i)*layout.WordSize, int(w.in.Height), int64(i)*span)
 	}
+	if w.behind > 0 {
+		_, end := blocksOf(0, w.in.Size)
+		w.problem("map entry", w.behindAt, "maps the first of %d written blocks behind the end of the file, which is before block %d", w.behind, end)
+	}
 }
 
 func (w *inodeCheck) mapEntry(e layout.Entry, off int64, level int, base int64) {
@@ -356,6 +362,9 @@ func (w *inodeCheck) mapLeaf(e layout.Entry, off, base, span int64) {
 	case base+span > layout.MaxFileSize/layout.BlockSize:
 		w.problem("map entry", off, "maps blocks from %d on, behind the longest file", base)
 	case base+span > end && !p.unwritten() && !w.info.orphan:
-		w.problem("map entry", off, "maps written blocks %d to %d, the file ends before block %d", base, base+span-1, end)
+		if w.behind == 0 {
+			w.behindAt = off
+		}
+		w.behind += base + span - max(base, end)
 	}
 }
