@@ -53,10 +53,20 @@ func TestCrashtestReplay(t *testing.T) {
 // TestCrashtestInterrupted: what was done so far is told.
 func TestCrashtestInterrupted(t *testing.T) {
 	cmd := command("crashtest", "--depth", "2", "--json")
-	time.AfterFunc(time.Second, func() { cmd.Process.Signal(syscall.SIGINT) })
-	got := execute(t, cmd)
-	object := parse(t, got.stdout)
-	if got.code != 0 || object["complete"] != false || object["sequences"] == 0.0 {
-		t.Errorf("code %d, %s", got.code, got.stdout)
+	var stdout strings.Builder
+	cmd.Stdout = &stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	object := parse(t, stdout.String())
+	if object["complete"] != false || object["sequences"] == 0.0 {
+		t.Error(stdout.String())
 	}
 }

@@ -16,7 +16,7 @@ func TestSequences(t *testing.T) {
 		Violation: func(v *Violation) { t.Errorf("\n%v", v) },
 	}
 	if raceDetector || testing.Short() {
-		o.Depth, o.Effort = 1, Effort{Exhaustive: 16, Lines: 4, Samples: 4, Deep: 200}
+		o.Depth, o.Effort = 1, Effort{Exhaustive: 16, Lines: 4, Samples: 4, Deep: 20}
 	}
 	r, err := Run(context.Background(), o)
 	if err != nil {
