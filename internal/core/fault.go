@@ -118,21 +118,23 @@ func (in *inode) runAround(block, window, end int64) (Run, error) {
 	hi := min(lo+window, end)
 	run, err := in.fs.find(v, &in.Inode, block, hi)
 	run = run.clip(block, hi).read()
-	for joined := true; err == nil && joined && run.end() < hi; {
-		var q piece
-		q, err = in.fs.find(v, &in.Inode, run.end(), hi)
-		q = q.clip(run.end(), hi).read()
-		if joined = run.joins(q); joined {
-			run.count += q.count
+	for err == nil && run.end() < hi {
+		// One entry first: only what joins is worth a look at the rest.
+		q, one := in.fs.find(v, &in.Inode, run.end(), run.end())
+		if err = one; err != nil || !run.joins(q.clip(run.end(), hi).read()) {
+			break
 		}
+		q, err = in.fs.find(v, &in.Inode, run.end(), hi)
+		run.count += q.clip(run.end(), hi).count
 	}
-	for joined := true; err == nil && joined && run.first > lo; {
-		var q piece
+	for err == nil && run.first > lo {
+		q, one := in.fs.findBack(v, &in.Inode, run.first-1, run.first)
+		if err = one; err != nil || !q.clip(lo, run.first).read().joins(run) {
+			break
+		}
 		q, err = in.fs.findBack(v, &in.Inode, run.first-1, lo)
 		q = q.clip(lo, run.first).read()
-		if joined = q.joins(run); joined {
-			run = piece{q.first, q.count + run.count, q.block, q.flags}
-		}
+		run = piece{q.first, q.count + run.count, q.block, q.flags}
 	}
 	if err != nil {
 		return Run{}, err
