@@ -77,15 +77,12 @@ func (fs *FS) SetAttr(c Cred, ino layout.Ino, s SetAttr) (Attr, error) {
 }
 
 func (in *inode) setAttr(apply func(*layout.Inode)) error {
-	u, err := in.fs.begin()
-	if err != nil {
-		return err
-	}
-	defer u.Abort()
-	want := u.edit(in)
-	apply(want)
-	want.Ctime = in.fs.now()
-	return u.commit()
+	return in.fs.transact(func(u *update) error {
+		want := u.edit(in)
+		apply(want)
+		want.Ctime = in.fs.now()
+		return nil
+	})
 }
 
 // maySet checks a change of attributes, as chmod(2), chown(2) and

@@ -32,9 +32,9 @@ func (n *Node) Fault(block int64, write bool, window, ahead int64, grant func(Ru
 	}
 	in := n.in
 	if !write {
-		if done, err := in.faultRead(block, window, grant); done || err != nil {
-			return err
-		}
+		in.mu.RLock()
+		defer in.mu.RUnlock()
+		return in.answer(block, window, grant)
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -42,38 +42,30 @@ func (n *Node) Fault(block int64, write bool, window, ahead int64, grant func(Ru
 	if block < 0 || block >= end {
 		return unix.ENXIO
 	}
-	if write && in.fs.readOnly {
+	if in.fs.readOnly {
 		return unix.EROFS
 	}
-	if write {
-		changed, err := in.materialise(block, min(end, block+max(ahead, 1)))
-		if err != nil {
-			return err
-		}
-		if !changed { // a transaction has set the times, too
-			in.touch()
-		}
+	changed, err := in.materialise(block, min(end, block+max(ahead, 1)))
+	if err != nil {
+		return err
+	}
+	if !changed { // a transaction has set the times, too
+		in.touch()
+	}
+	return in.answer(block, window, grant)
+}
+
+// answer grants what can be granted around a block as it is. in.mu is held.
+func (in *inode) answer(block, window int64, grant func(Run) error) error {
+	_, end := blocksOf(0, in.Size)
+	if block < 0 || block >= end {
+		return unix.ENXIO
 	}
 	run, err := in.runAround(block, window, end)
 	if err != nil {
 		return err
 	}
 	return grant(run)
-}
-
-// faultRead answers a read under the shared lock.
-func (in *inode) faultRead(block, window int64, grant func(Run) error) (done bool, err error) {
-	in.mu.RLock()
-	defer in.mu.RUnlock()
-	_, end := blocksOf(0, in.Size)
-	if block < 0 || block >= end {
-		return true, unix.ENXIO
-	}
-	run, err := in.runAround(block, window, end)
-	if err != nil {
-		return true, err
-	}
-	return true, grant(run)
 }
 
 // materialise makes [first, end) written, as far as its first piece goes: the

@@ -223,8 +223,8 @@ func (in *inode) write(p []byte, off int64) error {
 		return err
 	}
 	if plan.zeros == nil && end <= in.Size {
-		if err := in.store(p, off); err != nil {
-			return err
+		for _, q := range plan.written {
+			fs.streamInto(q, p, off)
 		}
 		in.touch()
 		return fs.data.Fence()
@@ -254,15 +254,6 @@ type plan struct {
 
 func (in *inode) plan(first, end int64) (p plan, err error) {
 	p.goal = -1
-	if first > 0 {
-		before, err := in.fs.find(in.fs.journal.View, &in.Inode, first-1, first)
-		if err != nil {
-			return p, err
-		}
-		if !before.hole() {
-			p.goal = before.block + first - before.first
-		}
-	}
 	err = in.fs.pieces(in.fs.journal.View, &in.Inode, first, end, func(q piece) error {
 		switch {
 		case q.hole():
@@ -275,6 +266,13 @@ func (in *inode) plan(first, end int64) (p plan, err error) {
 		}
 		return nil
 	})
+	if err != nil || p.holes == nil || first == 0 {
+		return p, err
+	}
+	before, err := in.fs.find(in.fs.journal.View, &in.Inode, first-1, first)
+	if err == nil && !before.hole() {
+		p.goal = before.block + first - before.first
+	}
 	return p, err
 }
 
@@ -330,16 +328,6 @@ func (in *inode) breakZeros(pieces []piece) error {
 		}
 	}
 	return nil
-}
-
-// store streams p over existing blocks.
-func (in *inode) store(p []byte, off int64) error {
-	fs := in.fs
-	first, end := blocksOf(off, int64(len(p)))
-	return fs.pieces(fs.journal.View, &in.Inode, first, end, func(q piece) error {
-		fs.streamInto(q, p, off)
-		return nil
-	})
 }
 
 // streamInto stores the part of p (which begins at file offset off) that lies

@@ -148,13 +148,10 @@ func (in *inode) writeTimes() error {
 	if !in.timesDirty {
 		return nil
 	}
-	u, err := in.fs.begin()
-	if err != nil {
-		return err
-	}
-	defer u.Abort()
-	u.edit(in)
-	return u.commit()
+	return in.fs.transact(func(u *update) error {
+		u.edit(in)
+		return nil
+	})
 }
 
 // update is a transaction with the inodes that it changes: they get their new
