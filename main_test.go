@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,8 @@ func TestMain(m *testing.M) {
 	}
 	go func() { // nothing that a test starts may outlive it for long
 		time.Sleep(2 * time.Minute)
+		stacks := make([]byte, 1<<20)
+		fmt.Fprintf(os.Stderr, "%s: not over after two minutes\n%s\n", name, stacks[:runtime.Stack(stacks, true)])
 		os.Exit(3)
 	}()
 	if err := roles[name](os.Args[1:], bufio.NewScanner(os.Stdin)); err != nil {
