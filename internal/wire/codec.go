@@ -218,6 +218,7 @@ func (r *Reply) fields(c *codec) {
 	pointer(c, &r.Attr, c.attr)
 	pointer(c, &r.Statfs, c.statfs)
 	pointer(c, &r.Hello, c.hello)
+	pointer(c, &r.Sealed, c.sealed)
 	optional(c, &r.Detail, c.text(MaxDetail))
 	optional(c, &r.Name, c.text(MaxPath))
 	list(c, &r.Entries, MaxEntries, 24, c.entry)
@@ -239,6 +240,17 @@ func (c *codec) attr(a *Attr) {
 	for _, p := range []*int64{&a.Atime, &a.Mtime, &a.Ctime, &a.Btime} {
 		c.i64(p)
 	}
+	c.u32(&a.Flags)
+	below(c, "attribute flags", a.Flags, attrAll+1)
+}
+
+func (c *codec) sealed(s *Sealed) {
+	c.i64(&s.PID)
+	c.u32(&s.Handle)
+	c.i64(&s.Off)
+	c.i64(&s.Length)
+	c.u32(&s.Pin)
+	below(c, "pin", s.Pin, 2)
 }
 
 func (c *codec) statfs(s *Statfs) {

@@ -20,7 +20,7 @@
 package wire
 
 // Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
-const Version = 1
+const Version = 2
 
 // Bounds of a message. A peer that exceeds one has broken the protocol and is disconnected.
 const (
@@ -71,8 +71,13 @@ const (
 	OpListXattr   // Path, Flags → Names
 	OpRemoveXattr // Path, Path2: name, Flags
 
+	OpFill        // Handle, Offset, Length: allocate, unshare and write out
+	OpAllowDirect // Handle: may be mapped with MapDirect from now on, by whoever has it
+	OpSetStatic   // Handle, Flags: 0 or 1
+	OpStats       // → Data: JSON
+
 	OpUnmap   // Handle: mapping. Its grants are forgotten before the reply, and no break of it is under way
-	OpPin     // Handle: mapping, Offset, Length: bytes in the mapping → Handle: pin
+	OpPin     // Handle: mapping, Offset, Length: bytes in the mapping; fills it when the mapping is writable → Handle: pin
 	OpUnpin   // Handle: mapping, Flags: pin
 	OpMapSync // Handle: mapping, Offset, Length: bytes in the mapping; stores in them reach the medium
 
@@ -98,7 +103,7 @@ const (
 	MapSync
 	MapDirect
 	MapUnchecked
-	MapPopulate // only the client acts on it
+	MapPopulate // fill before a seal; else only the client acts on it
 	MapReadOnly
 	MapAll = 1<<iota - 1
 )
@@ -138,9 +143,11 @@ type Request struct {
 type Reason uint8
 
 const (
-	ReasonNone    Reason = iota
-	ReasonSealed         // EBUSY because a sealed or pinned run would have to be taken back
-	ReasonCorrupt        // EIO because a structure on the medium is damaged; Detail names it
+	ReasonNone     Reason = iota
+	ReasonSealed          // EBUSY because a sealed or pinned run is in the way; Sealed says whose
+	ReasonCorrupt         // EIO because a structure on the medium is damaged; Detail names it
+	ReasonStatic          // EBUSY because the file is static
+	ReasonUnfilled        // EINVAL because a block is not what a seal needs; Offset: its byte of the file, Name: what it is
 	reasonEnd
 )
 
@@ -155,6 +162,7 @@ type Reply struct {
 	Attr    *Attr
 	Statfs  *Statfs
 	Hello   *Hello
+	Sealed  *Sealed
 	Detail  string // says more than Errno does, for people
 	Name    string
 	Entries []Entry
@@ -173,6 +181,21 @@ type Attr struct {
 	Size, Blocks               int64
 	Rdev                       uint64
 	Atime, Mtime, Ctime, Btime int64
+	Flags                      uint32 // AttrStatic
+}
+
+// AttrStatic: the file's block map and size are frozen.
+const (
+	AttrStatic = 1 << iota
+	attrAll    = 1<<iota - 1
+)
+
+// Sealed is the seal or pin that is in the way of an operation.
+type Sealed struct {
+	PID         int64  // of the process that holds it
+	Handle      uint32 // by which that process has mapped the file
+	Off, Length int64  // bytes of the file
+	Pin         uint32 // 1: a pin
 }
 
 // Statfs counts what a pool has and what of it is free: data blocks of 4 KiB, inodes, meta blocks.

@@ -57,8 +57,15 @@ func drawReply(t *rapid.T) *Reply {
 		Attr:   rapid.Ptr(rapid.Make[Attr](), true).Draw(t, "attr"),
 		Statfs: rapid.Ptr(rapid.Make[Statfs](), true).Draw(t, "statfs"),
 		Hello:  rapid.Ptr(rapid.Make[Hello](), true).Draw(t, "hello"),
+		Sealed: rapid.Ptr(rapid.Make[Sealed](), true).Draw(t, "sealed"),
 		Detail: rapid.StringN(0, -1, MaxDetail).Draw(t, "detail"),
 		Name:   rapid.StringN(0, -1, MaxPath).Draw(t, "name"),
+	}
+	if r.Attr != nil {
+		r.Attr.Flags &= attrAll
+	}
+	if r.Sealed != nil {
+		r.Sealed.Pin &= 1
 	}
 	r.Entries = drawList(t, "entries", func(t *rapid.T) Entry {
 		return Entry{rapid.StringN(0, -1, maxName).Draw(t, "name"), rapid.Uint64().Draw(t, "ino"), rapid.Uint32().Draw(t, "type"), rapid.Uint64().Draw(t, "next")}
@@ -258,7 +265,7 @@ func FuzzReply(f *testing.F) {
 	for _, r := range []*Reply{
 		{ID: 1, Hello: &Hello{Version: Version, PID: 1}},
 		{ID: 2, Errno: uint16(unix.ENOENT), Detail: "no such file"},
-		{ID: 3, Errno: uint16(unix.EBUSY), Reason: ReasonSealed},
+		{ID: 3, Errno: uint16(unix.EBUSY), Reason: ReasonSealed, Sealed: &Sealed{PID: 7, Handle: 2, Length: 4096, Pin: 1}},
 		{ID: 4, Attr: &Attr{Ino: 1}, Handle: 9},
 		{ID: 5, Entries: []Entry{{"a", 2, unix.S_IFREG, 1}, {"b", 3, unix.S_IFDIR, 2}}},
 		{ID: 6, Extents: []Extent{{0, 4096, 7, ExtentUnwritten}, {4096, 4096, -1, 0}}},
