@@ -72,7 +72,7 @@ func open(pool string, o options) (*FS, error) {
 	hello := session.Hello()
 	space.session = session
 	space.opts.Base, space.opts.MapFlags = hello.Base, int(hello.MapFlags)
-	if space.opts.Data, err = srv.Pool().ClientFile(o.readOnly); err != nil {
+	if space.opts.Data, err = srv.Pool().ClientFile(o.readOnly, -1); err != nil {
 		return nil, errors.Join(err, srv.Close())
 	}
 	fsys := &FS{t: &embedded{srv: srv, session: session, space: space}, hello: hello, space: space}

@@ -90,7 +90,7 @@ func (c *creation) directory() error {
 	if c.p.dataFile, err = c.makeFile(dataName); err != nil {
 		return err
 	}
-	if err := c.p.lock(c.dir, time.Now().Add(c.o.Wait)); err != nil {
+	if err := c.p.lock(c.dir, nil, time.Now().Add(c.o.Wait)); err != nil {
 		return err
 	}
 	meta, data, err := c.look(c.p)
@@ -215,7 +215,7 @@ func (c *creation) device(st fs.FileInfo) error {
 	if err := c.openDevice(c.p, st); err != nil {
 		return err
 	}
-	if err := c.p.lock(nil, time.Now().Add(c.o.Wait)); err != nil {
+	if err := c.p.lock(nil, nil, time.Now().Add(c.o.Wait)); err != nil {
 		return err
 	}
 	_, d, err := c.look(c.p)

@@ -3,6 +3,8 @@ package medium
 import (
 	"bufio"
 	"fmt"
+	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,36 +54,89 @@ func ownersOf(f *os.File, kind string, shared bool) []int {
 		}
 	}
 	if len(pids) == 0 {
-		pids = describers(id, kind, shared)
+		pids = describers(func(line string) bool {
+			_, ok := parseLock(line, kind, id, shared)
+			_, slot := parseSlot(line, id)
+			return ok && !slot
+		})
 	}
 	return sorted(pids)
 }
 
-// survivorsOf returns who maps f or has a descriptor with a flock on it. /proc/locks is of no use here: it would name the
-// dead owner who took the locks, or whoever has its pid now.
-func survivorsOf(f *os.File) []int {
-	id, ok := idOf(f)
+// pids returns who is in the way: has a descriptor with a flock or the lock of a slot that is not taken over, or maps data
+// without being taken over. /proc/locks is of no use here: it would name the dead owner who took the locks, or whoever has
+// its pid now.
+func (s *survivors) pids(data *os.File) []int {
+	id, ok := idOf(data)
 	if !ok {
 		return nil
 	}
-	return sorted(append(describers(id, "FLOCK", true), mappers(id)...))
+	pids := describers(func(line string) bool {
+		if _, ok := parseLock(line, "FLOCK", id, true); ok {
+			return s.slotless
+		}
+		slot, ok := parseSlot(line, id)
+		return ok && slices.Contains(s.inWay, slot) || !ok && s.foreign && overSlots(line, id)
+	})
+	takenOver := slices.Collect(maps.Values(s.adopted))
+	for _, pid := range mappers(id) {
+		if !slices.Contains(takenOver, pid) {
+			pids = append(pids, pid)
+		}
+	}
+	return sorted(pids)
 }
 
-// describers returns who has a descriptor whose description has such a lock.
-func describers(id fileID, kind string, shared bool) []int {
+// describers returns who has a descriptor whose description has a lock that matches, as a line of /proc/locks.
+func describers(match func(line string) bool) []int {
 	var pids []int
 	eachProcess(func(pid int, dir string) {
 		infos, _ := filepath.Glob(dir + "/fdinfo/*")
 		for _, info := range infos {
 			for line := range linesOf(info) {
-				rest, found := strings.CutPrefix(line, "lock:")
-				if _, ok := parseLock(rest, kind, id, shared); found && ok {
+				if lock, found := strings.CutPrefix(line, "lock:"); found && match(lock) {
 					pids = append(pids, pid)
 				}
 			}
 		}
 	})
 	return pids
+}
+
+// parseSlot reads a line such as "1: OFDLCK ADVISORY  READ -1 00:1b:2 4611686018427387904 4611686018427387904".
+func parseSlot(line string, id fileID) (slot int, ok bool) {
+	first, last := parseBytes(line, "OFDLCK", id)
+	if first != last || first < slotBase || first >= slotBase+MaxSlots {
+		return 0, false
+	}
+	return int(first - slotBase), true
+}
+
+// overSlots says whether a lock of bytes includes one that is a slot's.
+func overSlots(line string, id fileID) bool {
+	for _, kind := range []string{"OFDLCK", "POSIX"} {
+		if first, last := parseBytes(line, kind, id); first < slotBase+MaxSlots && last >= slotBase {
+			return true
+		}
+	}
+	return false
+}
+
+// parseBytes returns the first and the last byte that a lock of a kind is on; -1 when it is no such lock.
+func parseBytes(line, kind string, id fileID) (first, last int64) {
+	f := strings.Fields(line)
+	if _, ok := parseLock(line, kind, id, true); !ok || len(f) < 8 {
+		return -1, -1
+	}
+	first, err := strconv.ParseInt(f[6], 10, 64)
+	last = math.MaxInt64
+	if err == nil && f[7] != "EOF" {
+		last, err = strconv.ParseInt(f[7], 10, 64)
+	}
+	if err != nil {
+		return -1, -1
+	}
+	return first, last
 }
 
 // parseLock reads a line such as "1: FLOCK  ADVISORY  WRITE 6747 00:1b:2 0 EOF". Lines of waiters have "->" after the

@@ -14,12 +14,20 @@ import (
 //
 //	owner lock      one owner (exclusive) or several readers (shared). A flock on meta; on a device, where the same file
 //	                carries the other lock too, an open-file-description lock (F_OFD_SETLK) on its first byte.
-//	mapping lock    everybody who may map the data area holds it shared: owner, readers, and every client by the
-//	                description that ClientFile made. A flock on data or the device. An opener for writing takes it
-//	                exclusively for a moment, which is refused as long as clients of an earlier owner live.
+//	mapping lock    everybody who may map the data area holds it shared, in one of two forms. Owner, readers and clients
+//	                without a slot: a flock on data or the device. Clients with a slot: an open-file-description lock on
+//	                the slot's own byte behind the end of data or the device. An opener for writing takes the flock
+//	                exclusively for a moment, and looks for slots that are locked; either is in its way as long as
+//	                clients of an earlier owner live, but for slots that it takes over.
 //
 // Order: owner lock, then mapping lock. Who holds the owner lock exclusively is alone in taking the mapping lock
 // exclusively, so that the change from exclusive to shared, which flock(2) does not do in one step, cannot be overtaken.
+// Nobody else hands out slots either, so that none is locked anew after they were looked at.
+//
+// A client with a slot has no flock: holders of a shared flock cannot be told apart or counted (/proc/locks shows them only
+// where it can translate the pid of who took them), so an opener that takes over the clients in slots could not know
+// whether they alone keep it from the exclusive one. As it is, a flock that is refused always means somebody who cannot be
+// taken over: a client without a slot, or a program that has locked the file for reasons of its own, such as a backup.
 //
 // A device's locks are on its node in /dev: openers through different nodes of the same device do not see each other.
 
@@ -94,17 +102,51 @@ func lockOwner(meta *os.File, device, readOnly bool, deadline time.Time) error {
 	return &Error{Kind: ErrInUse, PIDs: ownersOf(meta, kind, !readOnly)}
 }
 
-// lockMapping takes the mapping lock, shared when it returns nil. A writer finds out first that nobody else has it.
-func lockMapping(data *os.File, readOnly bool, deadline time.Time) error {
+// survivors are those who have the mapping lock of an earlier owner, as far as an opener has found out.
+type survivors struct {
+	adopt   func(live []int) map[int]int // Options.Adopt; nil: no slot is taken over
+	adopted map[int]int                  // slot -> pid of who is taken over; nil until adopt was asked
+
+	slotless bool  // the flock is refused
+	foreign  bool  // bytes of slots are locked in a way that is not ours: who has a slot is not known
+	inWay    []int // slots that are locked and not taken over
+}
+
+// look finds out who is there, and reports whether nobody is in the way.
+func (s *survivors) look(data *os.File) (bool, error) {
+	alone, err := flock(data, unix.LOCK_EX)
+	if err != nil {
+		return false, err
+	}
+	live, foreign, err := liveSlots(data)
+	if err != nil {
+		return false, err
+	}
+	if s.adopted == nil && s.adopt != nil && len(live) > 0 && !foreign {
+		s.adopted = s.adopt(live)
+	}
+	s.slotless, s.foreign, s.inWay = !alone, foreign, s.inWay[:0]
+	for _, slot := range live {
+		if _, ok := s.adopted[slot]; !ok {
+			s.inWay = append(s.inWay, slot)
+		}
+	}
+	return alone && !foreign && len(s.inWay) == 0, nil
+}
+
+// lockMapping takes the mapping lock, shared when it returns nil. A writer finds out first that nobody else has it, but for
+// clients that it takes over.
+func lockMapping(data *os.File, readOnly bool, adopt func(live []int) map[int]int, deadline time.Time) error {
 	if !readOnly {
-		ok, err := lockUntil(deadline, func() (bool, error) { return flock(data, unix.LOCK_EX) })
+		s := survivors{adopt: adopt}
+		ok, err := lockUntil(deadline, func() (bool, error) { return s.look(data) })
 		if err != nil {
 			return err
 		}
 		if !ok {
 			return &Error{
 				Kind:   ErrSurvivors,
-				PIDs:   survivorsOf(data),
+				PIDs:   s.pids(data),
 				Reason: "they could store into blocks that are about to be used otherwise; stop them, or wait until they have unmapped",
 			}
 		}

@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 		err = beServer(path)
 	case "client":
 		err = beClient()
+	case "locker":
+		err = beLocker(path)
 	default:
 		err = fmt.Errorf("unknown role %q", role)
 	}
@@ -63,7 +65,7 @@ func beServer(path string) error {
 	if err != nil {
 		return err
 	}
-	f, err := p.ClientFile(false)
+	f, err := p.ClientFile(false, -1)
 	if err != nil {
 		return err
 	}
@@ -109,7 +111,7 @@ type process struct {
 	out *bufio.Reader
 }
 
-func start(t *testing.T, role string) *process {
+func start(t *testing.T, role string, files ...*os.File) *process {
 	t.Helper()
 	inRead, inWrite, err := os.Pipe()
 	if err != nil {
@@ -121,7 +123,7 @@ func start(t *testing.T, role string) *process {
 	}
 	p := &process{Cmd: exec.Command(os.Args[0]), in: inWrite, out: bufio.NewReader(outRead)}
 	p.Env = append(os.Environ(), roleVariable+"="+role)
-	p.Stdin, p.Stdout, p.Stderr = inRead, outWrite, os.Stderr
+	p.Stdin, p.Stdout, p.Stderr, p.ExtraFiles = inRead, outWrite, os.Stderr, files
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +296,7 @@ func TestSurvivorWithoutMapping(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := p.ClientFile(true)
+	f, err := p.ClientFile(true, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +319,7 @@ func beDeviceOwner(path string) error {
 	if err := lockOwner(f, true, false, time.Now()); err != nil {
 		return err
 	}
-	if err := lockMapping(f, false, time.Now()); err != nil {
+	if err := lockMapping(f, false, nil, time.Now()); err != nil {
 		return err
 	}
 	fmt.Println("ready")
@@ -345,16 +347,17 @@ func TestLocksOfDevices(t *testing.T) {
 	inUseBy(t, "a second owner", lockOwner(second, true, false, time.Now()), ErrInUse, owner.Process.Pid)
 	inUseBy(t, "a reader", lockOwner(second, true, true, time.Now()), ErrInUse, owner.Process.Pid)
 	client := open()
-	if ok, err := flock(client, unix.LOCK_SH); !ok || err != nil {
-		t.Fatalf("the owner's client: %v, %v", ok, err)
+	if err := lockSlot(client, 5); err != nil {
+		t.Fatal(err)
 	}
+	inUseBy(t, "a second owner beside a client", lockOwner(second, true, false, time.Now()), ErrInUse, owner.Process.Pid)
 	owner.kill()
 	if err := lockOwner(second, true, false, time.Now().Add(patience)); err != nil {
 		t.Fatalf("after the owner was killed: %v", err)
 	}
-	inUseBy(t, "the client survives", lockMapping(second, false, time.Now()), ErrSurvivors, os.Getpid())
+	inUseBy(t, "the client survives", lockMapping(second, false, nil, time.Now()), ErrSurvivors, os.Getpid())
 	client.Close()
-	if err := lockMapping(second, false, time.Now()); err != nil {
+	if err := lockMapping(second, false, nil, time.Now()); err != nil {
 		t.Fatalf("after the client: %v", err)
 	}
 }

@@ -149,7 +149,7 @@ func TestUseAfterClosePanics(t *testing.T) {
 	if text := panicOf(func() { area.Write(0, []byte{1}) }); !strings.Contains(text, "out of range") {
 		t.Errorf("panic %q", text)
 	}
-	if _, err := p.ClientFile(true); err == nil {
+	if _, err := p.ClientFile(true, -1); err == nil {
 		t.Error("ClientFile of a closed pool")
 	}
 }

@@ -29,6 +29,11 @@ type Options struct {
 	// Wait is how long an owner that is about to go (a server killed a moment ago), and programs that still map what it
 	// gave them, are waited for; 0: not at all.
 	Wait time.Duration
+	// Adopt, when clients of an earlier owner are still there, is asked once which of them this owner takes over: live are
+	// their slots (see Pool.ClientFile), ascending, and those returned, with the pid of the process that each is, do not
+	// keep the pool from being opened. The others are waited for. It is called while the owner lock is held. nil: none is
+	// taken over. identity is Pool.Identity.
+	Adopt func(identity string, live []int) map[int]int
 	// MetaSize returns, from the bytes of a whole device, the size in bytes of its meta area, or why that is not a pool.
 	// Only devices need it: this package does not know what a pool's first block looks like.
 	MetaSize func(device []byte) (int64, error)
@@ -48,6 +53,7 @@ type Pool struct {
 	path     string
 	device   bool
 	readOnly bool
+	identity string
 	base     int64 // offset of the data area in dataFile
 	report   Report
 	found    finding // of the data area
@@ -79,7 +85,7 @@ func (pr prober) open(path string, o Options) (_ *Pool, err error) {
 		return nil, err
 	}
 	defer dir.Close() // nil for a device, which is fine
-	if err := p.lock(dir, time.Now().Add(o.Wait)); err != nil {
+	if err := p.lock(dir, o.Adopt, time.Now().Add(o.Wait)); err != nil {
 		return nil, err
 	}
 	meta, data, err := pr.look(p)
@@ -164,11 +170,19 @@ func openIn(dir *os.File, name string, flags int) (*os.File, error) {
 }
 
 // lock takes both locks, and then makes sure that the names still mean the files that were locked.
-func (p *Pool) lock(dir *os.File, deadline time.Time) error {
+func (p *Pool) lock(dir *os.File, adopt func(identity string, live []int) map[int]int, deadline time.Time) error {
 	if err := lockOwner(p.metaFile, p.device, p.readOnly, deadline); err != nil {
 		return err
 	}
-	if err := lockMapping(p.dataFile, p.readOnly, deadline); err != nil {
+	var err error
+	if p.identity, err = identify(p.dataFile); err != nil {
+		return err
+	}
+	takeOver := func(live []int) map[int]int { return adopt(p.identity, live) }
+	if adopt == nil {
+		takeOver = nil
+	}
+	if err := lockMapping(p.dataFile, p.readOnly, takeOver, deadline); err != nil {
 		return err
 	}
 	if p.device {
@@ -275,22 +289,46 @@ func (p *Pool) Report() Report {
 	return r
 }
 
+// Identity is a short name for what holds the data area, fit to be part of a file's name: the same by whatever path the
+// pool is opened, and different for different pools that exist at the same time.
+func (p *Pool) Identity() string { return p.identity }
+
+// identify makes an Identity.
+func identify(data *os.File) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(data.Fd()), &st); err != nil {
+		return "", &fs.PathError{Op: "stat", Path: data.Name(), Err: err}
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFCHR {
+		return fmt.Sprintf("dev-%x-%x", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))), nil
+	}
+	return fmt.Sprintf("%x-%x", uint64(st.Dev), uint64(st.Ino)), nil
+}
+
 // ClientFile returns the data area's file, or the device, for a client to map: on an open file description of its own,
 // which has the mapping lock. The lock lasts as long as any descriptor or mapping made from this one, whatever becomes
 // of this process; until then nobody else can open the pool for writing (ErrSurvivors).
 //
+// With a slot, 0 to MaxSlots-1, the lock says whose it is, so that the next owner can take the client over (Options.Adopt).
+// A slot must not be given to a client while another may have it, and only by who has opened the pool for writing. -1: no
+// slot.
+//
 // The description is read-only if readOnly is set, and a client cannot change that. A writable one of a pool that was
 // opened read-only is refused with EROFS. The caller closes the file when it has sent it.
-func (p *Pool) ClientFile(readOnly bool) (*os.File, error) {
+func (p *Pool) ClientFile(readOnly bool, slot int) (*os.File, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.dataFile == nil {
 		return nil, &fs.PathError{Op: "client file", Path: p.path, Err: fs.ErrClosed}
 	}
+	if slot < -1 || slot >= MaxSlots {
+		return nil, &fs.PathError{Op: "client file", Path: p.path, Err: fmt.Errorf("slot %d: %w", slot, unix.EINVAL)}
+	}
 	flags := unix.O_RDWR
 	if readOnly {
 		flags = unix.O_RDONLY
-	} else if p.readOnly {
+	}
+	if p.readOnly && (!readOnly || slot >= 0) {
 		return nil, &fs.PathError{Op: "client file", Path: p.path, Err: unix.EROFS}
 	}
 	// By descriptor, not by name: the name may mean another file by now.
@@ -300,8 +338,13 @@ func (p *Pool) ClientFile(readOnly bool) (*os.File, error) {
 		return nil, &fs.PathError{Op: "open", Path: self, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), p.dataFile.Name())
-	if ok, err := flock(f, unix.LOCK_SH); !ok || err != nil {
-		return nil, errors.Join(err, f.Close(), fmt.Errorf("flock %s: a shared lock was refused to the owner's client", f.Name()))
+	if slot >= 0 {
+		err = lockSlot(f, slot)
+	} else if ok, flockErr := flock(f, unix.LOCK_SH); !ok || flockErr != nil {
+		err = errors.Join(flockErr, fmt.Errorf("flock %s: a shared lock was refused to the owner's client", f.Name()))
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }

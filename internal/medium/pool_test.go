@@ -183,7 +183,7 @@ func checkReport(t *testing.T, p *Pool, readOnly bool) {
 	if loud := strings.Contains(text, "VOLATILE"); loud != r.Emulated {
 		t.Errorf("emulated %v, evidence:\n%s", r.Emulated, text)
 	}
-	f, err := p.ClientFile(true)
+	f, err := p.ClientFile(true, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -348,7 +348,7 @@ func TestClientFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, readOnly := range []bool{true, false} {
-		f, err := p.ClientFile(readOnly)
+		f, err := p.ClientFile(readOnly, -1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -374,7 +374,7 @@ func TestClientFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if _, err := p.ClientFile(false); !errors.Is(err, unix.EROFS) {
+	if _, err := p.ClientFile(false, -1); !errors.Is(err, unix.EROFS) {
 		t.Errorf("a writable client of a read-only pool: %v", err)
 	}
 }

@@ -155,8 +155,9 @@ func (p *PowerCut) Report() Report {
 	return r
 }
 
-// ClientFile returns the copy of the data area for a client to map. The caller closes it.
-func (p *PowerCut) ClientFile(readOnly bool) (*os.File, error) {
+// ClientFile returns the copy of the data area for a client to map. The caller closes it. The copy is of no use to another
+// owner, so that no slot is locked.
+func (p *PowerCut) ClientFile(readOnly bool, _ int) (*os.File, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {

@@ -237,7 +237,7 @@ func TestPowerCutReport(t *testing.T) {
 		r.Evidence[len(r.Evidence)-1].What != "emulation of power cuts" || r.DataSize != 4*pageSize {
 		t.Errorf("%+v", r)
 	}
-	f, err := p.ClientFile(false)
+	f, err := p.ClientFile(false, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func TestPowerCutReport(t *testing.T) {
 	if err := f.Truncate(0); !errors.Is(err, unix.EPERM) {
 		t.Errorf("truncate: %v", err)
 	}
-	ro, err := p.ClientFile(true)
+	ro, err := p.ClientFile(true, -1)
 	if err != nil {
 		t.Fatal(err)
 	}

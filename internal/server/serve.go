@@ -297,7 +297,7 @@ func (s *Session) Hello() *wire.Hello {
 
 // greet answers Hello.
 func (s *Session) greet(id uint32, r *remote) error {
-	data, err := s.srv.pool.ClientFile(s.readOnly)
+	data, err := s.srv.pool.ClientFile(s.readOnly, -1)
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ type Pool interface {
 	Meta() medium.Area
 	Data() medium.Area
 	Report() medium.Report
-	ClientFile(readOnly bool) (*os.File, error)
+	ClientFile(readOnly bool, slot int) (*os.File, error)
 	ClientMapping() (base int64, flags int, align int64)
 	Close() error
 }
