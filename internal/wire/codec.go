@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // ErrMalformed is what every error of decoding matches: the peer does not speak the protocol.
@@ -225,7 +226,20 @@ func (r *Reply) fields(c *codec) {
 	list(c, &r.Extents, MaxExtents, 28, c.extent)
 	list(c, &r.Names, MaxNames, 4, c.text(maxName))
 	c.data(&r.Data)
+	c.files(&r.Files)
 	below(c, "reason", r.Reason, reasonEnd)
+}
+
+// files codes how many descriptors come with the message.
+func (c *codec) files(p *[]int) {
+	n := uint32(len(*p))
+	optional(c, &n, c.u32)
+	if n > maxFiles {
+		c.fail("%d descriptors where %d are allowed", n, maxFiles)
+	}
+	if c.decoding && c.err == nil && n > 0 {
+		*p = slices.Repeat([]int{-1}, int(n))
+	}
 }
 
 func (c *codec) attr(a *Attr) {

@@ -16,7 +16,15 @@
 // Every length and count is checked against a bound and against what is left of the body before memory is
 // taken for it.
 //
-// The reply to Hello is the one message that carries descriptors (SCM_RIGHTS, with the first byte of the frame).
+// Replies can carry descriptors (SCM_RIGHTS, with the first byte of the frame): those to Hello and Export do.
+//
+// # Exported descriptors
+//
+// What Export gives is one end of a SOCK_SEQPACKET pair; who sends the frame of Hello over it, in one packet, with one
+// descriptor, gets a connection of his own. The descriptor is one end of a stream pair that he has made, over which the
+// reply comes: what it says about mapping, the file (Handle, Attr, Name; N: O_ACCMODE and O_APPEND), and three descriptors:
+// the connection, fault page, data area. On the connection everything is as after Hello. The server never writes to the
+// exported end, so that nobody who holds a copy of it can take what is meant for another.
 package wire
 
 // Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
@@ -170,7 +178,8 @@ type Reply struct {
 	Names   []string
 	Data    []byte
 
-	// Files are the descriptors that came with the message. They are not part of the body.
+	// Files are the descriptors that come with the message. The body holds their number only: from DecodeReply they are
+	// all -1, and a Receiver puts the descriptors in.
 	Files []int
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,6 +77,9 @@ func drawReply(t *rapid.T) *Reply {
 	r.Names = drawList(t, "names", func(t *rapid.T) string { return rapid.StringN(0, -1, maxName).Draw(t, "name") })
 	if b := rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "data"); len(b) > 0 {
 		r.Data = b
+	}
+	if n := rapid.IntRange(0, maxFiles).Draw(t, "files"); n > 0 {
+		r.Files = slices.Repeat([]int{-1}, n)
 	}
 	return r
 }
@@ -185,7 +189,9 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestFiles(t *testing.T) {
+// socketPair returns two ends of a stream.
+func socketPair(t *testing.T) (a, b *net.UnixConn) {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -198,36 +204,133 @@ func TestFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.Close()
-		defer c.Close()
+		t.Cleanup(func() { c.Close() })
 		conns[i] = c.(*net.UnixConn)
 	}
-	sent, err := os.CreateTemp(t.TempDir(), "")
+	return conns[0], conns[1]
+}
+
+// holding makes a file to be sent.
+func holding(t *testing.T, content string) *os.File {
+	t.Helper()
+	f, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer sent.Close()
-	if _, err := sent.WriteString("carried"); err != nil {
+	t.Cleanup(func() { f.Close() })
+	if _, err := f.WriteString(content); err != nil {
 		t.Fatal(err)
 	}
+	return f
+}
+
+// wantHolding checks a descriptor that was received, and closes it.
+func wantHolding(t *testing.T, fd int, content string) {
+	t.Helper()
+	f := os.NewFile(uintptr(fd), "received")
+	defer f.Close()
+	b := make([]byte, len(content))
+	if _, err := f.ReadAt(b, 0); err != nil || string(b) != content {
+		t.Fatalf("descriptor %d: %q, %v", fd, b, err)
+	}
+	if flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+		t.Error("a received descriptor is not close-on-exec:", flags, err)
+	}
+}
+
+func TestFiles(t *testing.T) {
+	from, to := socketPair(t)
 	frame, err := AppendReply(nil, &Reply{ID: 7, Data: bytes.Repeat([]byte{1}, 1000)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteFiles(conns[0], frame, []int{int(sent.Fd())}); err != nil {
+	if err := WriteFiles(from, frame, []int{int(holding(t, "carried").Fd())}); err != nil {
 		t.Fatal(err)
 	}
-	body, files, err := ReadFiles(conns[1])
+	body, files, err := ReadFiles(to)
 	if err != nil || len(files) != 1 {
 		t.Fatal(files, err)
 	}
-	got := os.NewFile(uintptr(files[0]), "received")
-	defer got.Close()
-	b := make([]byte, 7)
-	if _, err := got.ReadAt(b, 0); err != nil || string(b) != "carried" {
-		t.Fatalf("%q, %v", b, err)
-	}
+	wantHolding(t, files[0], "carried")
 	if r, err := DecodeReply(body); err != nil || r.ID != 7 {
 		t.Fatal(r, err)
+	}
+}
+
+// A Receiver gives each reply the descriptors that were sent with it, whatever else is waiting.
+func TestReceiver(t *testing.T) {
+	from, to := socketPair(t)
+	content := []string{"zero", "one", "two", "three", "four"}
+	var sent []*os.File
+	for _, c := range content {
+		sent = append(sent, holding(t, c))
+	}
+	next := uint32(0)
+	send := func(size int, files ...int) {
+		t.Helper()
+		r := &Reply{ID: next, Data: make([]byte, size)}
+		next++
+		var fds []int
+		for _, i := range files {
+			fds = append(fds, int(sent[i].Fd()))
+		}
+		r.Files = fds
+		frame, err := AppendReply(nil, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := WriteFiles(from, frame, fds); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := NewReceiver(to)
+	want := func(id uint32, files ...int) {
+		t.Helper()
+		reply, err := r.Next()
+		if err != nil || reply.ID != id || len(reply.Files) != len(files) {
+			t.Fatalf("%+v, %v; want reply %d with %d descriptors", reply, err, id, len(files))
+		}
+		for i, fd := range reply.Files {
+			wantHolding(t, fd, content[files[i]])
+		}
+	}
+	// All of them are there before the first is read, and longer ones than the buffer among them.
+	send(10)
+	send(10, 1)
+	send(10, 2, 3)
+	send(10)
+	send(70<<10, 4)
+	send(10, 0)
+	want(0)
+	want(1, 1)
+	want(2, 2, 3)
+	want(3)
+	want(4, 4)
+	want(5, 0)
+
+	// A reply that lacks its descriptor, and one that has too many.
+	frame, err := AppendReply(nil, &Reply{Files: []int{0}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := from.Write(frame); err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := r.Next(); !errors.Is(err, ErrMalformed) {
+		t.Error(reply, err)
+	}
+	fd := int(sent[0].Fd())
+	if err := WriteFiles(from, frame, slices.Repeat([]int{fd}, maxFiles+1)); err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := r.Next(); !errors.Is(err, ErrMalformed) {
+		t.Error(reply, err)
+	}
+	if len(r.from.files) > 0 {
+		t.Error("descriptors are left:", r.from.files)
+	}
+	if _, err := AppendReply(nil, &Reply{Files: make([]int, maxFiles+1)}); !errors.Is(err, ErrTooLong) {
+		t.Error(err)
 	}
 }
 
@@ -271,6 +374,7 @@ func FuzzReply(f *testing.F) {
 		{ID: 6, Extents: []Extent{{0, 4096, 7, ExtentUnwritten}, {4096, 4096, -1, 0}}},
 		{ID: 8, Names: []string{"user.a", "user.b"}},
 		{ID: 9, Statfs: &Statfs{Blocks: 10}, Data: []byte("x"), Name: "target", N: 1},
+		{ID: 10, Files: []int{-1, -1}},
 	} {
 		frame, err := AppendReply(nil, r)
 		if err != nil {
