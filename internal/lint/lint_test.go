@@ -28,6 +28,7 @@ var layers = map[string][]string{
 	"internal/crash/explore": {"internal/crash", "internal/medium", "internal/layout", "internal/core"},
 	"internal/grant":         {},
 	"internal/fault":         {},
+	"internal/session":       {"internal/medium"},
 	"internal/wire":          {},
 	"internal/server": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/grant",
 		"internal/fault", "internal/wire"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -85,11 +86,17 @@ func TestSlotLastsAsLongAsTheLastPage(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if in, err := p.SlotInUse(7); in || err != nil {
+				t.Errorf("a slot before it is given: %v, %v", in, err)
+			}
 			f, err := p.ClientFile(false, 7)
 			if err != nil {
 				t.Fatal(err)
 			}
 			p.Close()
+			if _, err := p.SlotInUse(7); !errors.Is(err, fs.ErrClosed) {
+				t.Errorf("of a closed pool: %v", err)
+			}
 			look := func(what string, want ...int) {
 				t.Helper()
 				p, live, err := adopting(path, 0, map[int]int{7: os.Getpid()})
@@ -219,6 +226,9 @@ func TestAllSlots(t *testing.T) {
 		defer f.Close()
 		take[slot] = os.Getpid()
 	}
+	if in, err := p.SlotInUse(512); !in || err != nil {
+		t.Errorf("a slot that is in use: %v, %v", in, err)
+	}
 	for _, slot := range []int{-2, MaxSlots} {
 		if _, err := p.ClientFile(true, slot); !errors.Is(err, unix.EINVAL) {
 			t.Errorf("slot %d: %v", slot, err)
@@ -232,6 +242,9 @@ func TestAllSlots(t *testing.T) {
 	defer p.Close()
 	if want := slices.Sorted(maps.Keys(take)); !slices.Equal(live, want) {
 		t.Errorf("slots in use: %v", live)
+	}
+	if in, err := p.SlotInUse(512); !in || err != nil {
+		t.Errorf("a slot of an earlier owner's client: %v, %v", in, err)
 	}
 }
 
