@@ -23,6 +23,11 @@ type ClientOptions struct {
 	Base        int64    // added to every offset in the data area, in bytes, multiple of PageSize
 	MapFlags    int      // mmap(2) flags for the data area: MAP_SHARED, or MAP_SHARED_VALIDATE|MAP_SYNC
 	ServerPidfd int      // pidfd_open(2) of the server, to notice its death; -1: none
+
+	// Patience is for how long a fault waits when the server process has died, until another one takes over its page: at
+	// least that long. Then it and all others fail with CodeServerGone, for good. 0: at once. After the orderly end of a
+	// server nobody waits.
+	Patience time.Duration
 }
 
 // Client is this process's half of a connection. Its methods may be called from any goroutine.
@@ -31,10 +36,13 @@ type Client struct {
 	index  uint32
 	opts   ClientOptions // keeps the files from being closed by the garbage collector
 	region []byte        // the mapped fault page
+	asks   chan int      // indexes of free asks of entry
 
-	mu     sync.Mutex          // protects what follows
+	mu     sync.Mutex          // protects ranges
 	ranges map[*Range]struct{} // not yet released
-	closed bool
+
+	end   sync.Mutex // protects ended; never held while waiting
+	ended bool       // Close has begun: entry and descriptors may soon be somebody else's
 }
 
 // Range is a range of addresses of this process in which faults are resolved by the server.
@@ -57,7 +65,10 @@ func NewClient(o ClientOptions) (*Client, error) {
 	if err := Install(); err != nil {
 		return nil, err
 	}
-	c := &Client{opts: o, ranges: make(map[*Range]struct{})}
+	c := &Client{opts: o, ranges: make(map[*Range]struct{}), asks: make(chan int, maxAsks)}
+	for i := range maxAsks {
+		c.asks <- i
+	}
 	var page *sharedPage
 	if o.Page != nil {
 		var err error
@@ -78,7 +89,8 @@ func NewClient(o ClientOptions) (*Client, error) {
 		}
 		e.page, e.base, e.mapFlags, e.dataFd = page, uint64(o.Base), uint64(o.MapFlags), int32(o.Data.Fd())
 		e.server = pollFd{fd: int32(o.ServerPidfd), events: unix.POLLIN}
-		store32(&e.gone, 0)
+		e.patience = naps(o.Patience)
+		store32(&e.life, 0)
 		store32(&e.live, 1)
 		if uint32(i) >= clientsHigh {
 			store32(&clientsHigh, uint32(i)+1)
@@ -90,6 +102,12 @@ func NewClient(o ClientOptions) (*Client, error) {
 		unix.Munmap(c.region)
 	}
 	return nil, fmt.Errorf("more than %d connections: %w", maxClients, unix.EMFILE)
+}
+
+// naps is how often a fault naps in d.
+func naps(d time.Duration) uint32 {
+	nap := time.Duration(answerNap.nsec)
+	return uint32(min(max(d, 0)/nap+min(1, max(d, 0)%nap), math.MaxUint32-1))
 }
 
 // Reserve takes a range of addresses of length bytes (more than 0; rounded up to PageSize), aligned to 2 MiB. Nothing in
@@ -105,7 +123,7 @@ func (c *Client) Reserve(length int64) (*Range, error) {
 	length = (length + PageSize - 1) &^ (PageSize - 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
+	if c.hasEnded() {
 		return nil, os.ErrClosed
 	}
 	base, err := reserveAligned(uintptr(length))
@@ -188,27 +206,29 @@ func (r *Range) Activate(mapping uint32) {
 }
 
 // Retire makes the range inaccessible for good: later accesses fail with CodeBeyondEnd. On return no fault in it is
-// under way any more, so the server may forget the mapping. Then call Release.
+// under way any more, so the server may forget the mapping. Then call Release. It waits for faults that are under way,
+// which without a server takes as long as the client's patience.
 func (r *Range) Retire() error {
+	err := r.retire()
+	if !errors.Is(err, os.ErrClosed) {
+		waitUnpinned(&r.entry.users)
+	}
+	return err
+}
+
+func (r *Range) retire() error {
 	c := r.client
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, mine := c.ranges[r]; !mine {
 		return os.ErrClosed
 	}
-	return r.retire()
+	return r.clear()
 }
 
-// retire is Retire under the client's lock.
-func (r *Range) retire() error {
-	store32(&r.entry.state, rangeRetired)
-	err := r.clear()
-	waitUnpinned(&r.entry.users)
-	return err
-}
-
-// clear makes the range inaccessible.
+// clear makes the range inaccessible for good.
 func (r *Range) clear() error {
+	store32(&r.entry.state, rangeRetired)
 	if !forbid(r.entry.start, uint64(r.length)) {
 		return fmt.Errorf("make a mapping inaccessible: %w", unix.ENOMEM)
 	}
@@ -236,8 +256,9 @@ func (r *Range) Release() error {
 
 // release is Release under the client's lock.
 func (r *Range) release() error {
-	r.retire()
+	r.clear()
 	e := r.entry
+	waitUnpinned(&e.users)
 	store32(&e.state, rangeUnused)
 	waitUnpinned(&e.users)
 	store64(&e.start, 0)
@@ -284,9 +305,11 @@ func (r *Range) Populate(first, count int64, write bool) (mapped int64, code Cod
 	return count, CodeOK
 }
 
-// ask is resolve for a goroutine: it sleeps in ways that let the scheduler know.
+// ask is resolve for a goroutine: it sleeps in ways that let the scheduler know. See the type ask.
 func (r *Range) ask(page, count uint64, write bool) (next uint64, code Code) {
-	e, c := r.entry, r.client.entry
+	c := r.client.entry
+	k := <-r.client.asks
+	defer func() { r.client.asks <- k }()
 	s := tryClaim(c)
 	for s == nil {
 		if serverGone(c) {
@@ -295,26 +318,31 @@ func (r *Range) ask(page, count uint64, write bool) (next uint64, code Code) {
 		time.Sleep(50 * time.Microsecond)
 		s = tryClaim(c)
 	}
-	post(c, s, e.mapping, page, count, write)
+	a := &c.asks[k]
+	a.entry, a.slot, a.page, a.write = uint32(r.index), c.page.indexOf(s), page, write
+	waits := load32(&a.state) + askNext + askWaits
+	store32(&a.state, waits)
+	post(c, s, r.entry.mapping, page, count, write)
 	for n := spinRounds; n > 0 && load32(&s.state) != slotAnswered; n-- {
 		pause()
 	}
-	for load32(&s.state) != slotAnswered {
-		if serverGone(c) {
+	for w := (watch{life: load32(&c.life), takeovers: load32(&c.page.takeovers)}); ; {
+		if finish(c, a); load32(&a.state) == waits-askWaits+askOver {
+			return a.next, a.code
+		}
+		if serverGone(c) && cas32(&a.state, waits, waits-askWaits+askOver) {
 			return 0, CodeServerGone
 		}
 		store32(&s.clientSleeps, 1)
-		if state := load32(&s.state); state != slotAnswered {
-			futexWait(&s.state, state, time.Duration(answerNap.nsec))
-		}
-		if load32(&s.state) != slotAnswered && serverDied(c) {
-			store32(&c.gone, 1)
+		if state := load32(&s.state); state != slotAnswered && futexWait(&s.state, state, time.Duration(answerNap.nsec)) {
+			w.inVain(c)
 		}
 	}
-	next = s.first + s.pages
-	code = mapAnswer(e, s, page, write)
-	freeSlot(c, s)
-	return next, code
+}
+
+// indexOf is the index of a slot of the page.
+func (p *sharedPage) indexOf(s *faultSlot) uint32 {
+	return uint32((uintptr(unsafe.Pointer(s)) - uintptr(unsafe.Pointer(&p.faults))) / unsafe.Sizeof(*s))
 }
 
 // MapRun maps a run that has not been asked for by a fault, such as a run of a mapping without a server. With a server,
@@ -352,29 +380,85 @@ func (r *Range) TakeBack(first, count int64, to Access) error {
 	return nil
 }
 
-// Abandon is for a client whose server is gone: every range becomes inaccessible for good, and faults, also those under
-// way, fail with CodeServerGone. On return no block of the pool can be reached through this client.
+// Resume tells the client that another server process has taken over its fault page: from now on the death of that one
+// is looked for. It takes over the descriptor (pidfd_open(2)) in any case. os.ErrClosed: Close or Abandon has been called, or
+// the client's patience is over, so that faults have failed.
+func (c *Client) Resume(serverPidfd int) error {
+	defer unix.Close(serverPidfd)
+	c.end.Lock()
+	defer c.end.Unlock()
+	if c.ended || c.opts.ServerPidfd < 0 {
+		return os.ErrClosed
+	}
+	// The descriptor keeps its number, which signal entries may be about to use.
+	if err := unix.Dup3(serverPidfd, c.opts.ServerPidfd, unix.O_CLOEXEC); err != nil {
+		return os.NewSyscallError("dup3", err)
+	}
+	for {
+		life := load32(&c.entry.life)
+		if life&lifeGone != 0 {
+			return os.ErrClosed
+		}
+		if cas32(&c.entry.life, life, life+lifeResumed) {
+			return nil
+		}
+	}
+}
+
+// Lost reports whether all faults fail with CodeServerGone, for good: because the client's patience is over, or after
+// Abandon or Close.
+func (c *Client) Lost() bool {
+	c.end.Lock()
+	defer c.end.Unlock()
+	return c.ended || load32(&c.entry.life)&lifeGone != 0
+}
+
+// Abandon is for a client whose server is gone and will not come back: every range becomes inaccessible for good, and
+// faults, also those under way, fail with CodeServerGone. On return no block of the pool can be reached through this client.
 func (c *Client) Abandon() error {
-	store32(&c.entry.gone, 1)
+	if !c.giveUp(false) {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var errs []error
 	for r := range c.ranges {
-		errs = append(errs, r.retire())
+		errs = append(errs, r.clear())
+	}
+	for r := range c.ranges {
+		waitUnpinned(&r.entry.users)
 	}
 	return errors.Join(errs...)
 }
 
+// giveUp lets faults, also those under way, fail from now on; false when Close has done so already.
+func (c *Client) giveUp(toClose bool) bool {
+	c.end.Lock()
+	defer c.end.Unlock()
+	if c.ended {
+		return false
+	}
+	c.ended = toClose
+	for life := load32(&c.entry.life); life&lifeGone == 0; life = load32(&c.entry.life) {
+		cas32(&c.entry.life, life, life|lifeGone)
+	}
+	return true
+}
+
+func (c *Client) hasEnded() bool {
+	c.end.Lock()
+	defer c.end.Unlock()
+	return c.ended
+}
+
 // Close releases every range and the fault page, and closes the descriptors.
 func (c *Client) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
+	// First of all: faults that still wait must not wait for a server that may have no reason to answer.
+	if !c.giveUp(true) {
 		return os.ErrClosed
 	}
-	c.closed = true
-	// Faults that still wait must not wait for a server that may have no reason to answer.
-	store32(&c.entry.gone, 1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var errs []error
 	for r := range c.ranges {
 		errs = append(errs, r.release())

@@ -107,11 +107,12 @@ func resolve(e *rangeEntry, page uint64, write bool) Code {
 	for n := spinRounds; n > 0 && load32(&s.state) != slotAnswered; n-- {
 		pause()
 	}
+	w := watch{life: load32(&c.life), takeovers: load32(&c.page.takeovers)}
 	for load32(&s.state) != slotAnswered {
 		if serverGone(c) {
 			return CodeServerGone // the slot is lost, as is the connection
 		}
-		napOn(c, s)
+		napOn(c, s, &w)
 	}
 	code := mapAnswer(e, s, page, write)
 	freeSlot(c, s)
@@ -124,13 +125,13 @@ func resolve(e *rangeEntry, page uint64, write bool) Code {
 //go:norace
 //go:nocheckptr
 func unserved(c *clientEntry) Code {
-	if load32(&c.gone) != 0 {
+	if load32(&c.life)&lifeGone != 0 {
 		return CodeServerGone
 	}
 	return CodeBeyondEnd
 }
 
-// claim takes a free slot, and waits for one if there is none; nil when the server is gone.
+// claim takes a free slot, and waits for one if there is none; nil when the server is gone: those who have the slots look.
 //
 //go:nosplit
 //go:norace
@@ -141,6 +142,7 @@ func claim(c *clientEntry) *faultSlot {
 		if s := tryClaim(c); s != nil {
 			return s
 		}
+		help()
 		add32(&c.freeSleeper, 1)
 		futex(&c.freeBell, futexOpWait, bell, &claimNap)
 		add32(&c.freeSleeper, ^uint32(0))
@@ -182,23 +184,49 @@ func post(c *clientEntry, s *faultSlot, mapping uint32, page, count uint64, writ
 	}
 }
 
-// napOn sleeps until the slot may be answered, but not for long; afterwards it knows whether the server has died.
+// napOn sleeps until the slot may be answered, but not for long.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func napOn(c *clientEntry, s *faultSlot) {
+func napOn(c *clientEntry, s *faultSlot, w *watch) {
+	help()
 	store32(&s.clientSleeps, 1)
 	state := load32(&s.state)
 	if state == slotAnswered {
 		return
 	}
-	if futex(&s.state, futexOpWait, state, &answerNap) == timedOut && serverDied(c) {
-		store32(&c.gone, 1)
+	if futex(&s.state, futexOpWait, state, &answerNap) == timedOut {
+		w.inVain(c)
 	}
 }
 
 const timedOut = ^uintptr(unix.ETIMEDOUT) + 1
+
+// watch is what somebody who waits for an answer knows of the server.
+type watch struct {
+	life, takeovers uint32 // of the client and the page, when they were looked at last
+	naps            uint32 // without a server since then
+}
+
+// inVain is called after each nap in which nothing came. When the server process has ended, and no other one has come for
+// longer than the client's patience, it ends the connection for good. A server that has taken over the page, but not yet
+// made itself known to Resume, is not looked for: it has as long again.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (w *watch) inVain(c *clientEntry) {
+	life, takeovers := load32(&c.life), load32(&c.page.takeovers)
+	if life != w.life || takeovers != w.takeovers || !serverDied(c) {
+		w.life, w.takeovers, w.naps = life, takeovers, 0
+		return
+	}
+	w.naps++
+	if w.naps > c.patience {
+		cas32(&c.life, life, life|lifeGone) // unless there has been a Resume: then it is not its server that has died
+	}
+}
 
 // serverGone reports that no answer will come any more.
 //
@@ -206,7 +234,7 @@ const timedOut = ^uintptr(unix.ETIMEDOUT) + 1
 //go:norace
 //go:nocheckptr
 func serverGone(c *clientEntry) bool {
-	return load32(&c.gone) != 0 || load32(&c.page.closed) != 0
+	return load32(&c.life)&lifeGone != 0 || load32(&c.page.closed) != 0
 }
 
 // serverDied asks the kernel whether the server process has ended.
@@ -235,6 +263,46 @@ func mapAnswer(e *rangeEntry, s *faultSlot, page uint64, write bool) Code {
 		return CodeIO // it would fault again at once, and for ever
 	}
 	return mapRun(e, s.first, s.pages, s.offset, s.flags)
+}
+
+// help finishes what goroutines have asked for, by whichever client, and has been answered.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func help() {
+	high := load32(&clientsHigh)
+	for i := uint32(0); i < high && i < maxClients; i++ {
+		c := &clients[i]
+		add32(&c.users, 1)
+		if load32(&c.live) != 0 && c.page != nil {
+			for k := range c.asks {
+				finish(c, &c.asks[k])
+			}
+		}
+		unpin(&c.users)
+	}
+}
+
+// finish maps what an ask has been answered with, if it has been answered and nobody else does. It cannot be preempted
+// (nosplit functions never are), so askMaps does not last.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func finish(c *clientEntry, a *ask) {
+	state := load32(&a.state)
+	if state&askMask != askWaits {
+		return
+	}
+	s := &c.page.faults[a.slot%faultSlots]
+	if load32(&s.state) != slotAnswered || !cas32(&a.state, state, state-askWaits+askMaps) {
+		return
+	}
+	a.next = s.first + s.pages
+	a.code = mapAnswer(&ranges[a.entry%maxRanges], s, a.page, a.write)
+	freeSlot(c, s)
+	store32(&a.state, state-askWaits+askOver)
 }
 
 // freeSlot acknowledges the answer of a slot, and gives the slot to who may wait for one.
@@ -296,7 +364,7 @@ func mapRun(e *rangeEntry, first, pages, offset uint64, flags uint32) Code {
 		}
 		return CodeNoMemory
 	}
-	if load32(&e.state) != rangeActive || load32(&c.gone) != 0 {
+	if load32(&e.state) != rangeActive || load32(&c.life)&lifeGone != 0 {
 		forbid(address, length)
 		return unserved(c)
 	}

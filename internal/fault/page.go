@@ -3,11 +3,12 @@ package fault
 const (
 	faultSlots = 64
 	breakSlots = 64
-	pageMagic  = 0x31746c666d656d70 // "pmemflt1"
+	pageMagic  = 0x32746c666d656d70 // "pmemflt2"
 )
 
-// sharedPage is the fault page: a sealed memfd of fixed size that the server makes and both processes map. Every word
-// that is written by one side while the other polls has a cache line of its own.
+// sharedPage is the fault page: a file of fixed size in memory that the server makes and both processes map. Every word
+// that is written by one side while the other polls has a cache line of its own. A page with a name outlives the server
+// process; the next one takes it over as it is (OpenPage).
 //
 // Nothing in it is trusted. The server copies a request out once and keeps what it needs later (the runs in flight, the
 // breaks it posted) in its own memory; whatever a client writes here, the server neither panics nor waits longer than
@@ -17,7 +18,8 @@ const (
 //
 //	word            writer  when
 //	magic           S       once, before the page is handed over
-//	closed          S       0 -> 1, once; every wait in the client ends with CodeServerGone
+//	closed          S       0 -> 1, once, at an orderly end; every wait in the client ends with CodeServerGone
+//	takeovers       S       +1 by each server process that takes the page over
 //	bell            C       +1 after a slot became REQUEST (S: +1 when it closes)
 //	serverSleeps    S       0 -> 1 before it sleeps on bell; C: 1 -> 0, then wakes
 //	ackBell         C       +1 after slots became FREE or breaks DONE
@@ -27,7 +29,8 @@ const (
 //	FREE            C  -> CLAIMED       compare-and-swap; nobody's
 //	CLAIMED         C  -> REQUEST       C writes mapping, page, count, flags first
 //	REQUEST         S  -> SERVING       compare-and-swap; S copies the request once
-//	SERVING         S  -> ANSWERED      S has recorded the run in flight, then writes code .. offset
+//	SERVING         S  -> ANSWERED      S has recorded the run in flight, then writes flags .. offset
+//	SERVING         S  -> REQUEST       another server process, before it serves anything: the request is still whole
 //	ANSWERED        C  -> FREE          C has mapped the run (or given up): this is the acknowledgement
 //	clientSleeps    C 0 -> 1 before it sleeps on state; S takes it back to 0 after ANSWERED, then wakes
 //
@@ -40,7 +43,8 @@ const (
 type sharedPage struct {
 	magic        uint64
 	closed       uint32
-	_            [52]byte
+	takeovers    uint32
+	_            [48]byte
 	bell         uint32
 	_            [60]byte
 	serverSleeps uint32
@@ -60,7 +64,7 @@ type faultSlot struct {
 	mapping      uint32 // request: as given to Range.Activate
 	page         uint64 // request: index of the page in the mapping
 	count        uint64 // request: pages wanted from page on; 1 for a fault
-	flags        uint32 // request: slotWrite; answer: slotWritable, slotZeros
+	flags        uint32 // request: slotWrite, which stays; answer: slotWritable, slotZeros beside it
 	code         uint32 // answer: Code
 	first        uint64 // answer: index of the run's first page in the mapping
 	pages        uint64 // answer: length of the run in pages

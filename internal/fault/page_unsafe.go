@@ -11,7 +11,7 @@ import (
 
 const sharedSize = int(unsafe.Sizeof(sharedPage{}))
 
-// makePageFile makes the memfd. Its size is sealed: a client that could shrink it would kill the server with SIGBUS.
+// makePageFile makes the memfd. Its size is sealed, so that no client can shrink it.
 func makePageFile() (*os.File, error) {
 	fd, err := unix.MemfdCreate("pmemfs-fault-page", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
@@ -29,7 +29,22 @@ func makePageFile() (*os.File, error) {
 	return file, nil
 }
 
-// mapPage maps a fault page that makePageFile has made, here or in another process.
+// createPageFile makes a page that has a name. Its memory is allocated here: that it is missing must not be found out by
+// SIGBUS.
+func createPageFile(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Fallocate(int(file.Fd()), 0, 0, int64(sharedSize)); err != nil {
+		file.Close()
+		os.Remove(path)
+		return nil, &os.PathError{Op: "fallocate", Path: path, Err: err}
+	}
+	return file, nil
+}
+
+// mapPage maps a fault page that has been made here or in another process.
 func mapPage(file *os.File) (*sharedPage, []byte, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -51,17 +66,25 @@ const (
 	everyone    = 1<<31 - 1
 )
 
-// futexWait sleeps while *word is value, at most timeout (0: for ever). It may return early for any reason.
-func futexWait(word *uint32, value uint32, timeout time.Duration) {
-	var limit *unix.Timespec
-	if timeout > 0 {
-		ts := unix.NsecToTimespec(int64(timeout))
-		limit = &ts
-	}
-	unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexOpWait, uintptr(value), uintptr(unsafe.Pointer(limit)), 0, 0)
+// futexWait sleeps while *word is value, and reports whether that was for all of timeout. It may return early for any
+// reason.
+func futexWait(word *uint32, value uint32, timeout time.Duration) bool {
+	limit := unix.NsecToTimespec(int64(timeout))
+	_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexOpWait, uintptr(value),
+		uintptr(unsafe.Pointer(&limit)), 0, 0)
+	return errno == unix.ETIMEDOUT
+}
+
+// contains reports whether an address lies in the memory of the page.
+func (p *Page) contains(address uintptr) bool {
+	start := uintptr(unsafe.Pointer(p.shared))
+	return start <= address && address < start+uintptr(len(p.region))
 }
 
 // futexWake wakes everybody who sleeps on word.
 func futexWake(word *uint32) {
 	unix.Syscall(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexOpWake, everyone)
 }
+
+// closedOffset is where in the file the word closed is.
+const closedOffset = int64(unsafe.Offsetof(sharedPage{}.closed))

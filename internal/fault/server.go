@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,7 @@ type Page struct {
 
 	spin   spinner          // only Serve
 	stuck  [breakSlots]bool // slots that a client had TAKEN when time was up
-	unsure bool             // a TakeBack failed half way: the client may have given back more than the grants say
+	unsure bool             // a TakeBack failed half way: the client may have given back more than is known here
 }
 
 // flightPlan is an answer that the client may be about to map.
@@ -57,23 +58,72 @@ type Reply struct {
 	Writable         bool  // must be set when Request.Write is
 }
 
-// NewPage makes a fault page for one client process.
+// NewPage makes a fault page for one client process. It ends with the server process.
 func NewPage() (*Page, error) {
 	file, err := makePageFile()
 	if err != nil {
 		return nil, fmt.Errorf("fault page: %w", err)
 	}
+	return initPage(file)
+}
+
+// NewPageIn is NewPage with a page that outlives the server process, so that the next one can take it over by OpenPage: a
+// new file, of mode 0600, which should lie on tmpfs. fs.ErrExist: there is a file. Removing it is left to the caller.
+func NewPageIn(path string) (*Page, error) {
+	file, err := createPageFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("fault page: %w", err)
+	}
+	p, err := initPage(file)
+	if err != nil {
+		os.Remove(path)
+	}
+	return p, err
+}
+
+// initPage makes a page of a new file, which is closed when that fails.
+func initPage(file *os.File) (*Page, error) {
+	p, err := newPage(file)
+	if err == nil {
+		p.shared.magic = pageMagic
+	}
+	return p, err
+}
+
+// newPage maps a page. The file is closed when that fails.
+func newPage(file *os.File) (*Page, error) {
 	shared, region, err := mapPage(file)
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("fault page: %w", err)
 	}
-	shared.magic = pageMagic
 	return &Page{file: file, shared: shared, region: region, breaking: make(chan struct{}, 1)}, nil
 }
 
-// File is the memfd to be sent to the client. It stays the Page's, and is closed with it.
+// File is to be sent to the client. It stays the Page's, and is closed with it.
 func (p *Page) File() *os.File { return p.file }
+
+// errPageGone says that the client has cut the file of its fault page. That harms it alone: its faults are not answered
+// any more, and what it was granted cannot be taken back until it ends.
+var errPageGone = errors.New("the client has cut its fault page")
+
+// guard runs f, which accesses the page. Memory of a file that has been cut is an error then, not the end of the server.
+func (p *Page) guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		switch v := recover().(type) {
+		case nil:
+		case interface{ Addr() uintptr }:
+			if !p.contains(v.Addr()) {
+				panic(v)
+			}
+			err = errPageGone
+		default:
+			panic(v)
+		}
+	}()
+	return f()
+}
 
 // InFlight records that the reply to r will let the client reach run (its address in the client). It must be called by
 // the handler of every reply with CodeOK, at the moment when the grant is recorded: while the lock is held that keeps
@@ -88,12 +138,23 @@ func (r *Request) InFlight(run AddressRun) {
 
 // Serve answers the client's faults, one after the other, until Close; then it returns nil. It polls for a moment while
 // faults keep arriving, and sleeps otherwise. handle gets every request in turn; it checks Mapping and Page. A reply
-// with CodeOK without a call of InFlight is answered by CodeIO. At most one Serve at a time.
+// with CodeOK without a call of InFlight is answered by CodeIO. At most one Serve at a time. An error says that the
+// client has made its page unusable; the page must be closed all the same.
 func (p *Page) Serve(handle func(*Request) Reply) error {
 	if !p.enter() {
 		return nil
 	}
 	defer p.leave()
+	return p.guard(func() error {
+		p.serve(func(req *Request) Reply {
+			defer debug.SetPanicOnFault(debug.SetPanicOnFault(false)) // its accesses are none of guard's business
+			return handle(req)
+		})
+		return nil
+	})
+}
+
+func (p *Page) serve(handle func(*Request) Reply) {
 	for !p.closed.Load() {
 		// Read the bell before the slots: a request that the sweep has missed has rung it since.
 		seen := atomic.LoadUint32(&p.shared.bell)
@@ -102,7 +163,6 @@ func (p *Page) Serve(handle func(*Request) Reply) error {
 		}
 		p.sleep(seen)
 	}
-	return nil
 }
 
 // sweep serves every slot that has a request, and returns how many there were.
@@ -132,7 +192,12 @@ func (p *Page) serveSlot(i int, s *faultSlot, handle func(*Request) Reply) {
 	if reply.Code == CodeOK && !p.flying(i) {
 		reply.Code = CodeIO
 	}
+	// Every word of the request stays as it is: if this process dies before the next store of state, another one serves
+	// the request again.
 	var flags uint32
+	if req.Write {
+		flags |= slotWrite
+	}
 	if reply.Writable {
 		flags |= slotWritable
 	}
@@ -165,19 +230,24 @@ func (p *Page) flying(i int) bool {
 	return p.inFlight[i].number != 0
 }
 
-// sleep waits until the bell is no longer at seen.
+// longestSleep is how long Serve sleeps at most. Close cannot wake it when the client has cut the page meanwhile: the
+// bell is known to the kernel by the memory that it was in.
+const longestSleep = time.Second
+
+// sleep waits until the bell is no longer at seen, but not for ever.
 func (p *Page) sleep(seen uint32) {
 	atomic.StoreUint32(&p.shared.serverSleeps, 1)
 	if atomic.LoadUint32(&p.shared.bell) == seen && !p.closed.Load() {
 		start := time.Now()
-		futexWait(&p.shared.bell, seen, 0)
+		futexWait(&p.shared.bell, seen, longestSleep)
 		p.spin.slept(time.Since(start))
 	}
 	atomic.StoreUint32(&p.shared.serverSleeps, 0)
 }
 
-// Close ends Serve, makes every fault of the client fail with CodeServerGone, and closes File. It does not take back what
-// the client has mapped, and does not wait for a handler or a TakeBack under way. The client is not told otherwise.
+// Close is the orderly end: it ends Serve, makes every fault of the client fail with CodeServerGone, and closes File. It
+// does not take back what the client has mapped, and does not wait for a handler or a TakeBack under way. The client is
+// not told otherwise. The file of a page with a name remains, and cannot be opened by OpenPage any more.
 func (p *Page) Close() error {
 	p.mu.Lock()
 	if p.closed.Load() {
@@ -187,13 +257,16 @@ func (p *Page) Close() error {
 	p.users++ // this call itself; before closed is set, so that nobody unmaps the page under it
 	p.closed.Store(true)
 	p.mu.Unlock()
-	atomic.StoreUint32(&p.shared.closed, 1)
-	atomic.AddUint32(&p.shared.bell, 1)
-	futexWake(&p.shared.bell)
-	futexWake(&p.shared.ackBell)
-	for i := range p.shared.faults {
-		futexWake(&p.shared.faults[i].state)
-	}
+	p.guard(func() error { // a client that has cut the page has nobody left who waits
+		atomic.StoreUint32(&p.shared.closed, 1)
+		atomic.AddUint32(&p.shared.bell, 1)
+		futexWake(&p.shared.bell)
+		futexWake(&p.shared.ackBell)
+		for i := range p.shared.faults {
+			futexWake(&p.shared.faults[i].state)
+		}
+		return nil
+	})
 	p.leave()
 	return p.file.Close()
 }
@@ -231,8 +304,8 @@ const (
 // to them (AccessRead): because it has said so after a break, or because it has ended. The caller must keep new grants
 // over the same runs from being recorded meanwhile (InFlight); answers already in flight are waited for.
 //
-// ErrBusy (EBUSY) means that it did not say so within timeout: then nothing is known about the runs, and they must stay
-// recorded as granted. Other errors: os.ErrClosed after Close; what pidfd_send_signal(2) says.
+// ErrBusy (EBUSY) means that it did not say so within timeout, or has made its page unusable: then nothing is known about
+// the runs, and they must stay recorded as granted. Other errors: os.ErrClosed after Close; what pidfd_send_signal(2) says.
 // Calls on one page are serialised; waiting for the turn counts.
 func (p *Page) TakeBack(pidfd int, runs []AddressRun, to Access, timeout time.Duration) error {
 	if !p.enter() {
@@ -248,9 +321,16 @@ func (p *Page) TakeBack(pidfd int, runs []AddressRun, to Access, timeout time.Du
 	case <-timer.C:
 		return ErrBusy
 	}
-	err := p.takeBack(pidfd, runs, to, deadline)
-	if errors.Is(err, errDead) {
+	err := p.guard(func() error { return p.takeBack(pidfd, runs, to, deadline) })
+	switch {
+	case errors.Is(err, errDead):
 		return nil
+	case errors.Is(err, errPageGone):
+		p.unsure = true
+		if processEnded(pidfd) {
+			return nil
+		}
+		return ErrBusy
 	}
 	return err
 }

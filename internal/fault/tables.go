@@ -16,12 +16,12 @@ const (
 	maxRanges  = 1024 // mappings of one process
 )
 
-// clientEntry is a connection to a server. Invariant: while live is 1, all fields but users, gone and the free words are
-// constant.
+// clientEntry is a connection to a server. Invariant: while live is 1, all fields but users, life, the free words and asks
+// are constant. server is the same descriptor for ever, but Resume has it refer to another process.
 type clientEntry struct {
 	live  uint32
 	users uint32
-	gone  uint32 // 0 -> 1 when the server is; faults then fail at once
+	life  uint32 // lifeGone, and +lifeResumed with each server that has taken over
 
 	hint        uint32 // rotates where claims begin to look for a free slot
 	freeBell    uint32 // +1 when a slot becomes free; claims sleep on it when there is none
@@ -29,10 +29,50 @@ type clientEntry struct {
 
 	page     *sharedPage // nil: no server; every fault fails with CodeBeyondEnd
 	dataFd   int32
+	patience uint32 // how many naps of answerNap a fault waits without a server
 	server   pollFd // the server's pidfd; only fd and events matter, as several threads may poll at once
 	base     uint64 // added to every offset
 	mapFlags uint64
+
+	asks [maxAsks]ask
 }
+
+const (
+	lifeGone    uint32 = 1 << iota // no server will come any more: faults fail at once. Set once, for good
+	lifeResumed                    // what one Resume adds
+)
+
+// maxAsks is how many goroutines have requests of their own under way (Range.Populate) at the same time: fewer than there
+// are slots. A goroutine holds its slot until it has a P again; a thread that waits in a fault for a free slot keeps a P.
+const maxAsks = 8
+
+// ask is a request of a goroutine. When the answer has come, whoever sees it first maps the run: the goroutine, or a
+// thread that waits in a fault. It may be that the goroutine cannot run because all Ps are held by such threads, or
+// because the world is being stopped and waits for one; and their faults may wait for a break that waits for this answer.
+//
+// state is a sequence number, counted in askNext, and one of the ask states:
+//
+//	askOver    goroutine -> askWaits     it writes range, slot, page, write first
+//	askWaits   anybody   -> askMaps      compare-and-swap; the slot is ANSWERED
+//	askMaps    the same  -> askOver      it has mapped the run, freed the slot, and written next and code
+//	askWaits   goroutine -> askOver      compare-and-swap; no server will answer
+type ask struct {
+	state uint32
+	entry uint32 // index in ranges, of a range that the goroutine has pinned
+	slot  uint32 // index in sharedPage.faults
+	write bool
+	code  Code
+	page  uint64
+	next  uint64 // page after the run
+}
+
+const (
+	askOver uint32 = iota
+	askWaits
+	askMaps
+	askMask uint32 = 3
+	askNext        = askMask + 1 // one request more
+)
 
 // rangeEntry is a range of addresses. Invariant: while state is not rangeUnused, start, end and client are constant, and
 // mapping is once state is rangeActive.
@@ -88,6 +128,6 @@ type timespec struct{ sec, nsec int64 }
 
 var (
 	noTime    timespec
-	answerNap = timespec{nsec: 10e6} // how often a waiting fault looks whether the server still lives
+	answerNap = timespec{nsec: 10e6} // how often a waiting fault looks whether there still is a server
 	claimNap  = timespec{nsec: 1e6}
 )
