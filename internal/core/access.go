@@ -21,7 +21,7 @@ const (
 	CanRead    = 4
 )
 
-func (c Cred) inGroup(gid uint32) bool { return c.GID == gid || slices.Contains(c.Groups, gid) }
+func (c Cred) InGroup(gid uint32) bool { return c.GID == gid || slices.Contains(c.Groups, gid) }
 func (c Cred) owns(in *layout.Inode) bool {
 	return c.UID == 0 || c.UID == in.UID
 }
@@ -37,7 +37,7 @@ func (c Cred) allows(in *layout.Inode, want uint32) error {
 		}
 	case c.UID == in.UID:
 		granted = in.Mode >> 6 & 7
-	case c.inGroup(in.GID):
+	case c.InGroup(in.GID):
 		granted = in.Mode >> 3 & 7
 	default:
 		granted = in.Mode & 7

@@ -16,13 +16,14 @@ type Attr struct {
 	Size, Blocks               int64
 	Rdev                       uint64
 	Atime, Mtime, Ctime, Btime int64
+	Static                     bool // see Node.SetStatic
 }
 
 func attr(in *layout.Inode) Attr {
 	return Attr{
 		Ino: in.Ino, Generation: in.Generation, Mode: in.Mode, Nlink: in.Nlink, UID: in.UID, GID: in.GID,
 		Size: in.Size, Blocks: in.Blocks, Rdev: in.Rdev,
-		Atime: in.Atime, Mtime: in.Mtime, Ctime: in.Ctime, Btime: in.Btime,
+		Atime: in.Atime, Mtime: in.Mtime, Ctime: in.Ctime, Btime: in.Btime, Static: in.Flags&layout.FlagStatic != 0,
 	}
 }
 
@@ -96,7 +97,7 @@ func (c Cred) maySet(in *layout.Inode, s SetAttr) error {
 		return unix.EPERM
 	case s.UID != nil && !owner:
 		return unix.EPERM
-	case s.GID != nil && c.UID != 0 && (!owner || *s.GID != in.GID && !c.inGroup(*s.GID)):
+	case s.GID != nil && c.UID != 0 && (!owner || *s.GID != in.GID && !c.InGroup(*s.GID)):
 		return unix.EPERM
 	}
 	if (s.Atime != nil || s.Mtime != nil) && !owner {
@@ -139,7 +140,7 @@ func (c Cred) apply(in *layout.Inode, s SetAttr) {
 	}
 	if s.Mode != nil {
 		mode := *s.Mode & layout.ModePerm
-		if in.Type() == layout.ModeRegular && c.UID != 0 && !c.inGroup(in.GID) {
+		if in.Type() == layout.ModeRegular && c.UID != 0 && !c.InGroup(in.GID) {
 			mode &^= unix.S_ISGID
 		}
 		in.Mode = in.Mode&layout.ModeType | mode

@@ -391,6 +391,74 @@ func (u *update) mark(in *layout.Inode, first, end int64, flags layout.Entry) er
 	return e.run()
 }
 
+// merge replaces nodes over [first, end) by a leaf where all that they map is
+// one run, aligned and with the same flags.
+func (u *update) merge(in *layout.Inode, first, end int64) error {
+	e := mapEdit{u: u, in: in, first: first, end: end}
+	level := int(in.Height)
+	span := layout.Span(level)
+	for i, entry := range in.Root {
+		if base := int64(i) * span; base < end && base+span > first {
+			merged, err := e.merge(entry, -1, level, base)
+			if err != nil {
+				return err
+			}
+			in.Root[i] = merged
+		}
+	}
+	return nil
+}
+
+// merge returns what an entry becomes.
+func (e *mapEdit) merge(old layout.Entry, off int64, level int, base int64) (layout.Entry, error) {
+	if err := old.Verify(e.place(level, base), off); err != nil || !old.Table() {
+		return old, err
+	}
+	node, err := e.u.fs.nodeOffset(layout.Node(old.Number()))
+	if err != nil {
+		return 0, err
+	}
+	span := layout.Span(level - 1)
+	from := max(e.first-base, 0) / span
+	to := min((e.end-base+span-1)/span, layout.Fanout)
+	for i := from; i < to; i++ {
+		off := node + i*layout.WordSize
+		child := word(e.u.Read, off)
+		merged, err := e.merge(child, off, level-1, base+i*span)
+		if err != nil {
+			return 0, err
+		}
+		if merged != child {
+			e.set(off, merged)
+		}
+	}
+	p, whole, err := e.whole(node, level, base)
+	if err != nil || !whole {
+		return old, err
+	}
+	leaf := layout.MakeEntry(p.flags|layout.EntryLeaf, uint64(p.block), e.place(level, base))
+	return leaf, e.u.freeNode(e.in, layout.Node(old.Number()))
+}
+
+// whole reports whether one leaf could stand for a node, and for what piece.
+func (e *mapEdit) whole(node int64, level int, base int64) (p piece, ok bool, err error) {
+	if level > layout.MaxLeafLevel {
+		return p, false, nil
+	}
+	span := layout.Span(level - 1)
+	for i := range int64(layout.Fanout) {
+		q, ok, err := e.u.fs.neighbour(e.u.Read, e.in.Ino, level-1, base+i*span, node+i*layout.WordSize)
+		switch {
+		case err != nil || !ok || q.hole() || i > 0 && !p.joins(q):
+			return p, false, err
+		case i == 0:
+			p = piece{base, 0, q.block, q.flags}
+		}
+		p.count += q.count
+	}
+	return p, p.block%p.count == 0, nil
+}
+
 // freeBlocks makes [first, end) a hole and frees its blocks.
 func (u *update) freeBlocks(in *layout.Inode, first, end int64) error {
 	runs, err := u.unmap(in, first, end)
@@ -408,6 +476,7 @@ const stepPages = 32
 // freeStep frees blocks from first on until the step is full and returns how
 // far it came; end when it is done.
 func (u *update) freeStep(in *layout.Inode, first, end int64) (int64, error) {
+	u.frees = true
 	for first < end && u.Pages() < stepPages {
 		p, err := u.fs.find(u.Read, in, first, min(end, first+layout.HugeBlocks))
 		if err != nil {

@@ -1,6 +1,8 @@
 package core
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/layout"
@@ -68,38 +70,58 @@ func (in *inode) answer(block, window int64, grant func(Run) error) error {
 	return grant(run)
 }
 
-// materialise makes [first, end) written, as far as its first piece goes: the
-// blocks are zeroed and durable before they are reachable. changed is false
-// when they were written before.
+// materialise makes [first, end) written, as far as its first piece goes, but
+// where nobody forbids it. changed is false when they were written before.
 func (in *inode) materialise(first, end int64) (changed bool, err error) {
-	fs := in.fs
-	q, err := fs.find(fs.journal.View, &in.Inode, first, end)
+	q, err := in.fs.find(in.fs.journal.View, &in.Inode, first, end)
 	if err != nil || !q.zeros() {
 		return false, err
 	}
-	q = q.clip(first, end)
-	plan, err := in.plan(q.first, q.end())
+	if q = q.clip(first, end); q.count > 1 && in.mayChange(q.first, q.end()) != nil {
+		q = q.clip(first, first+1)
+	}
+	for {
+		plan, err := in.plan(q.first, q.end())
+		if err == nil {
+			err = in.writeZeros(plan, func(_ *update, want *layout.Inode) error {
+				in.modified(want)
+				return nil
+			})
+		}
+		if q.count == 1 || !errors.Is(err, unix.ENOSPC) {
+			return true, err
+		}
+		q = q.clip(first, first+1)
+	}
+}
+
+// writeZeros makes the pieces of a plan that read as zeros blocks of zeros,
+// durable before the transaction that makes them reachable.
+func (in *inode) writeZeros(p plan, finish func(u *update, want *layout.Inode) error) error {
+	if p.zeros == nil {
+		return nil
+	}
+	if err := in.mayChangeAll(p.zeros); err != nil {
+		return err
+	}
+	if err := in.breakZeros(p.zeros); err != nil {
+		return err
+	}
+	fs := in.fs
+	runs, err := fs.reserve(p.holes, p.goal)
 	if err != nil {
-		return false, err
+		return err
 	}
-	if err := in.breakZeros(plan.zeros); err != nil {
-		return false, err
-	}
-	runs, err := fs.reserve(plan.holes, plan.goal)
-	if err == unix.ENOSPC && q.count > 1 {
-		return in.materialise(first, first+1)
-	}
-	if err != nil {
-		return false, err
-	}
-	for _, t := range plan.targets(runs) {
-		fs.data.Zero(t.block*layout.BlockSize, t.count*layout.BlockSize)
+	for _, t := range p.targets(runs) {
+		if t.unwritten() {
+			fs.data.Zero(t.block*layout.BlockSize, t.count*layout.BlockSize)
+		}
 	}
 	if err := fs.data.Fence(); err != nil {
 		fs.cancel(runs)
-		return false, err
+		return err
 	}
-	return true, in.commitWrite(plan, runs, 0)
+	return in.commitPlan(p, runs, finish)
 }
 
 // runAround is the largest run around a block that can be granted as it is. It

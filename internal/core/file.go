@@ -200,7 +200,13 @@ func (n *Node) writable(off, length int64) error {
 }
 
 func (in *inode) writeAll(p []byte, off int64) (written int, err error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	if err := in.finishTruncate(); err != nil {
+		return 0, err
+	}
+	if err := in.mayWrite(off, int64(len(p))); err != nil {
 		return 0, err
 	}
 	for written < len(p) {
@@ -241,7 +247,11 @@ func (in *inode) write(p []byte, off int64) error {
 		fs.cancel(runs)
 		return err
 	}
-	return in.commitWrite(plan, runs, end)
+	return in.commitPlan(plan, runs, func(u *update, want *layout.Inode) error {
+		want.Size = max(want.Size, end)
+		in.modified(want)
+		return nil
+	})
 }
 
 // plan is what a write into a range of blocks has to change.
@@ -398,9 +408,17 @@ func (in *inode) touch() {
 	in.unsettled.Store(true)
 }
 
-// commitWrite makes new blocks and the new size reachable. The reserved runs
-// are taken, or free again when it fails.
-func (in *inode) commitWrite(p plan, runs []alloc.Run, end int64) error {
+// modified and changed set the times that a transaction writes: of a change of
+// the contents, or of other things only.
+func (in *inode) modified(want *layout.Inode) {
+	in.changed(want)
+	want.Mtime = want.Ctime
+}
+func (in *inode) changed(want *layout.Inode) { want.Ctime = in.fs.now() }
+
+// commitPlan makes the plan's blocks reachable, in the transaction that finish
+// completes. The reserved runs are taken, or free again when it fails.
+func (in *inode) commitPlan(p plan, runs []alloc.Run, finish func(u *update, want *layout.Inode) error) error {
 	u, err := in.fs.begin()
 	if err != nil {
 		in.fs.cancel(runs)
@@ -421,8 +439,8 @@ func (in *inode) commitWrite(p plan, runs []alloc.Run, end int64) error {
 			}
 		}
 	}
-	want.Size = max(want.Size, end)
-	want.Mtime = u.fs.now()
-	want.Ctime = want.Mtime
+	if err := finish(u, want); err != nil {
+		return err
+	}
 	return u.commit()
 }

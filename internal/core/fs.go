@@ -41,24 +41,33 @@ const (
 	TakeZeros                // read access to zeros: blocks come where a hole was
 )
 
-// Breaker takes back what clients were granted. Break is called with the
-// inode locked and before its block map changes; when it returns nil nobody
-// can access the blocks first to first+count of the file any longer as far as
-// what says. An error (EBUSY, a seal) ends the operation: nothing has changed.
+// Breaker takes back what clients were granted. It is called with the inode
+// locked.
 type Breaker interface {
+	// Break is called before the block map changes. When it returns nil nobody
+	// can access the blocks first to first+count of the file any longer as far
+	// as what says. An error (EBUSY) ends the operation: nothing has changed.
 	Break(ino layout.Ino, first, count int64, what Taking) error
+	// Sealed returns the error with which a Break of the run would fail at once
+	// because of seals and pins, nil when there are none. It is asked before
+	// every change of the block map, also of one that breaks nothing.
+	Sealed(ino layout.Ino, first, count int64) error
 }
 
 type noBreaker struct{}
 
 func (noBreaker) Break(layout.Ino, int64, int64, Taking) error { return nil }
+func (noBreaker) Sealed(layout.Ino, int64, int64) error        { return nil }
 
 // Options for Mount. The zero value is a writable mount without clients.
 type Options struct {
-	ReadOnly bool         // nothing is stored; the log is replayed in memory
-	Breaker  Breaker      // nil: nobody holds mappings
-	Now      func() int64 // ns since 1970; nil: the system's clock
-	Random   io.Reader    // nil: crypto/rand; a seeded one makes stores the same in each run
+	ReadOnly bool    // nothing is stored; the log is replayed in memory
+	Breaker  Breaker // nil: nobody holds mappings
+	// HoldOrphans: what a crash left is reclaimed when Reclaim is called, not
+	// before, so that it can be adopted.
+	HoldOrphans bool
+	Now         func() int64 // ns since 1970; nil: the system's clock
+	Random      io.Reader    // nil: crypto/rand; a seeded one makes stores the same in each run
 }
 
 // FS is a mounted file system.
@@ -81,7 +90,9 @@ type FS struct {
 	closed  bool                  // protected by cacheMu
 	left    map[layout.Ino]bool   // protected by cacheMu: orphans of before the mount
 
-	reclaim sync.WaitGroup // the reclaiming of what a crash left
+	reclaim sync.WaitGroup        // the reclaiming of what a crash left
+	started bool                  // protected by cacheMu: Reclaim was called
+	held    map[layout.Ino]*inode // immutable: with HoldOrphans a reference to each, until it is reclaimed
 	stop    chan struct{}
 }
 
@@ -288,8 +299,10 @@ func Mount(meta, data medium.Area, o Options) (*FS, error) {
 	if root.Type() != layout.ModeDirectory {
 		return nil, layout.Corrupt("inode", -1, "the root is not a directory")
 	}
-	if !o.ReadOnly {
-		fs.reclaim.Go(fs.reclaimOrphans)
+	if o.HoldOrphans {
+		fs.holdOrphans()
+	} else {
+		fs.Reclaim()
 	}
 	return fs, nil
 }

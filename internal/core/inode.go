@@ -26,6 +26,7 @@ type inode struct {
 	layout.Inode      // protected by mu
 	timesDirty   bool // protected by mu
 	orphan       bool // protected by mu: its orphan bit is set
+	tailLeft     bool // protected by mu: a truncate that is not finished may have left blocks behind the end
 	gone         bool // protected by mu: freed, or could not be loaded
 
 	unsettled atomic.Bool // the last reference has something to do: settle
@@ -83,9 +84,8 @@ func (in *inode) load() error {
 	var err error
 	in.Inode, err = layout.DecodeInode(raw, in.ino, in.offset())
 	in.kind, in.parent = in.Type(), in.Parent
-	in.fs.cacheMu.Lock()
-	in.orphan = in.fs.left[in.ino]
-	in.fs.cacheMu.Unlock()
+	in.orphan = in.fs.isLeft(in.ino)
+	in.tailLeft = in.orphan && in.kind == layout.ModeRegular
 	in.unsettled.Store(in.orphan)
 	return err
 }
@@ -160,6 +160,7 @@ type update struct {
 	*journal.Tx
 	fs     *FS
 	inodes []*pending
+	frees  bool // it only frees: it may have the nodes that are kept for that
 }
 
 type pending struct {
@@ -290,8 +291,15 @@ func (u *update) clearOrphan(in *inode) error {
 	return u.fs.orphans.Release(u.Tx, alloc.Run{First: int64(in.ino), Count: 1})
 }
 
+// keptNodes is how many nodes only operations have that free blocks: to cut
+// leaves of 1 GiB and 2 MiB at both ends of a range takes up to four.
+const keptNodes = 32
+
 // newNode allocates a node, zeroed, and returns it with its offset.
 func (u *update) newNode(owner *layout.Inode) (layout.Node, int64, error) {
+	if !u.frees && u.fs.nodes.Free() <= keptNodes {
+		return 0, 0, fmt.Errorf("no free nodes in the meta area, but those kept for operations that free blocks: %w", unix.ENOSPC)
+	}
 	runs, err := u.fs.nodes.Reserve(1, -1)
 	if err != nil {
 		return 0, 0, fmt.Errorf("no free nodes in the meta area: %w", err)

@@ -17,6 +17,9 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 	if err := in.finishTruncate(); err != nil {
 		return err
 	}
+	if err := in.mayResize(size); err != nil {
+		return err
+	}
 	if size >= in.Size {
 		return in.extend(size, apply)
 	}
@@ -34,8 +37,7 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 	want := u.edit(in)
 	apply(want)
 	want.Size = size
-	want.Mtime = fs.now()
-	want.Ctime = want.Mtime
+	in.modified(want)
 	at, err := u.freeStep(want, keep, mapEnd)
 	if err != nil {
 		return err
@@ -49,6 +51,7 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 		return err
 	}
 	if at < mapEnd {
+		in.tailLeft = true
 		if err := fs.freeTail(in, at); err != nil {
 			return err
 		}
@@ -72,7 +75,7 @@ func (in *inode) clearTail() error {
 // finishTruncate frees what a truncate that a crash interrupted left behind
 // the end, before anything is put there.
 func (in *inode) finishTruncate() error {
-	if !in.orphan || in.Nlink == 0 {
+	if !in.tailLeft {
 		return nil
 	}
 	_, end := blocksOf(0, in.Size)
@@ -100,8 +103,8 @@ func (in *inode) extend(size int64, apply func(*layout.Inode)) error {
 	})
 }
 
-// freeTail frees the blocks from first on, step by step, and then clears the
-// orphan bit of a file that stays. in.mu is held.
+// freeTail frees the blocks from first on, step by step: it ends a truncate. A
+// file that has a name is no orphan then. in.mu is held.
 func (fs *FS) freeTail(in *inode, first int64) error {
 	for done := false; !done; {
 		err := fs.transact(func(u *update) error {
@@ -120,6 +123,7 @@ func (fs *FS) freeTail(in *inode, first int64) error {
 			return err
 		}
 	}
+	in.tailLeft = false
 	return nil
 }
 
@@ -180,49 +184,73 @@ func inner(off, length int64) (first, end int64) {
 // allocate gives every hole in the range unwritten blocks. With zero, blocks
 // that are written become unwritten, and parts of blocks are zeroed in place.
 func (in *inode) allocate(off, length int64, grow, zero bool) error {
-	fs := in.fs
-	first, end := blocksOf(off, length)
-	plan, err := in.plan(first, end)
+	plan, err := in.plan(blocksOf(off, length))
 	if err != nil {
 		return err
 	}
+	if err := in.mayAllocate(plan, off, length, grow, zero); err != nil {
+		return err
+	}
+	f := filling{}
 	if zero {
 		if lo, hi := inner(off, length); lo < hi {
-			if err := fs.breaker.Break(in.ino, lo, hi-lo, TakeAll); err != nil {
+			if err := in.fs.breaker.Break(in.ino, lo, hi-lo, TakeAll); err != nil {
 				return err
 			}
 		}
+		f.zero = within(plan.written, off, length)
 	}
-	runs, err := fs.reserve(plan.holes, plan.goal)
-	if err != nil {
+	if f.fresh, err = in.reserveHoles(plan); err != nil {
 		return err
 	}
-	f := filling{fresh: moves(plan.holes, runs)}
+	defer f.cancel(in.fs)
 	if zero {
-		f.zero = within(plan.written, off, length)
-		err = in.zeroEdges(off, length)
+		if err := in.zeroEdges(off, length); err != nil {
+			return err
+		}
 	}
-	if err == nil && grow {
-		err = in.growTail(off + length)
+	if grow {
+		if err := in.growTail(off + length); err != nil {
+			return err
+		}
 	}
-	for done := false; err == nil && !done; {
-		var step filling
-		step, done = f.cut()
-		err = in.fill(&step, func(want *layout.Inode) {
-			want.Ctime = fs.now()
-			if grow && off+length > want.Size {
-				want.Size = off + length
-			}
-			if grow || zero {
-				want.Mtime = want.Ctime
-			}
-		}, done)
-		f.fresh = append(f.fresh, step.fresh...) // those that a failed step did not take
+	return in.fillAll(&f, func(want *layout.Inode) {
+		if grow {
+			want.Size = max(want.Size, off+length)
+		}
+		if grow || zero {
+			in.modified(want)
+		} else {
+			in.changed(want)
+		}
+	})
+}
+
+// mayAllocate refuses what allocate would change where it must not.
+func (in *inode) mayAllocate(p plan, off, length int64, grow, zero bool) error {
+	if grow {
+		if err := in.mayResize(max(in.Size, off+length)); err != nil {
+			return err
+		}
 	}
-	for _, m := range f.fresh {
-		fs.cancel([]alloc.Run{m.to})
+	if in.static() && off+length > layout.RoundUp(in.Size, layout.BlockSize) {
+		return ErrStatic
 	}
-	return err
+	if lo, hi := inner(off, length); zero && lo < hi {
+		if err := in.mayChange(lo, hi); err != nil {
+			return err
+		}
+	}
+	return in.mayChangeAll(p.holes)
+}
+
+// reserveHoles takes blocks for the holes of a plan.
+func (in *inode) reserveHoles(p plan) ([]move, error) {
+	runs, err := in.fs.reserve(p.holes, p.goal)
+	if err != nil {
+		return nil, err
+	}
+	return moves(p.holes, runs), nil
 }
 
 // within is the parts of pieces that are whole blocks of the byte range.
@@ -236,10 +264,29 @@ func within(pieces []piece, off, length int64) (out []piece) {
 	return out
 }
 
-// filling is what Fallocate does to a range.
+// filling is what Fallocate does to a range: what is left of it to do.
 type filling struct {
 	fresh []move  // holes, and the blocks that they get
 	zero  []piece // blocks that become unwritten
+}
+
+// cancel gives the blocks back that no step has taken.
+func (f *filling) cancel(fs *FS) {
+	for _, m := range f.fresh {
+		fs.cancel([]alloc.Run{m.to})
+	}
+}
+
+// fillAll does it all, step by step; the last step also does finish.
+func (in *inode) fillAll(f *filling, finish func(*layout.Inode)) error {
+	for {
+		step, last := f.cut()
+		err := in.fill(&step, finish, last)
+		f.fresh = append(f.fresh, step.fresh...) // those that a failed step did not take
+		if err != nil || last {
+			return err
+		}
+	}
 }
 
 // stepLeaves bounds the leaves that one transaction writes, alignedBlocks how
@@ -348,6 +395,9 @@ func (in *inode) zeroEdges(off, length int64) error {
 func (in *inode) punch(off, length int64) error {
 	first, end := inner(off, length)
 	if first < end {
+		if err := in.mayChange(first, end); err != nil {
+			return err
+		}
 		if err := in.fs.breaker.Break(in.ino, first, end-first, TakeAll); err != nil {
 			return err
 		}
@@ -358,8 +408,7 @@ func (in *inode) punch(off, length int64) error {
 	for first < end {
 		err := in.fs.transact(func(u *update) error {
 			want := u.edit(in)
-			want.Mtime = in.fs.now()
-			want.Ctime = want.Mtime
+			in.modified(want)
 			next, err := u.freeStep(want, first, end)
 			first = next
 			return err
@@ -385,6 +434,9 @@ func (n *Node) Relocate(off, length int64) error {
 	first, end := blocksOf(off, min(length, max(0, layout.RoundUp(in.Size, layout.BlockSize)-off)))
 	if first >= end {
 		return nil
+	}
+	if err := in.mayChange(first, end); err != nil {
+		return err
 	}
 	if err := in.fs.breaker.Break(in.ino, first, end-first, TakeAll); err != nil {
 		return err

@@ -169,7 +169,7 @@ func TestDocumentedStructures(t *testing.T) {
 		"magic": "inod", "ino": uint64(in.Ino), "generation": in.Generation, "mode": uint64(in.Mode), "nlink": uint64(in.Nlink),
 		"uid": uint64(in.UID), "gid": uint64(in.GID), "size": uint64(in.Size), "blocks": uint64(in.Blocks), "nodes": uint64(in.Nodes),
 		"atime": uint64(in.Atime), "mtime": uint64(in.Mtime), "ctime": uint64(in.Ctime), "btime": uint64(in.Btime),
-		"height": uint64(in.Height), "parent": uint64(in.Parent), "rdev": in.Rdev, "xattrs": uint64(in.Xattrs), "target": uint64(in.Target),
+		"height": uint64(in.Height), "flags": uint64(in.Flags), "parent": uint64(in.Parent), "rdev": in.Rdev, "xattrs": uint64(in.Xattrs), "target": uint64(in.Target),
 		"root": root,
 	})
 	blob := make([]byte, BlockSize)

@@ -26,13 +26,22 @@ const (
 	ModePerm      = 0o7777
 )
 
+// Flags of an inode.
+const (
+	// FlagStatic freezes the size of a regular file and the place of its blocks.
+	FlagStatic = 1 << 0
+
+	inodeFlags = FlagStatic
+)
+
 // Inode is a file, directory, symbolic link or special file.
 //
 // Invariants: Blocks counts the blocks of the leaves under Root, Nodes the
 // nodes (block map nodes, or directory nodes and buckets, and the nodes of
 // the two blobs). The entries in Root are of level Height, so a file's leaves
 // lie below 8*512^Height blocks; a directory uses the first one only. Nlink is 0 only
-// while the inode's orphan bit is set.
+// while the inode's orphan bit is set. A static file has, up to its size, neither
+// holes nor unwritten or shared blocks.
 type Inode struct {
 	Ino        Ino
 	Generation uint64 // changes whenever the number is used again
@@ -40,6 +49,7 @@ type Inode struct {
 	Nlink      uint32
 	UID, GID   uint32
 	Height     uint8
+	Flags      uint8
 	Size       int64 // bytes; a directory's number of entries
 	Blocks     int64
 	Nodes      int64
@@ -75,7 +85,7 @@ func (in *Inode) Encode(b []byte) {
 	for i, w := range in.words() {
 		le.PutUint64(b[40+8*i:], uint64(*w))
 	}
-	b[96] = in.Height
+	b[96], b[97] = in.Height, in.Flags
 	le.PutUint64(b[104:], uint64(in.Parent))
 	le.PutUint64(b[112:], in.Rdev)
 	le.PutUint64(b[120:], uint64(in.Xattrs))
@@ -101,7 +111,7 @@ func DecodeInode(b []byte, ino Ino, offset int64) (Inode, error) {
 	}
 	in = Inode{
 		Ino: ino, Generation: le.Uint64(b[16:]), Mode: le.Uint32(b[24:]), Nlink: le.Uint32(b[28:]),
-		UID: le.Uint32(b[32:]), GID: le.Uint32(b[36:]), Height: b[96],
+		UID: le.Uint32(b[32:]), GID: le.Uint32(b[36:]), Height: b[96], Flags: b[97],
 		Parent: Ino(le.Uint64(b[104:])), Rdev: le.Uint64(b[112:]),
 		Xattrs: Node(le.Uint64(b[120:])), Target: Node(le.Uint64(b[128:])),
 	}
@@ -122,6 +132,9 @@ func (in *Inode) validate(offset int64) error {
 	}
 	if in.Size < 0 || in.Size > MaxFileSize || in.Height > MaxLevel || in.Blocks < 0 || in.Nodes < 0 {
 		return Corrupt("inode", offset, "%v: size %d, height %d, %d blocks, %d nodes", in.Ino, in.Size, in.Height, in.Blocks, in.Nodes)
+	}
+	if in.Flags&^inodeFlags != 0 || in.Flags&FlagStatic != 0 && in.Type() != ModeRegular {
+		return Corrupt("inode", offset, "%v: flags %#x of a file of type %#o", in.Ino, in.Flags, in.Type())
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ func sampleSuperblock() *Superblock {
 
 func sampleInode() Inode {
 	return Inode{
-		Ino: 7, Generation: 3, Mode: ModeRegular | 0o640, Nlink: 2, UID: 10, GID: 20, Height: 1, Size: 123456,
+		Ino: 7, Generation: 3, Mode: ModeRegular | 0o640, Nlink: 2, UID: 10, GID: 20, Height: 1, Flags: FlagStatic, Size: 123456,
 		Blocks: 31, Nodes: 2, Atime: -1, Mtime: 2, Ctime: 3, Btime: 4, Root: [RootEntries]Entry{1, 2, 3, 4, 5, 6, 7, 8},
 		Parent: 9, Rdev: 11, Xattrs: 12, Target: 13,
 	}
@@ -121,6 +121,17 @@ func TestInode(t *testing.T) {
 		_, err := DecodeInode(b, 7, 0)
 		wantCorrupt(t, fmt.Sprintf("byte %d changed", i), err)
 		b[i] ^= 0x10
+	}
+	for name, change := range map[string]func(*Inode){
+		"an unknown flag":    func(in *Inode) { in.Flags |= 2 },
+		"the highest flag":   func(in *Inode) { in.Flags |= 0x80 },
+		"a static directory": func(in *Inode) { in.Mode = ModeDirectory | 0o700 },
+	} {
+		bad := sampleInode()
+		change(&bad)
+		bad.Encode(b)
+		_, err := DecodeInode(b, 7, 0)
+		wantCorrupt(t, name, err)
 	}
 	FreeInode(b, 99)
 	if !SlotFree(b) || SlotGeneration(b) != 99 {

@@ -191,6 +191,11 @@ func (b breaker) Break(ino layout.Ino, first, count int64, what core.Taking) err
 	return b.grants.Break(uint64(ino), first, count, grant.None)
 }
 
+// Sealed takes nothing back: what may be left is all that there is.
+func (b breaker) Sealed(ino layout.Ino, first, count int64) error {
+	return b.grants.Break(uint64(ino), first, count, grant.Write)
+}
+
 // MapMask returns the flags of Map that the session supports.
 func (s *Session) MapMask() uint32 {
 	if _, _, align := s.srv.pool.ClientMapping(); align > blockSize {
