@@ -23,8 +23,13 @@ func (s *sentinel) Unwrap() error { return s.errno }
 
 var (
 	// ErrSealed is returned when an operation would have to take back a run of blocks that a program has
-	// sealed or pinned (see [Mapping.Pin]). Nothing has changed. It matches EBUSY.
+	// sealed (see [Direct]) or pinned (see [Mapping.Pin]); a [SealedError] says which. Nothing has changed. It
+	// matches EBUSY.
 	ErrSealed error = &sentinel{"the blocks are sealed by a mapping", unix.EBUSY}
+
+	// ErrStatic is returned when an operation would change the size of a static file or where its blocks lie: see
+	// [File.SetStatic]. Nothing has changed. It matches ErrSealed and EBUSY.
+	ErrStatic error = &detailed{"the file is static: its size and the place of its blocks are frozen until it is thawed", ErrSealed}
 
 	// ErrServerGone is returned by every call, and is the reason of every failed access to a mapping, once the
 	// connection to the server is lost. Whether the operation under way was done is not known. It matches
@@ -38,6 +43,40 @@ var (
 	// ErrUnmapped is returned by the methods of a [Mapping] after Unmap. It matches EINVAL.
 	ErrUnmapped error = &sentinel{"the mapping is unmapped", unix.EINVAL}
 )
+
+// SealedError says which seal or pin is in the way of an operation. It matches [ErrSealed] and EBUSY.
+type SealedError struct {
+	PID            int    // of the process that holds it
+	Handle         uint32 // by which that process has mapped the file; see [File.Handle]
+	Offset, Length int64  // what it has sealed or pinned, in bytes of the file
+	Pin            bool   // it is a pin, which is short; else a seal, which lasts as long as the mapping
+}
+
+func (e *SealedError) Error() string {
+	how, remedy := "sealed", "a Direct mapping of it must be unmapped first"
+	if e.Pin {
+		how, remedy = "pinned", "it will be unpinned when its I/O is over"
+	}
+	return fmt.Sprintf("bytes %d to %d are %s by process %d (handle %d): %s",
+		e.Offset, e.Offset+e.Length-1, how, e.PID, e.Handle, remedy)
+}
+
+// Unwrap returns ErrSealed.
+func (e *SealedError) Unwrap() error { return ErrSealed }
+
+// UnfilledError says which block keeps a range from being sealed or a file from being static: each must be written and be
+// no other file's. It matches EINVAL. [File.Fill] makes it so.
+type UnfilledError struct {
+	Offset int64  // byte of the file where the block begins
+	What   string // "a hole", "unwritten" (allocated, reads as zeros) or "shared"
+}
+
+func (e *UnfilledError) Error() string {
+	return fmt.Sprintf("the block at offset %d is %s: fill the range first (Fill, or Populate when mapping)", e.Offset, e.What)
+}
+
+// Unwrap returns EINVAL.
+func (e *UnfilledError) Unwrap() error { return unix.EINVAL }
 
 // FaultError says why an access to a mapping failed: the file has no such byte any more, no block could be
 // allocated, the server is gone. It is found in the *fs.PathError that [Catch] returns.
@@ -78,6 +117,13 @@ func replyError(r *wire.Reply) error {
 	switch r.Reason {
 	case wire.ReasonSealed:
 		cause = ErrSealed
+		if s := r.Sealed; s != nil {
+			return &SealedError{PID: int(s.PID), Handle: s.Handle, Offset: s.Off, Length: s.Length, Pin: s.Pin != 0}
+		}
+	case wire.ReasonStatic:
+		return ErrStatic
+	case wire.ReasonUnfilled:
+		return &UnfilledError{Offset: r.Offset, What: r.Name}
 	case wire.ReasonCorrupt:
 		cause = ErrCorrupt
 	}

@@ -36,6 +36,7 @@ func (fi *fileInfo) Sys() any {
 	return &Stat{
 		Ino: a.Ino, Generation: a.Generation, Mode: a.Mode, Nlink: a.Nlink, UID: a.UID, GID: a.GID,
 		Size: a.Size, Blocks: a.Blocks, Atime: a.Atime, Mtime: a.Mtime, Ctime: a.Ctime, Btime: a.Btime,
+		Static: a.Flags&wire.AttrStatic != 0,
 	}
 }
 

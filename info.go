@@ -1,5 +1,13 @@
 package pmemfs
 
+import (
+	"encoding/json"
+
+	"github.com/pmemfs/pmemfs/internal/grant"
+	"github.com/pmemfs/pmemfs/internal/server"
+	"github.com/pmemfs/pmemfs/internal/wire"
+)
+
 // Info says what is behind an FS. Its JSON form is stable.
 type Info struct {
 	Pool     string       `json:"pool"`             // path of the pool, as its owner opened it
@@ -46,4 +54,21 @@ type Stat struct {
 	Mtime      int64  `json:"mtime"`
 	Ctime      int64  `json:"ctime"`
 	Btime      int64  `json:"btime"`
+	Static     bool   `json:"static"` // size and place of the blocks are frozen; see File.SetStatic
+}
+
+// Stats says what the owner of a pool has to do with at the moment. Its JSON form is stable.
+type Stats = server.Stats
+
+// Frames counts the records that the owner of a pool has of who may access which blocks: there are some only for what is
+// mapped or pinned, and one for each run of blocks, however long it is. Its JSON form is stable.
+type Frames = grant.Usage
+
+// Stats returns what the owner of the pool has to do with at the moment.
+func (fsys *FS) Stats() (s Stats, err error) {
+	r, err := fsys.call(&wire.Request{Op: wire.OpStats})
+	if err == nil {
+		err = json.Unmarshal(r.Data, &s)
+	}
+	return s, pathError("stats of", fsys.info.Pool, err)
 }

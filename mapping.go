@@ -19,20 +19,38 @@ import (
 // MapFlags say what a mapping promises. Flags that a pool does not support are refused, never ignored.
 type MapFlags uint32
 
+// One of Shared, Sync, Direct and Unchecked says what kind of mapping it is; Shared may stand beside each of the others, which
+// include it. docs/guarantees.md compares them, operation by operation.
 const (
 	// Shared maps the file; stores are seen at once by everybody who maps or reads it, and are durable after
-	// [Mapping.Sync].
+	// [Mapping.Sync]. Nothing is refused on its account, and everything that it was granted may be broken.
 	Shared MapFlags = wire.MapShared
 	// Sync maps the file so that the metadata that finds a block is durable before the first store to the block
-	// is allowed: stores are durable after [Mapping.Persist], without a system call. It needs a server and a
-	// byte-addressable medium, and includes Shared.
+	// is allowed: stores are durable after [Mapping.Persist], without a system call. Nothing is refused on its
+	// account, and everything may be broken: the next access faults again. It needs a server and a
+	// byte-addressable medium. See MAP_SYNC in mmap(2).
 	Sync MapFlags = wire.MapSync
-	// Direct maps the file and seals its block map for as long as the mapping lives. Not supported yet.
+	// Direct maps the file and seals the blocks of the range: as long as the mapping lives they are neither moved,
+	// freed nor shared. All of it is granted by Map, no access ever faults, and stores are durable after
+	// [Mapping.Persist]. Operations that would change where these blocks lie, or cut the file below the mapping's
+	// end, fail with [ErrSealed], in every process; the unit is the block of 4096 bytes. Everything else goes on:
+	// appends, writes in place, operations on other blocks of the file, rename, chmod, remove (the blocks live on
+	// until Unmap). A seal is never on the medium: it ends with Unmap or with the process.
+	//
+	// It needs the capability CAP_LINUX_IMMUTABLE, membership in a group that the server was given, or a handle
+	// flagged by [File.AllowDirect]: EPERM; and a byte-addressable medium. The range must lie inside the file
+	// (ENXIO), and each of its blocks must be written and belong to no other file: an [UnfilledError] has the first
+	// that is not. With Populate, and the file open for writing, they are filled first; see also [File.Fill].
 	Direct MapFlags = wire.MapDirect
-	// Unchecked maps the file and leaves the metadata to the program. Not supported yet.
+	// Unchecked maps the file for a program that knows what it does: it is Shared, but the program flushes its
+	// stores by [Mapping.Persist] and vouches for the metadata. What it has persisted is durable if the metadata
+	// that finds the block was, because the program has filled the range and synced the file before ([File.Fill],
+	// [File.Sync]); nobody checks that. Nothing is refused on its account, and everything may be broken. It needs
+	// neither server nor capability, but a byte-addressable medium.
 	Unchecked MapFlags = wire.MapUnchecked
-	// Populate has every page of the mapping granted before Map returns, so that no access faults, except
-	// those that were taken back meanwhile. Pages beyond the end of the file are left out.
+	// Populate has every page of the mapping granted before Map returns, holes filled, so that no access faults,
+	// except those that were taken back meanwhile; with Sync that is the latency of Direct without its refusals.
+	// Pages beyond the end of the file are left out.
 	Populate MapFlags = wire.MapPopulate
 	// ReadOnly maps the file for loads only. The file need not be open for writing.
 	ReadOnly MapFlags = wire.MapReadOnly
@@ -94,6 +112,7 @@ type Mapping struct {
 	name     string
 	off      int64 // byte of the file where the mapping begins
 	id       uint32
+	flags    MapFlags
 	readOnly bool
 	powerCut bool // emulated: the server is told of each flush
 	region   *fault.Range
@@ -102,11 +121,12 @@ type Mapping struct {
 	unmapped atomic.Bool
 }
 
-// Map maps n bytes of the file from byte off on, which must be a multiple of 4096; n need not be. Shared or Sync
-// must be given; they need the file open for reading and writing, or for reading with ReadOnly: EBADF. The mapping
+// Map maps n bytes of the file from byte off on, which must be a multiple of 4096; n need not be. One kind of mapping
+// must be given; it needs the file open for reading and writing, or for reading with ReadOnly: EBADF. The mapping
 // lives on when the file is closed, removed or renamed. EOPNOTSUPP: a flag is not supported here; the error names it
-// and those that are, and nothing has changed. The range may go beyond the end of the file; an access there fails,
-// see [Catch].
+// and those that are, and nothing has changed. EINVAL: the flags contradict each other. EMFILE, EDQUOT: this process
+// has as many mappings, or as much sealed, as the server allows. The range may go beyond the end of the file, but for
+// Direct; an access there fails, see [Catch].
 //
 // A system call that is handed a page of the mapping that is not granted fails with EFAULT, because the kernel
 // sends no signal there: see [Mapping.Pin]. File's own Read and Write have no such limit.
@@ -139,18 +159,35 @@ func (f *File) mapRange(off int64, n int, flags MapFlags) (*Mapping, error) {
 		return nil, errors.Join(err, region.Release())
 	}
 	m := &Mapping{
-		fsys: f.fsys, name: f.name, off: off, id: r.Handle, readOnly: flags&ReadOnly != 0,
+		fsys: f.fsys, name: f.name, off: off, id: r.Handle, flags: flags, readOnly: flags&ReadOnly != 0,
 		powerCut: f.fsys.info.Medium.PowerCut, region: region, data: region.Bytes()[:n:n],
 	}
 	region.Activate(m.id)
 	f.fsys.space.add(m)
 	mapped.add(m)
-	if flags&Populate != 0 || f.fsys.space.session != nil {
-		if _, err := m.populatePages(0, m.pages()); err != nil && !errors.Is(err, unix.ENXIO) {
+	if flags&(Populate|Direct) != 0 || f.fsys.space.session != nil {
+		_, err := m.populatePages(0, m.pages())
+		if err != nil && (flags&Direct != 0 || !errors.Is(err, unix.ENXIO)) {
 			return nil, errors.Join(err, m.Unmap())
 		}
 	}
+	if flags&(Populate|Direct) != 0 {
+		m.prefault()
+	}
 	return m, nil
+}
+
+// prefault has the kernel fill its page tables now, so that not even the first access to a page goes through it. Where it
+// cannot, the first accesses are slower, and nothing else; behind a page cache it would read and dirty all of the range.
+func (m *Mapping) prefault() {
+	if m.granularity() > CacheLine {
+		return
+	}
+	how := unix.MADV_POPULATE_WRITE
+	if m.readOnly {
+		how = unix.MADV_POPULATE_READ
+	}
+	unix.Madvise(m.region.Bytes(), how)
 }
 
 // checkMapFlags refuses what is unknown or unsupported here, and says why where there is more to say.
@@ -166,9 +203,9 @@ func (fsys *FS) checkMapFlags(flags MapFlags) error {
 		text += fmt.Sprintf(": %s can only be mapped in units of %d bytes", med.Path, med.Alignment)
 	case refused&Sync != 0 && fsys.space.session != nil:
 		text += ": Sync needs a server, which resolves page faults"
-	case refused&Sync != 0:
-		text += fmt.Sprintf(": Sync needs byte-addressable memory; %s is a %s medium (persistence domain %v), "+
-			"where stores become durable by a system call", med.Path, med.Kind, med.Domain)
+	case refused&(Sync|Direct|Unchecked) != 0:
+		text += fmt.Sprintf(": %v needs byte-addressable memory; %s is a %s medium (persistence domain %v), "+
+			"where stores become durable by a system call", refused&(Sync|Direct|Unchecked), med.Path, med.Kind, med.Domain)
 	}
 	return &detailed{text, unix.EOPNOTSUPP}
 }
@@ -298,10 +335,11 @@ func (m *Mapping) populatePages(first, count int64) (int64, error) {
 	return done, codeError(code)
 }
 
-// Pin populates a range and keeps its grants until unpin is called: meanwhile operations that would take them
-// back fail with [ErrSealed], in every process. It is meant for the time of a system call or a transfer that is
-// handed the memory. A range may be pinned several times over. Pins do not outlive the mapping; unpin may be called
-// after Unmap, and more than once.
+// Pin fills and populates a range (of a ReadOnly mapping it shows holes as zeros) and keeps its grants until unpin is
+// called: meanwhile operations that would take them back fail with [ErrSealed], in every process. It is meant for the time
+// of a system call or a transfer that is handed the memory, and needs no privilege; how much a process may have pinned is
+// limited by the server: EDQUOT. A range may be pinned several times over. Pins do not outlive the mapping; unpin may be
+// called after Unmap, and more than once. ENXIO: the range reaches beyond the end of the file.
 func (m *Mapping) Pin(off, n int) (unpin func(), err error) {
 	_, err = m.part(off, n)
 	if err == nil {
@@ -310,35 +348,21 @@ func (m *Mapping) Pin(off, n int) (unpin func(), err error) {
 	return unpin, pathError("pin", m.name, err)
 }
 
-// pinAttempts bounds how often a pin tries again because a grant was taken back between populating and pinning.
-const pinAttempts = 8
-
 func (m *Mapping) pin(off, n int) (unpin func(), err error) {
-	for range pinAttempts {
-		if err := m.populate(off, n); err != nil {
-			return nil, err
-		}
-		r, err := m.fsys.call(&wire.Request{Op: wire.OpPin, Handle: m.id, Offset: int64(off), Length: int64(n)})
-		if err != nil {
-			return nil, err
-		}
-		var once sync.Once
-		unpin = func() {
-			once.Do(func() {
-				// An error would say that the mapping, and the pin with it, is gone.
-				m.fsys.call(&wire.Request{Op: wire.OpUnpin, Handle: m.id, Flags: r.Handle})
-			})
-		}
-		// Once more, under the pin: what was taken back in between is granted again, and then stays.
-		if err = m.populate(off, n); err == nil {
-			return unpin, nil
-		}
-		unpin()
-		if !errors.Is(err, ErrSealed) && !errors.Is(err, unix.EBUSY) {
-			return nil, err
-		}
+	r, err := m.fsys.call(&wire.Request{Op: wire.OpPin, Handle: m.id, Offset: int64(off), Length: int64(n)})
+	if err != nil {
+		return nil, err
 	}
-	return nil, unix.EBUSY
+	unpin = sync.OnceFunc(func() {
+		// An error would say that the mapping, and the pin with it, is gone.
+		m.fsys.call(&wire.Request{Op: wire.OpUnpin, Handle: m.id, Flags: r.Handle})
+	})
+	// What is granted under the pin stays.
+	if err := m.populate(off, n); err != nil {
+		unpin()
+		return nil, err
+	}
+	return unpin, nil
 }
 
 // Unmap ends the mapping and gives its addresses back. Nothing is made durable by it. Further calls do nothing.

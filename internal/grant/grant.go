@@ -8,7 +8,7 @@
 //	|   pinned in a run while it is broken, and the file's blocks do not change before the break is over
 //	+-- Table.mu: a leaf; never held while Client.TakeBack runs, and nothing else is locked under it
 //
-// Map, Unmap, Unpin and Stats need no lock: they may be called while a break is under way.
+// Map, Unmap, Unpin, Sealed and Usage need no lock: they may be called while a break is under way.
 package grant
 
 import (
@@ -66,9 +66,11 @@ var (
 	ErrSealed = sentinel{errors.New("sealed"), unix.EBUSY}
 	// ErrBusy is returned by clients that do not give a grant back in time.
 	ErrBusy = sentinel{errors.New("the client did not give its grants back in time"), unix.EBUSY}
-	// ErrUnmapped is returned by Grant, GrantZero and Pin when the mapping has been unmapped, and by Unpin when there is
-	// no such pin.
+	// ErrUnmapped is returned by Grant, GrantZero, Seal and Pin when the mapping has been unmapped, and by Unpin when
+	// there is no such pin.
 	ErrUnmapped = sentinel{errors.New("not mapped"), unix.EINVAL}
+	// ErrLimit is returned by Grant, GrantZero, Seal and Pin, as a *LimitError, when the client has as much as it may.
+	ErrLimit = sentinel{errors.New("over the client's limit"), unix.EDQUOT}
 )
 
 // sentinel is an error with the errno that it means to callers who know only those.
@@ -82,17 +84,36 @@ func (s sentinel) Unwrap() error { return s.errno }
 // SealedError says which pin or seal is in the way of a break. It matches ErrSealed and EBUSY.
 type SealedError struct {
 	PID          int    // the process that holds it; 0 if the client has no PID method
+	Handle       uint32 // by which that process has mapped the file
 	File         uint64 // inode number
-	First, Count int64  // the pinned run, in blocks of the file
+	First, Count int64  // the sealed run, in blocks of the file
 	Address      uint64 // where it is mapped
+	Pin          bool   // a pin, not a seal
 }
 
 func (e *SealedError) Error() string {
-	return fmt.Sprintf("blocks %d to %d of inode %d are sealed by %s, which maps them at %#x",
-		e.First, e.First+e.Count-1, e.File, process(e.PID), e.Address)
+	how := "sealed"
+	if e.Pin {
+		how = "pinned"
+	}
+	return fmt.Sprintf("blocks %d to %d of inode %d are %s by %s, which maps them at %#x by its handle %d",
+		e.First, e.First+e.Count-1, e.File, how, process(e.PID), e.Address, e.Handle)
 }
 
 func (e *SealedError) Unwrap() error { return ErrSealed }
+
+// LimitError says what a client has too much of. It matches ErrLimit and EDQUOT.
+type LimitError struct {
+	PID               int    // of the client; 0 if it has no PID method
+	What              string // "grants", "pinned blocks" or "sealed blocks"
+	Have, More, Limit int64
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("%s has %d %s, and %d more would exceed its limit of %d", process(e.PID), e.Have, e.What, e.More, e.Limit)
+}
+
+func (e *LimitError) Unwrap() error { return ErrLimit }
 
 // BreakError says which client did not give its grants back, and why. If several did not, Break joins their errors.
 type BreakError struct {

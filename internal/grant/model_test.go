@@ -129,6 +129,7 @@ type modelMapping struct {
 	client *fakeClient
 	states map[int64]state
 	pins   []run
+	sealed bool
 }
 
 type model struct {
@@ -145,7 +146,7 @@ func (mo *model) mapSome(t *rapid.T) {
 	count := rapid.Int64Range(1, 40).Draw(t, "count")
 	c := rapid.SampledFrom(mo.clients).Draw(t, "client")
 	ino := rapid.SampledFrom([]uint64{modelFile, modelFile, modelFile, modelFile + 1}).Draw(t, "file")
-	m := mo.table.Map(c, ino, first, count, uint64(mo.table.lastID+1)<<32)
+	m := mo.table.Map(c, ino, first, count, uint64(mo.table.lastID+1)<<32, 3)
 	mo.mappings = append(mo.mappings, &modelMapping{m: m, client: c, states: make(map[int64]state)})
 }
 
@@ -188,6 +189,14 @@ func (mo *model) pin(t *rapid.T) {
 		t.Fatal(err)
 	}
 	mm.pins = append(mm.pins, run{first, count})
+}
+
+func (mo *model) seal(t *rapid.T) {
+	mm, _, _ := mo.pick(t)
+	if err := mm.m.Seal(); err != nil {
+		t.Fatal(err)
+	}
+	mm.sealed = true
 }
 
 func (mo *model) unpin(t *rapid.T) {
@@ -247,7 +256,11 @@ func (mo *model) breakRun(t *rapid.T) {
 		}
 	}
 	want := mo.demand(first, end, after)
+	sealed := mo.table.Sealed(modelFile, first, count)
 	err := call()
+	if mo.pinned(first, end) != (sealed != nil) {
+		t.Fatalf("%d blocks from %d are sealed: %v", count, first, sealed)
+	}
 	if mo.pinned(first, end) {
 		if want = nil; !errors.Is(err, ErrSealed) {
 			t.Fatalf("break of a pinned run: %v", err)
@@ -275,7 +288,11 @@ func (mo *model) breakRun(t *rapid.T) {
 
 func (mo *model) pinned(first, end int64) bool {
 	for _, mm := range mo.mappings {
-		for _, r := range mm.pins {
+		held := mm.pins
+		if mm.sealed {
+			held = append(slices.Clone(held), run{mm.m.first, mm.m.count})
+		}
+		for _, r := range held {
 			if mm.m.file == modelFile && first < end && r.first < end && r.first+r.count > first {
 				return true
 			}
@@ -313,9 +330,20 @@ func checkTaken(t *rapid.T, c *fakeClient, want map[uint64]bool, to Access) {
 
 // check compares the table with the model and checks the table's invariants.
 func (mo *model) check(t *rapid.T) {
-	grants, blocks, breaks := mo.table.Stats()
-	var wantGrants, wantBlocks int64
+	want := Usage{Mappings: int64(len(mo.mappings)), Breaks: mo.breaks}
+	clients, files := make(map[Client]bool), make(map[uint64]bool)
 	for _, mm := range mo.mappings {
+		clients[mm.client], files[mm.m.file] = true, true
+		distinct := make(map[run]bool)
+		for _, r := range mm.pins {
+			distinct[r] = true
+			want.PinnedBlocks += r.count
+		}
+		want.Pins += int64(len(distinct))
+		if mm.sealed {
+			want.Seals++
+			want.SealedBlocks += mm.m.count
+		}
 		var last *node[state]
 		got := make(map[int64]state)
 		for n := range mm.m.runs.overlapping(math.MinInt64, math.MaxInt64) {
@@ -323,10 +351,10 @@ func (mo *model) check(t *rapid.T) {
 				t.Fatalf("runs %s are not joined", mm.m.text())
 			}
 			last = n
-			wantGrants++
+			want.Grants++
 			for b := n.first; b < n.end; b++ {
 				got[b] = n.value
-				wantBlocks++
+				want.GrantedBlocks++
 			}
 		}
 		maps.DeleteFunc(mm.states, func(_ int64, s state) bool { return s == state{} })
@@ -337,8 +365,11 @@ func (mo *model) check(t *rapid.T) {
 			t.Fatal(err)
 		}
 	}
-	if grants != wantGrants || blocks != wantBlocks || breaks != mo.breaks {
-		t.Fatalf("stats %d, %d, %d; want %d, %d, %d", grants, blocks, breaks, wantGrants, wantBlocks, mo.breaks)
+	want.Clients, want.Files = int64(len(clients)), int64(len(files))
+	want.Records = want.Clients + want.Files + want.Mappings + want.Grants + want.Pins + want.Seals
+	got := mo.table.Usage()
+	if want.Bytes = got.Bytes; got != want || (got.Bytes == 0) != (got.Records == 0) {
+		t.Fatalf("usage %+v, want %+v", got, want)
 	}
 	mapped := 0
 	for _, f := range mo.table.files {
@@ -355,7 +386,7 @@ func (mo *model) check(t *rapid.T) {
 
 func TestTableAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		mo := &model{table: NewTable(), clients: []*fakeClient{{pid: 1}, {pid: 2}, {pid: 3}}}
+		mo := &model{table: NewTable(Limits{}), clients: []*fakeClient{{pid: 1}, {pid: 2}, {pid: 3}}}
 		t.Repeat(map[string]func(*rapid.T){
 			"map":    mo.mapSome,
 			"unmap":  mo.unmap,
@@ -363,6 +394,7 @@ func TestTableAgainstModel(t *testing.T) {
 			"grant2": mo.grant,
 			"pin":    mo.pin,
 			"unpin":  mo.unpin,
+			"seal":   mo.seal,
 			"break":  mo.breakRun,
 			"break2": mo.breakRun,
 			"":       mo.check,
@@ -417,7 +449,7 @@ func (p *pages) exceeds(address uint64, count int64, a Access) bool {
 // break no client has access, and a pinned run is never taken from its owner.
 func TestNothingIsReachedAfterABreak(t *testing.T) {
 	const files, workers, rounds, blocks = 2, 8, 1000, 64
-	table := NewTable()
+	table := NewTable(Limits{})
 	var inode [files]sync.Mutex
 	var mapMu sync.Mutex
 	live := make(map[*Mapping]*pages)
@@ -429,7 +461,7 @@ func TestNothingIsReachedAfterABreak(t *testing.T) {
 			for round := range rounds {
 				ino := rng.IntN(files)
 				address := uint64(w)<<40 | uint64(round)<<24
-				m := table.Map(client, uint64(ino), 0, blocks, address)
+				m := table.Map(client, uint64(ino), 0, blocks, address, 3)
 				mapMu.Lock()
 				live[m] = client
 				mapMu.Unlock()
@@ -465,8 +497,8 @@ func TestNothingIsReachedAfterABreak(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if grants, n, _ := table.Stats(); grants != 0 || n != 0 || len(table.files) != 0 {
-		t.Errorf("all is unmapped: %d grants of %d blocks in %d files are left", grants, n, len(table.files))
+	if u := table.Usage(); u.Records != 0 || u.Bytes != 0 || u.GrantedBlocks != 0 {
+		t.Errorf("all is unmapped: %+v", u)
 	}
 }
 
@@ -491,7 +523,7 @@ func pinAndLook(t *testing.T, inode *sync.Mutex, m *Mapping, client *pages, bloc
 func BenchmarkGrant(b *testing.B) {
 	for _, runs := range []int64{1, 1000, 60000} {
 		b.Run(fmt.Sprintf("runs=%d", runs), func(b *testing.B) {
-			m := NewTable().Map(&fakeClient{}, 7, 0, 2*runs+2, 0)
+			m := NewTable(Limits{}).Map(&fakeClient{}, 7, 0, 2*runs+2, 0, 3)
 			for i := range runs {
 				m.Grant(2*i, 1, Read)
 			}

@@ -17,21 +17,38 @@ import (
 //     as can be. No run has access None; a run of zeros has at least Read.
 //   - Whatever access a client has to a block of a file, the table has a run that covers it with that access or more.
 //     (It may have more: see state.) Runs leave the table only after TakeBack has succeeded or the mapping is unmapped.
-//   - A pin of a mapping is in its file's pins once, however often it was taken; its count is in the mapping's pins.
-//   - grants and blocks are the number of runs, and of blocks in them, of all mappings.
+//   - A pin of a mapping is in its file's pins once, however often it was taken; its count is in the mapping's pins. A
+//     seal is in its file's pins, too, with the mapping's own id.
+//   - holdings has what each client has now, for clients that have something.
 type Table struct {
-	mu     sync.Mutex
-	files  map[uint64]*file // protected by mu, and so is everything below
-	lastID uint64
-	grants int64
-	blocks int64
-	breaks int64
+	limits Limits // immutable
+
+	mu       sync.Mutex
+	files    map[uint64]*file // protected by mu, and so is everything below
+	holdings map[Client]*holding
+	lastID   uint64
+	breaks   int64
+}
+
+// Limits bound what one client may have, so that none can use up the owner's memory or keep everything where it is. 0: no
+// limit.
+type Limits struct {
+	Grants       int64 // runs
+	PinnedBlocks int64 // each pin counts, however often the same run is pinned
+	SealedBlocks int64
 }
 
 // file is what is recorded of one file. Protected by Table.mu.
 type file struct {
 	mappings tree[*Mapping]
 	pins     tree[*Mapping]
+}
+
+// holding is what one client has. Protected by Table.mu.
+type holding struct {
+	mappings, grants, blocks int64
+	pins, pinnedBlocks       int64
+	seals, sealedBlocks      int64
 }
 
 // state is what a client may have over a run.
@@ -47,6 +64,7 @@ type state struct {
 type Mapping struct {
 	table        *Table
 	client       Client
+	handle       uint32 // for errors
 	file         uint64
 	first, count int64  // in blocks of the file
 	address      uint64 // of block first
@@ -54,6 +72,8 @@ type Mapping struct {
 
 	// Protected by Table.mu.
 	unmapped bool
+	sealed   bool
+	held     *holding // of the client
 	runs     tree[state]
 	pins     map[run]pin
 }
@@ -68,18 +88,30 @@ type pin struct {
 }
 
 // NewTable returns an empty table.
-func NewTable() *Table { return &Table{files: make(map[uint64]*file)} }
+func NewTable(l Limits) *Table {
+	return &Table{limits: l, files: make(map[uint64]*file), holdings: make(map[Client]*holding)}
+}
 
 // Map records that the client has mapped count blocks of the file, from block first on, at address (bytes, a multiple of
-// BlockSize). Nothing is granted yet. Numbers that are not possible panic: the caller has checked what a client said.
-func (t *Table) Map(c Client, ino uint64, first, count int64, address uint64) *Mapping {
+// BlockSize), by a handle that errors name. Nothing is granted yet. Numbers that are not possible panic: the caller has
+// checked what a client said.
+func (t *Table) Map(c Client, ino uint64, first, count int64, address uint64, handle uint32) *Mapping {
 	if first < 0 || count <= 0 || first >= math.MaxInt64-count || address%BlockSize != 0 ||
 		uint64(count) > (math.MaxUint64-address)/BlockSize {
 		panic(fmt.Sprintf("grant: mapping of %d blocks from %d at address %#x", count, first, address))
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	m := &Mapping{table: t, client: c, file: ino, first: first, count: count, address: address, id: t.newID(), pins: make(map[run]pin)}
+	h := t.holdings[c]
+	if h == nil {
+		h = new(holding)
+		t.holdings[c] = h
+	}
+	h.mappings++
+	m := &Mapping{
+		table: t, client: c, handle: handle, file: ino, first: first, count: count, address: address,
+		id: t.newID(), held: h, pins: make(map[run]pin),
+	}
 	f := t.files[ino]
 	if f == nil {
 		f = new(file)
@@ -107,21 +139,23 @@ func (t *Table) Unmap(m *Mapping) {
 	f := t.files[m.file]
 	for r, p := range m.pins {
 		f.pins.remove(r.first, p.id)
+		m.held.pins--
+		m.held.pinnedBlocks -= r.count * int64(p.taken)
 	}
 	clear(m.pins)
+	if m.sealed {
+		f.pins.remove(m.first, m.id)
+		m.held.seals--
+		m.held.sealedBlocks -= m.count
+	}
 	f.mappings.remove(m.first, m.id)
 	if f.mappings.size == 0 {
 		delete(t.files, m.file)
 	}
+	if m.held.mappings--; m.held.mappings == 0 {
+		delete(t.holdings, m.client)
+	}
 	m.unmapped = true
-}
-
-// Stats returns the number of runs that are granted now, of blocks in them (a block counts once for each mapping that
-// shows it), and of breaks since the start: requests to a client to give grants back.
-func (t *Table) Stats() (grants, blocks, breaks int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.grants, t.blocks, t.breaks
 }
 
 // Client is who has mapped.
@@ -160,9 +194,27 @@ func (m *Mapping) grant(first, count int64, s state) error {
 	if m.unmapped {
 		return ErrUnmapped
 	}
-	m.setRange(first, first+count, func(old state) state {
+	after := func(old state) state {
 		return state{access: max(old.access, s.access), zeros: old.zeros || s.zeros}
-	})
+	}
+	if err := m.within("grants", m.held.grants, 1, m.table.limits.Grants); err != nil && !m.has(first, first+count, after) {
+		return err
+	}
+	m.setRange(first, first+count, after)
+	return nil
+}
+
+// has says whether after changes nothing about [first, end): a fault in what was granted already. Needs mu.
+func (m *Mapping) has(first, end int64, after func(state) state) bool {
+	n := m.runs.any(first, end)
+	return n != nil && n.first <= first && n.end >= end && after(n.value) == n.value
+}
+
+// within checks a limit of the mapping's client. Needs mu.
+func (m *Mapping) within(what string, have, more, limit int64) error {
+	if limit > 0 && more > limit-have {
+		return &LimitError{PID: pidOf(m.client), What: what, Have: have, More: more, Limit: limit}
+	}
 	return nil
 }
 
@@ -172,9 +224,32 @@ func (m *Mapping) check(first, count int64) {
 	}
 }
 
+// Seal makes every break that touches the mapping fail until Unmap. It grants nothing: under the same hold of the inode's
+// lock the caller has made sure that nothing needs to be done before any of the blocks can be granted. It fails with
+// ErrUnmapped or a *LimitError. A second Seal does nothing.
+func (m *Mapping) Seal() error {
+	t := m.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if m.unmapped {
+		return ErrUnmapped
+	}
+	if m.sealed {
+		return nil
+	}
+	if err := m.within("sealed blocks", m.held.sealedBlocks, m.count, t.limits.SealedBlocks); err != nil {
+		return err
+	}
+	t.files[m.file].pins.insert(m.first, m.first+m.count, m.id, m)
+	m.sealed = true
+	m.held.seals++
+	m.held.sealedBlocks += m.count
+	return nil
+}
+
 // Pin seals a run of blocks of the file until Unpin or Unmap: until then every break that touches it fails. A run may be
-// pinned several times, and pins may overlap. A seal is a pin of all that a Direct mapping maps. It grants nothing: the caller populates the run first, under the same hold
-// of the inode's lock. The run must be inside the mapping (panic). It fails with ErrUnmapped.
+// pinned several times, and pins may overlap. Like Seal it grants nothing and is called under the inode's lock. The run
+// must be inside the mapping (panic). It fails with ErrUnmapped or a *LimitError.
 func (m *Mapping) Pin(first, count int64) error {
 	m.check(first, count)
 	t := m.table
@@ -183,12 +258,17 @@ func (m *Mapping) Pin(first, count int64) error {
 	if m.unmapped {
 		return ErrUnmapped
 	}
+	if err := m.within("pinned blocks", m.held.pinnedBlocks, count, t.limits.PinnedBlocks); err != nil {
+		return err
+	}
 	r := run{first, count}
 	p := m.pins[r]
 	if p.taken == 0 {
 		p.id = t.newID()
 		t.files[m.file].pins.insert(first, first+count, p.id, m)
+		m.held.pins++
 	}
+	m.held.pinnedBlocks += count
 	p.taken++
 	m.pins[r] = p
 	return nil
@@ -207,12 +287,40 @@ func (m *Mapping) Unpin(first, count int64) error {
 	case 1:
 		t.files[m.file].pins.remove(first, p.id)
 		delete(m.pins, r)
+		m.held.pins--
 	default:
 		p.taken--
 		m.pins[r] = p
 	}
+	m.held.pinnedBlocks -= count
 	return nil
 }
+
+// Sealed returns the *SealedError with which a break of the run would fail at once, nil if there is no seal or pin.
+func (t *Table) Sealed(ino uint64, first, count int64) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f := t.files[ino]; f != nil {
+		return f.sealed(first, endOf(first, count))
+	}
+	return nil
+}
+
+// sealed is Sealed for a range. Needs Table.mu.
+func (f *file) sealed(first, end int64) error {
+	n := f.pins.any(first, end)
+	if n == nil {
+		return nil
+	}
+	m := n.value
+	return &SealedError{
+		PID: pidOf(m.client), Handle: m.handle, File: m.file, First: n.first, Count: n.end - n.first,
+		Address: m.addressOf(n.first), Pin: n.id != m.id,
+	}
+}
+
+// endOf is where a run ends. "To the end of the file" may be said by any large count.
+func endOf(first, count int64) int64 { return first + min(count, math.MaxInt64-first) }
 
 // Break takes back what clients may do with a run of blocks of the file, until they have at most the access given: all
 // of it (None), or the right to store (Read; clients that can only load keep what they have). Clients are asked in
@@ -261,7 +369,7 @@ func (t *Table) takeBack(ino uint64, first, count int64, to Access, after func(s
 	if first < 0 || count < 0 {
 		panic(fmt.Sprintf("grant: break of %d blocks from %d", count, first))
 	}
-	end := first + min(count, math.MaxInt64-first) // "to the end of the file" may be said by any large count
+	end := endOf(first, count)
 	demands, err := t.demands(ino, first, end, after)
 	if err != nil {
 		return err
@@ -293,9 +401,8 @@ func (t *Table) demands(ino uint64, first, end int64, after func(state) state) (
 	if f == nil {
 		return nil, nil
 	}
-	if n := f.pins.any(first, end); n != nil {
-		m := n.value
-		return nil, &SealedError{PID: pidOf(m.client), File: ino, First: n.first, Count: n.end - n.first, Address: m.addressOf(n.first)}
+	if err := f.sealed(first, end); err != nil {
+		return nil, err
 	}
 	var demands []*demand
 	of := make(map[Client]*demand)
@@ -406,17 +513,16 @@ func (j *joiner) add(first, end int64, s state) {
 	*j = append(*j, node[state]{first: first, end: end, value: s})
 }
 
-// exchange replaces runs and keeps the table's sums.
+// exchange replaces runs and keeps the client's sums.
 func (m *Mapping) exchange(old, runs []node[state]) {
-	t := m.table
 	for _, n := range old {
 		m.runs.remove(n.first, 0)
-		t.grants--
-		t.blocks -= n.end - n.first
+		m.held.grants--
+		m.held.blocks -= n.end - n.first
 	}
 	for _, n := range runs {
 		m.runs.insert(n.first, n.end, 0, n.value)
-		t.grants++
-		t.blocks += n.end - n.first
+		m.held.grants++
+		m.held.blocks += n.end - n.first
 	}
 }

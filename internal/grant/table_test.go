@@ -85,7 +85,7 @@ func expect(t *testing.T, what, got, want string) {
 }
 
 func TestGrantsJoin(t *testing.T) {
-	m := NewTable().Map(&fakeClient{}, 7, 10, 100, 0x100000)
+	m := NewTable(Limits{}).Map(&fakeClient{}, 7, 10, 100, 0x100000, 3)
 	steps := []struct {
 		do   func() error
 		want string
@@ -110,9 +110,9 @@ func TestGrantsJoin(t *testing.T) {
 }
 
 func TestBreakAsksForWhatIsGranted(t *testing.T) {
-	table := NewTable()
+	table := NewTable(Limits{})
 	c := &fakeClient{pid: 17}
-	m := table.Map(c, 7, 10, 100, 0x100000) // block b is at 0x100000 + (b-10) * 0x1000
+	m := table.Map(c, 7, 10, 100, 0x100000, 3) // block b is at 0x100000 + (b-10) * 0x1000
 	must(t, m.Grant(20, 10, Write), m.Grant(40, 5, Read), m.GrantZero(50, 2))
 
 	must(t, table.Break(8, 0, 1000, None), table.Break(7, 0, 20, None), table.Break(7, 30, 10, None))
@@ -131,15 +131,15 @@ func TestBreakAsksForWhatIsGranted(t *testing.T) {
 	expect(t, "a break to none, once for all runs, joined", c.next(), "none: 0x10e000+6 0x11e000+5;")
 	expect(t, "what is left", m.text(), "20+4w")
 
-	if grants, blocks, breaks := table.Stats(); grants != 1 || blocks != 4 || breaks != 3 {
-		t.Errorf("stats: %d grants, %d blocks, %d breaks", grants, blocks, breaks)
+	if u := table.Usage(); u.Grants != 1 || u.GrantedBlocks != 4 || u.Breaks != 3 {
+		t.Errorf("usage: %+v", u)
 	}
 	table.Unmap(m)
 	table.Unmap(m)
 	must(t, table.Break(7, 0, 1000, None))
 	expect(t, "after unmap", c.next(), "")
-	if grants, blocks, _ := table.Stats(); grants != 0 || blocks != 0 || len(table.files) != 0 {
-		t.Errorf("after unmap: %d grants, %d blocks, %d files", grants, blocks, len(table.files))
+	if u := table.Usage(); u != (Usage{Breaks: 3}) {
+		t.Errorf("after unmap: %+v", u)
 	}
 	for name, err := range map[string]error{"Grant": m.Grant(20, 1, Read), "GrantZero": m.GrantZero(20, 1), "Pin": m.Pin(20, 1), "Unpin": m.Unpin(20, 1)} {
 		if !errors.Is(err, ErrUnmapped) {
@@ -149,10 +149,10 @@ func TestBreakAsksForWhatIsGranted(t *testing.T) {
 }
 
 func TestBreakOfSeveralMappings(t *testing.T) {
-	table := NewTable()
+	table := NewTable(Limits{})
 	a, b := &fakeClient{pid: 1}, &fakeClient{pid: 2}
-	a1, a2 := table.Map(a, 7, 0, 10, 0x10000), table.Map(a, 7, 10, 10, 0x1a000) // adjoining in a's address space
-	b1 := table.Map(b, 7, 5, 10, 0x50000)
+	a1, a2 := table.Map(a, 7, 0, 10, 0x10000, 3), table.Map(a, 7, 10, 10, 0x1a000, 3) // adjoining in a's address space
+	b1 := table.Map(b, 7, 5, 10, 0x50000, 3)
 	must(t, a1.Grant(5, 5, Read), a2.Grant(10, 5, Read), b1.Grant(5, 10, Write))
 	must(t, table.Break(7, 6, 8, None))
 	expect(t, "a client with two mappings is asked once", a.next(), "none: 0x16000+8;")
@@ -161,9 +161,9 @@ func TestBreakOfSeveralMappings(t *testing.T) {
 }
 
 func TestBreakFailsForOneClient(t *testing.T) {
-	table := NewTable()
+	table := NewTable(Limits{})
 	good, bad := &fakeClient{pid: 1}, &fakeClient{pid: 4711, fail: fmt.Errorf("stopped: %w", ErrBusy)}
-	mg, mb := table.Map(good, 7, 0, 10, 0x10000), table.Map(bad, 7, 0, 10, 0x20000)
+	mg, mb := table.Map(good, 7, 0, 10, 0x10000, 3), table.Map(bad, 7, 0, 10, 0x20000, 3)
 	must(t, mg.Grant(0, 10, Write), mb.Grant(0, 10, Write))
 
 	err := table.Break(7, 2, 3, None)
@@ -190,16 +190,16 @@ func TestBreakFailsForOneClient(t *testing.T) {
 // TestUnmapDuringBreak: a client that dies while it is asked has given everything back.
 func TestUnmapDuringBreak(t *testing.T) {
 	for _, answer := range []error{nil, ErrBusy} {
-		table := NewTable()
+		table := NewTable(Limits{})
 		c := &fakeClient{fail: answer}
-		m := table.Map(c, 7, 0, 10, 0x10000)
+		m := table.Map(c, 7, 0, 10, 0x10000, 3)
 		must(t, m.Grant(0, 10, Write))
 		c.enter = func() { table.Unmap(m) }
 		if err := table.Break(7, 0, 10, None); err != nil {
 			t.Errorf("the client answers %v and is unmapped: %v", answer, err)
 		}
-		if grants, _, _ := table.Stats(); grants != 0 {
-			t.Errorf("the client answers %v: %d grants are left", answer, grants)
+		if u := table.Usage(); u.Grants != 0 {
+			t.Errorf("the client answers %v: %d grants are left", answer, u.Grants)
 		}
 	}
 }
@@ -207,24 +207,24 @@ func TestUnmapDuringBreak(t *testing.T) {
 // TestClientsAreAskedInParallel would hang if one were asked after the other: each waits for all the others.
 func TestClientsAreAskedInParallel(t *testing.T) {
 	const n = 16
-	table := NewTable()
+	table := NewTable(Limits{})
 	var all sync.WaitGroup
 	all.Add(n)
 	for i := range n {
 		c := &fakeClient{enter: func() {
 			all.Done()
 			all.Wait()
-			table.Stats() // the table is not locked meanwhile
+			table.Usage() // the table is not locked meanwhile
 		}}
-		must(t, table.Map(c, 7, 0, 10, uint64(i)<<20).Grant(0, 10, Read))
+		must(t, table.Map(c, 7, 0, 10, uint64(i)<<20, 3).Grant(0, 10, Read))
 	}
 	must(t, table.Break(7, 0, 10, None))
 }
 
 func TestPinnedRunsAreNotBroken(t *testing.T) {
-	table := NewTable()
+	table := NewTable(Limits{})
 	owner, other := &fakeClient{pid: 99}, &fakeClient{pid: 5}
-	m, o := table.Map(owner, 7, 100, 50, 0x10000), table.Map(other, 7, 100, 50, 0x90000)
+	m, o := table.Map(owner, 7, 100, 50, 0x10000, 3), table.Map(other, 7, 100, 50, 0x90000, 3)
 	must(t, m.Grant(100, 50, Write), o.Grant(100, 50, Read), o.GrantZero(120, 1))
 	must(t, m.Pin(110, 5), m.Pin(110, 5), m.Pin(112, 10))
 
@@ -270,20 +270,24 @@ func TestPinnedRunsAreNotBroken(t *testing.T) {
 }
 
 func TestSealedErrorSays(t *testing.T) {
-	err := &SealedError{PID: 99, File: 7, First: 110, Count: 5, Address: 0x1a000}
-	expect(t, "text", err.Error(), "blocks 110 to 114 of inode 7 are sealed by process 99, which maps them at 0x1a000")
+	err := &SealedError{PID: 99, Handle: 8, File: 7, First: 110, Count: 5, Address: 0x1a000}
+	expect(t, "text", err.Error(),
+		"blocks 110 to 114 of inode 7 are sealed by process 99, which maps them at 0x1a000 by its handle 8")
+	err.Pin = true
+	expect(t, "text", err.Error(),
+		"blocks 110 to 114 of inode 7 are pinned by process 99, which maps them at 0x1a000 by its handle 8")
 }
 
 func TestImpossibleNumbersPanic(t *testing.T) {
-	table := NewTable()
-	m := table.Map(&fakeClient{}, 7, 10, 10, 0x10000)
+	table := NewTable(Limits{})
+	m := table.Map(&fakeClient{}, 7, 10, 10, 0x10000, 3)
 	calls := map[string]func(){
-		"Map before the file":              func() { table.Map(&fakeClient{}, 7, -1, 1, 0) },
-		"Map of nothing":                   func() { table.Map(&fakeClient{}, 7, 0, 0, 0) },
-		"Map of too much":                  func() { table.Map(&fakeClient{}, 7, 1, math.MaxInt64, 0) },
-		"Map of more than there is memory": func() { table.Map(&fakeClient{}, 7, 0, 1<<52, 0) },
-		"Map to the end of memory":         func() { table.Map(&fakeClient{}, 7, 0, 2, math.MaxUint64&^(BlockSize-1)) },
-		"Map askew":                        func() { table.Map(&fakeClient{}, 7, 0, 1, 1) },
+		"Map before the file":              func() { table.Map(&fakeClient{}, 7, -1, 1, 0, 3) },
+		"Map of nothing":                   func() { table.Map(&fakeClient{}, 7, 0, 0, 0, 3) },
+		"Map of too much":                  func() { table.Map(&fakeClient{}, 7, 1, math.MaxInt64, 0, 3) },
+		"Map of more than there is memory": func() { table.Map(&fakeClient{}, 7, 0, 1<<52, 0, 3) },
+		"Map to the end of memory":         func() { table.Map(&fakeClient{}, 7, 0, 2, math.MaxUint64&^(BlockSize-1), 3) },
+		"Map askew":                        func() { table.Map(&fakeClient{}, 7, 0, 1, 1, 3) },
 		"Grant before":                     func() { m.Grant(9, 1, Read) },
 		"Grant beyond":                     func() { m.Grant(20, 1, Read) },
 		"Grant across the end":             func() { m.Grant(19, 2, Read) },
@@ -307,5 +311,74 @@ func TestImpossibleNumbersPanic(t *testing.T) {
 		}()
 	}
 	expect(t, "nothing was granted", m.text(), "")
-	table.Map(&fakeClient{}, 7, 0, 1, math.MaxUint64&^(2*BlockSize-1)) // the last page but one
+	table.Map(&fakeClient{}, 7, 0, 1, math.MaxUint64&^(2*BlockSize-1), 3) // the last page but one
+}
+
+func TestSeal(t *testing.T) {
+	table := NewTable(Limits{})
+	c := &fakeClient{pid: 99}
+	m := table.Map(c, 7, 100, 50, 0x10000, 8)
+	must(t, m.Grant(100, 50, Write), m.Pin(110, 5), m.Seal(), m.Seal())
+	for _, at := range []int64{100, 112, 149} {
+		var e *SealedError
+		if err := table.Break(7, at, 1, Read); !errors.As(err, &e) || e.PID != 99 || e.Handle != 8 {
+			t.Errorf("break of block %d of a sealed mapping: %v", at, err)
+		}
+	}
+	must(t, table.Sealed(7, 0, 100), table.Sealed(7, 150, math.MaxInt64), table.Sealed(8, 0, math.MaxInt64))
+	must(t, m.Unpin(110, 5))
+	if u := table.Usage(); u.Seals != 1 || u.SealedBlocks != 50 || u.Pins != 0 {
+		t.Errorf("usage %+v", u)
+	}
+	table.Unmap(m)
+	must(t, table.Sealed(7, 0, math.MaxInt64))
+	if err := m.Seal(); !errors.Is(err, ErrUnmapped) {
+		t.Errorf("seal of an unmapped mapping: %v", err)
+	}
+}
+
+// TestLimits: what a client may have is bounded, whatever others have, and giving back makes room.
+func TestLimits(t *testing.T) {
+	table := NewTable(Limits{Grants: 2, PinnedBlocks: 10, SealedBlocks: 20})
+	c, other := &fakeClient{pid: 99}, &fakeClient{pid: 5}
+	m := table.Map(c, 7, 0, 20, 0x100000, 3)
+	o := table.Map(other, 7, 0, 20, 0x900000, 3)
+	over := func(what string, err error) {
+		t.Helper()
+		var e *LimitError
+		if !errors.Is(err, ErrLimit) || !errors.Is(err, unix.EDQUOT) || !errors.As(err, &e) || e.PID != 99 || e.What != what {
+			t.Errorf("too many %s: %v", what, err)
+		}
+	}
+	must(t, m.Grant(0, 2, Write), m.Grant(4, 2, Write), m.Grant(4, 1, Read))
+	over("grants", m.Grant(8, 1, Read))
+	over("grants", m.GrantZero(0, 1))
+	must(t, o.Grant(8, 1, Read), table.Break(7, 0, 2, None), m.Grant(8, 1, Read))
+
+	must(t, m.Pin(0, 5), m.Pin(0, 5))
+	over("pinned blocks", m.Pin(0, 1))
+	must(t, o.Pin(0, 1), m.Unpin(0, 5), m.Pin(3, 4))
+
+	must(t, m.Seal())
+	m2 := table.Map(c, 8, 0, 1, 0x800000, 3)
+	over("sealed blocks", m2.Seal())
+	table.Unmap(m)
+	must(t, m2.Seal())
+}
+
+// TestRecordsAreFew: a run is one record, however long, and nothing is recorded for what nobody maps.
+func TestRecordsAreFew(t *testing.T) {
+	table := NewTable(Limits{})
+	m := table.Map(&fakeClient{}, 7, 0, 1<<18, 1<<32, 3) // 1 GiB
+	for at := int64(0); at < 1<<18; at += 512 {
+		must(t, m.Grant(at, 512, Write))
+	}
+	must(t, m.Seal())
+	if u := table.Usage(); u.Grants != 1 || u.Records > 5 || u.Bytes > 2048 {
+		t.Errorf("a sealed 1 GiB takes %+v", u)
+	}
+	table.Unmap(m)
+	if u := table.Usage(); u != (Usage{}) {
+		t.Errorf("nothing is mapped, and yet %+v", u)
+	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/core"
 	"github.com/pmemfs/pmemfs/internal/fault"
 	"github.com/pmemfs/pmemfs/internal/grant"
 	"github.com/pmemfs/pmemfs/internal/layout"
@@ -20,6 +21,10 @@ func classify(err error) (syscall.Errno, wire.Reason) {
 	switch {
 	case errors.Is(err, grant.ErrSealed):
 		return unix.EBUSY, wire.ReasonSealed
+	case errors.Is(err, core.ErrStatic):
+		return unix.EBUSY, wire.ReasonStatic
+	case errors.As(err, new(*core.UnfilledError)):
+		return unix.EINVAL, wire.ReasonUnfilled
 	case errors.As(err, &corrupt):
 		return unix.EIO, wire.ReasonCorrupt
 	case errors.As(err, &errno) && errno != 0:
@@ -35,6 +40,19 @@ func errorReply(err error) *wire.Reply {
 	if text := err.Error(); text != errno.Error() {
 		r.Detail = text
 	}
+	var sealed *grant.SealedError
+	if errors.As(err, &sealed) {
+		r.Sealed = &wire.Sealed{
+			PID: int64(sealed.PID), Handle: sealed.Handle, Off: sealed.First * blockSize, Length: sealed.Count * blockSize,
+		}
+		if sealed.Pin {
+			r.Sealed.Pin = 1
+		}
+	}
+	var unfilled *core.UnfilledError
+	if errors.As(err, &unfilled) {
+		r.Offset, r.Name = unfilled.Off, unfilled.What
+	}
 	return r
 }
 
@@ -49,7 +67,7 @@ func faultCode(err error) fault.Code {
 		return fault.CodeAccess
 	case unix.EBUSY:
 		return fault.CodeBusy
-	case unix.ENOMEM:
+	case unix.ENOMEM, unix.EDQUOT:
 		return fault.CodeNoMemory
 	}
 	return fault.CodeIO

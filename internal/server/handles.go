@@ -19,6 +19,8 @@ type handle struct {
 	kind  uint32     // immutable: S_IFMT bits
 	flags uint32     // immutable: O_ACCMODE and O_APPEND
 	users atomic.Int64
+
+	direct atomic.Bool // somebody who may seal has allowed it to whoever has the handle
 }
 
 func newHandle(n *core.Node, kind, flags uint32) *handle {

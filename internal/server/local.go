@@ -15,6 +15,7 @@ import (
 type local struct{ grant.Client }
 
 func (local) resolvesFaults() bool { return false }
+func (local) ended() bool          { return false }
 func (local) close()               {}
 
 // PID lets errors name the process.

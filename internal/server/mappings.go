@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -83,13 +84,15 @@ func (m *mapping) checkRange(off, n int64) (first, count int64, err error) {
 
 // checkMapFlags refuses what is unknown, unsupported or contradictory.
 func (s *Session) checkMapFlags(flags uint32) error {
-	const kinds = wire.MapShared | wire.MapSync | wire.MapDirect | wire.MapUnchecked
+	const exclusive = wire.MapSync | wire.MapDirect | wire.MapUnchecked // each goes with MapShared, which they include
 	mask := s.MapMask()
 	switch {
 	case flags&^mask != 0:
 		return fmt.Errorf("map flags %#x are not supported, %#x are: %w", flags&^mask, mask, unix.EOPNOTSUPP)
-	case flags&kinds == 0:
-		return invalid("none of the kinds of mapping is given")
+	case flags&(exclusive|wire.MapShared) == 0:
+		return invalid("none of the kinds of mapping is given: Shared, Sync, Direct or Unchecked")
+	case bits.OnesCount32(flags&exclusive) > 1:
+		return invalid("Sync, Direct and Unchecked exclude each other")
 	}
 	return nil
 }
@@ -112,12 +115,25 @@ func (s *Session) mapFile(q *wire.Request) (*wire.Reply, error) {
 		return nil, unix.EROFS
 	}
 	return s.useFile(q, true, write, func(h *handle) (*wire.Reply, error) {
+		direct := q.Flags&wire.MapDirect != 0
+		if direct {
+			if err := s.mayDirect(h); err != nil {
+				return nil, err
+			}
+		}
 		h.users.Add(1) // it is one already, as this request
 		m := &mapping{
 			srv: s.srv, handle: h, first: q.Offset / blockSize, length: q.Length, address: q.Address, writable: write,
 			pins: newTable[pinned]("pin", maxPins),
 		}
-		m.grants = s.srv.grants.Map(s.taker, uint64(h.node.Ino()), m.first, m.pages(), m.address)
+		m.grants = s.srv.grants.Map(s.taker, uint64(h.node.Ino()), m.first, m.pages(), m.address, q.Handle)
+		if direct {
+			fill := q.Flags&wire.MapPopulate != 0 && h.writable() && !s.readOnly
+			if err := m.filled(q.Offset, q.Length, fill, m.grants.Seal); err != nil {
+				m.end()
+				return nil, err
+			}
+		}
 		id, err := s.mappings.add(m)
 		if err != nil {
 			m.end()
@@ -167,12 +183,22 @@ func (s *Session) pin(q *wire.Request) (*wire.Reply, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := m.grants.Pin(r.first, r.count); err != nil {
+		if err := m.pin(r); err != nil {
 			_, removeErr := m.pins.remove(id)
 			return nil, errors.Join(err, removeErr)
 		}
 		return &wire.Reply{Handle: id}, nil
 	})
+}
+
+// pin pins a run. Where the client can store, it is filled first: a hole that is granted as zeros would have to be taken back
+// when the client itself stores to it.
+func (m *mapping) pin(r pinned) error {
+	pin := func() error { return m.grants.Pin(r.first, r.count) }
+	if m.writable {
+		return m.filled(r.first*blockSize, r.count*blockSize, true, pin)
+	}
+	return m.handle.node.Hold(pin)
 }
 
 func (s *Session) unpin(q *wire.Request) (*wire.Reply, error) {

@@ -12,8 +12,12 @@ import (
 )
 
 func wireAttr(a core.Attr) *wire.Attr {
+	var flags uint32
+	if a.Static {
+		flags |= wire.AttrStatic
+	}
 	return &wire.Attr{
-		Ino: uint64(a.Ino), Generation: a.Generation, Mode: a.Mode, Nlink: a.Nlink, UID: a.UID, GID: a.GID,
+		Flags: flags, Ino: uint64(a.Ino), Generation: a.Generation, Mode: a.Mode, Nlink: a.Nlink, UID: a.UID, GID: a.GID,
 		Size: a.Size, Blocks: a.Blocks, Rdev: a.Rdev, Atime: a.Atime, Mtime: a.Mtime, Ctime: a.Ctime, Btime: a.Btime,
 	}
 }

@@ -51,6 +51,8 @@ func (r *remote) PID() int { return r.pid }
 
 func (r *remote) resolvesFaults() bool { return true }
 
+func (r *remote) ended() bool { return pidfdEnded(r.pidfd) }
+
 func (r *remote) close() {
 	r.page.Close()
 	r.process.Close()
@@ -62,11 +64,14 @@ func (r *remote) gone() {
 	if err != nil {
 		return // closed
 	}
-	raw.Read(func(fd uintptr) bool { // an error: closed
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, 0)
-		return err == nil && n == 1
-	})
+	raw.Read(func(fd uintptr) bool { return pidfdEnded(int(fd)) }) // an error: closed
+}
+
+// pidfdEnded says whether all threads of a process are gone.
+func pidfdEnded(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n == 1
 }
 
 // serveFaults answers the page faults of a remote session until its page is closed.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log"
@@ -27,8 +28,34 @@ type Options struct {
 	BreakTimeout time.Duration
 	// Logf takes one line for each event that nobody else is told of. nil: the standard logger.
 	Logf func(format string, args ...any)
+	// DirectGroups are groups whose members may seal and freeze, as those may who have the capability CAP_LINUX_IMMUTABLE.
+	DirectGroups []uint32
+	Limits       Limits // of each client
 	// PowerCut emulates a medium that loses its power when a client says so, whatever the pool is on. nil: no.
 	PowerCut *medium.PowerCutOptions
+}
+
+// Limits bound what one client may have, so that none can use up the server or keep all blocks where they are. A field that
+// is 0 means the default in brackets.
+type Limits struct {
+	Handles     int   // open files and directories (65,536)
+	Mappings    int   // (4,096)
+	Grants      int64 // runs of blocks that it can access (65,536: about what the kernel lets a process map)
+	PinnedBytes int64 // a range that is pinned twice counts twice (256 MiB)
+	SealedBytes int64 // in Direct mappings (half of the data area)
+}
+
+// withDefaults returns the limits for a pool whose data area has so many bytes.
+func (l Limits) withDefaults(data int64) Limits {
+	return Limits{
+		Handles: cmp.Or(l.Handles, 1<<16), Mappings: cmp.Or(l.Mappings, 1<<12), Grants: cmp.Or(l.Grants, 1<<16),
+		PinnedBytes: cmp.Or(l.PinnedBytes, 256<<20), SealedBytes: cmp.Or(l.SealedBytes, max(data/2, blockSize)),
+	}
+}
+
+// blocks returns those limits that the grant table knows of.
+func (l Limits) blocks() grant.Limits {
+	return grant.Limits{Grants: l.Grants, PinnedBlocks: l.PinnedBytes / blockSize, SealedBlocks: l.SealedBytes / blockSize}
 }
 
 // Server owns a pool.
@@ -98,7 +125,9 @@ func Open(pool string, o Options) (*Server, error) {
 
 // mount mounts the pool of a new server, or closes it.
 func (s *Server) mount() (err error) {
-	s.report, s.grants, s.sessions = s.pool.Report(), grant.NewTable(), map[*Session]struct{}{}
+	s.report, s.sessions = s.pool.Report(), map[*Session]struct{}{}
+	s.opts.Limits = s.opts.Limits.withDefaults(s.report.DataSize)
+	s.grants = grant.NewTable(s.opts.Limits.blocks())
 	s.fs, err = core.Mount(s.pool.Meta(), s.pool.Data(), core.Options{ReadOnly: s.opts.ReadOnly, Breaker: breaker{s.grants}})
 	if err != nil {
 		return errors.Join(fmt.Errorf("mount %s: %w", s.report.Path, err), s.pool.Close())
@@ -175,6 +204,15 @@ func (s *Server) Info() Info {
 	return Info{PID: os.Getpid(), UUID: st.UUID, Label: st.Label, Medium: s.report}
 }
 
+// Stats is what Stats is answered with, as JSON.
+type Stats struct {
+	Clients int         `json:"clients"` // sessions, the asking one included
+	Frames  grant.Usage `json:"frames"`
+}
+
+// Stats says what the server has to do with now.
+func (s *Server) Stats() Stats { return Stats{Clients: len(s.all()), Frames: s.grants.Usage()} }
+
 // Pool gives an embedding program the means to map the data area.
 func (s *Server) Pool() Pool { return s.pool }
 
@@ -191,9 +229,8 @@ func (b breaker) Break(ino layout.Ino, first, count int64, what core.Taking) err
 	return b.grants.Break(uint64(ino), first, count, grant.None)
 }
 
-// Sealed takes nothing back: what may be left is all that there is.
 func (b breaker) Sealed(ino layout.Ino, first, count int64) error {
-	return b.grants.Break(uint64(ino), first, count, grant.Write)
+	return b.grants.Sealed(uint64(ino), first, count)
 }
 
 // MapMask returns the flags of Map that the session supports.
@@ -202,7 +239,11 @@ func (s *Session) MapMask() uint32 {
 		return 0 // runs of single blocks cannot be mapped there
 	}
 	mask := uint32(wire.MapShared | wire.MapPopulate | wire.MapReadOnly)
-	if s.taker.resolvesFaults() && s.srv.granularity() <= medium.CacheLine {
+	if s.srv.granularity() > medium.CacheLine {
+		return mask // a page cache is no persistence domain: no store is durable before a system call
+	}
+	mask |= wire.MapDirect | wire.MapUnchecked
+	if s.taker.resolvesFaults() {
 		mask |= wire.MapSync
 	}
 	return mask

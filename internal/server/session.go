@@ -15,12 +15,8 @@ import (
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
-// Limits of a session: far beyond what a program needs, and little enough that a runaway one harms itself alone.
-const (
-	maxHandles  = 1 << 16
-	maxMappings = 1 << 12
-	maxPins     = 1 << 12 // of one mapping
-)
+// maxPins is how many pins a mapping may have: far beyond what a program needs.
+const maxPins = 1 << 12
 
 // Session is a client: what it may do, has open and has mapped.
 type Session struct {
@@ -43,14 +39,16 @@ type taker interface {
 	grant.Client
 	// resolvesFaults says whether page faults of the client reach the server.
 	resolvesFaults() bool
+	// ended says whether the process is gone, so that its number may be another's.
+	ended() bool
 	close()
 }
 
 func newSession(srv *Server, pid int, cred core.Cred, readOnly bool) *Session {
 	return &Session{
 		srv: srv, pid: pid, cred: cred, readOnly: readOnly || srv.readOnly(),
-		handles:  newTable[*handle]("handle", maxHandles),
-		mappings: newTable[*mapping]("mapping", maxMappings),
+		handles:  newTable[*handle]("handle", srv.opts.Limits.Handles),
+		mappings: newTable[*mapping]("mapping", srv.opts.Limits.Mappings),
 	}
 }
 
@@ -90,6 +88,11 @@ var ops = [wire.OpEnd]op{
 	wire.OpSetXattr:    {do: (*Session).setXattr, changes: true},
 	wire.OpListXattr:   {do: (*Session).listXattr},
 	wire.OpRemoveXattr: {do: (*Session).removeXattr, changes: true},
+
+	wire.OpFill:        {do: (*Session).fill, changes: true},
+	wire.OpAllowDirect: {do: (*Session).allowDirect},
+	wire.OpSetStatic:   {do: (*Session).setStatic, changes: true},
+	wire.OpStats:       {do: (*Session).stats},
 
 	wire.OpMap:     {do: (*Session).mapFile},
 	wire.OpUnmap:   {do: (*Session).unmap},
