@@ -119,9 +119,14 @@ func TestJSONIsDocumented(t *testing.T) {
 		{"mkfs", pool, "--force", "--size", "64M"}, {"info", pool}, {"info", dir}, {"mkdir", pool, "d"}, {"put", pool, input, "d"},
 		{"ln", pool, "d/input", "hard"}, {"ln", "-s", pool, "hard", "soft"}, {"ls", pool}, {"stat", pool, "soft"}, {"cat", pool, "hard"},
 		{"extents", pool, "hard"}, {"mv", pool, "hard", "d"}, {"get", pool, "d", dir}, {"rm", pool, "soft"}, {"check", pool}, {"version"},
-		{"demo", dir, "--quick"}, {"crashtest", "--depth", "1", "--time", "100ms"},
+		{"fill", pool, "d/input"}, {"demo", dir, "--quick"}, {"crashtest", "--depth", "1", "--time", "100ms"},
 	}
 	seen := map[string]bool{"serve": true, "powercut": true} // TestServe, TestPowerCut
+	if capable() {
+		lines = append(lines, []string{"freeze", "--fill", pool, "d/input"}, []string{"thaw", pool, "d/input"})
+	} else {
+		seen["freeze"], seen["thaw"] = true, true
+	}
 	for _, line := range lines {
 		seen[line[0]] = true
 		cmd := command(append(line, "--json")...)
@@ -171,7 +176,13 @@ func TestInfo(t *testing.T) {
 		if served := object["socket"] != nil; served != strings.Contains(mask, "Sync") {
 			t.Errorf("map flags %s, served: %v", mask, served)
 		}
+		if !strings.Contains(mask, "Direct|Unchecked") || object["clients"] != 1.0 {
+			t.Errorf("map flags %s, %v clients", mask, object["clients"])
+		}
 		text := ok(t, "info", pool, "--require", "cache-line")
+		if refused := strings.Contains(text, "not offered: Sync: "); refused == strings.Contains(mask, "Sync") {
+			t.Error(text)
+		}
 		for _, want := range []string{"tmpfs", "EMULATED", "fstatfs", "MAP_SYNC", "format:      version 1"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("there is no %q in\n%s", want, text)
@@ -237,7 +248,7 @@ func TestNoPool(t *testing.T) {
 	}
 	for _, verb := range [][]string{
 		{"ls"}, {"stat", "a"}, {"mkdir", "a"}, {"put", "a"}, {"get", "a"}, {"cat", "a"}, {"mv", "a", "b"}, {"ln", "a", "b"}, {"rm", "a"},
-		{"extents", "a"}, {"check"}, {"serve", "--socket", filepath.Join(dir, "s")},
+		{"extents", "a"}, {"fill", "a"}, {"freeze", "a"}, {"thaw", "a"}, {"check"}, {"serve", "--socket", filepath.Join(dir, "s")},
 	} {
 		on := func(pool string) []string { return append([]string{verb[0], pool}, verb[1:]...) }
 		fails(t, exitUnable, []string{missing, "no such file", "try:"}, on(missing)...)
@@ -405,12 +416,15 @@ func TestSocketIsSomethingElse(t *testing.T) {
 	}
 }
 
-// TestOtherUser is somebody who may do nothing.
-func TestOtherUser(t *testing.T) {
+// nobody is the number of a user and of its group.
+const nobody = 65534
+
+// otherUser returns what runs the command as nobody, with capabilities. Its working directory is the root.
+func otherUser(t *testing.T) (as func(capabilities []uintptr, args ...string) outcome) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to be somebody else")
 	}
-	const nobody = 65534
 	dir := memoryDir(t)
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
@@ -420,16 +434,27 @@ func TestOtherUser(t *testing.T) {
 	if err := errors.Join(os.WriteFile(binary, self, 0o755), os.Chmod(dir, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	as := func(args ...string) outcome {
+	return func(capabilities []uintptr, args ...string) outcome {
 		cmd := command(args...)
 		cmd.Path = binary
 		cmd.Dir = "/"
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Credential: &syscall.Credential{Uid: nobody, Gid: nobody}, AmbientCaps: capabilities,
+		}
 		return execute(t, cmd)
+	}
+}
+
+// TestOtherUser is somebody who may do nothing.
+func TestOtherUser(t *testing.T) {
+	as := otherUser(t)
+	dir := memoryDir(t)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	refused := func(args ...string) {
 		t.Helper()
-		o := as(args...)
+		o := as(nil, args...)
 		if o.code != exitUnable || !strings.Contains(o.stderr, "permission denied") || !strings.Contains(o.stderr, "try: ") {
 			t.Errorf("%q: exit code %d\n%s", args, o.code, o.stderr)
 		}
@@ -451,10 +476,10 @@ func TestOtherUser(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(s.socket), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if o := as("cat", s.socket, "secret"); o.stdout != "text" {
+	if o := as(nil, "cat", s.socket, "secret"); o.stdout != "text" {
 		t.Errorf("%+v", o)
 	}
-	if o := as("mkdir", s.socket, "d"); o.code != exitFailed || !strings.Contains(o.stderr, "read-only") {
+	if o := as(nil, "mkdir", s.socket, "d"); o.code != exitFailed || !strings.Contains(o.stderr, "read-only") {
 		t.Errorf("%+v", o)
 	}
 	s.stop(syscall.SIGTERM)

@@ -118,7 +118,6 @@ func explain(err error) *problem {
 		copyErr *tree.Error
 		media   *medium.Error
 		errno   unix.Errno
-		access  *pmemfs.FaultError
 	)
 	switch {
 	case errors.As(err, &copyErr):
@@ -131,8 +130,8 @@ func explain(err error) *problem {
 	case errors.As(err, &linkErr):
 		p.Path = linkErr.Old
 	}
-	if errors.As(err, &access) {
-		p.Offset = &access.Offset
+	if off, known := offset(err); known {
+		p.Offset = &off
 	}
 	if errors.As(err, &errno) {
 		p.Errno = unix.ErrnoName(errno)
@@ -141,14 +140,49 @@ func explain(err error) *problem {
 		p.Evidence = media.Evidence
 	}
 	if p.Try == "" {
-		p.Try = generalRemedy(err)
+		p.Try = generalRemedy(err, p.Path)
 	}
 	return p
 }
 
-// generalRemedy is for errors that mean the same in every verb.
-func generalRemedy(err error) string {
+// offset returns the byte of the file that an error of the library is about.
+func offset(err error) (off int64, known bool) {
+	var (
+		access   *pmemfs.FaultError
+		sealed   *pmemfs.SealedError
+		unfilled *pmemfs.UnfilledError
+	)
 	switch {
+	case errors.As(err, &access):
+		return access.Offset, true
+	case errors.As(err, &sealed):
+		return sealed.Offset, true
+	case errors.As(err, &unfilled):
+		return unfilled.Offset, true
+	}
+	return 0, false
+}
+
+// generalRemedy is for errors that mean the same in every verb. path: of the file, if it is known.
+func generalRemedy(err error, path string) string {
+	file := "FILE"
+	if path != "" {
+		file = "/" + strings.TrimPrefix(path, "/")
+	}
+	var sealed *pmemfs.SealedError
+	switch {
+	case errors.Is(err, pmemfs.ErrStatic):
+		return "pmemfs thaw POOL " + file
+	case errors.As(err, &sealed) && sealed.Pin:
+		return fmt.Sprintf("once more: process %d has pinned it for the time of an I/O only", sealed.PID)
+	case errors.As(err, &sealed):
+		return fmt.Sprintf("unmap it in process %d, or stop that; pmemfs info SOCKET shows what is sealed", sealed.PID)
+	case errors.As(err, new(*pmemfs.UnfilledError)):
+		return "pmemfs fill POOL " + file
+	case errors.Is(err, unix.EDQUOT):
+		return "unmap or unpin something, or start the server with more: pmemfs serve --max-sealed, --max-pinned, --max-grants"
+	case errors.Is(err, unix.EMFILE):
+		return "close or unmap something, or start the server with more: pmemfs serve --max-handles, --max-mappings"
 	case errors.Is(err, unix.ENOSPC):
 		return "pmemfs info POOL shows what is free; remove files, or make a larger pool"
 	case errors.Is(err, pmemfs.ErrServerGone):

@@ -21,15 +21,21 @@ func (a *app) info() *cobra.Command {
 	cmd := a.command(verb{
 		use: "info POOL [flags]", short: "Say what a pool is, and what its medium guarantees", args: [2]int{1, 1},
 		long: `Prints what makes stores durable on the medium and how that was found out, the sizes of the pool and what of it is in
-use, and the flags of Map that are supported. POOL may also be a directory or a DAX device without a pool: then what
-a pool there would have is found out; in a directory, by two small files that are removed at once.
+use, and the flags of Map that are supported, with the reason for those that are not. Frames are the owner's records of
+who may access which blocks: grants, the seals of Direct mappings, and pins; there are some only for what is mapped.
+
+POOL may also be a directory or a DAX device without a pool: then what a pool there would have is found out; in a
+directory, by two small files that are removed at once.
 
 With --require it fails unless the medium gives that granularity, and says what is missing.
 
 With --json: pool, socket (of a server), pid (of the owner), uuid, label, format_version, map_mask, read_only;
 medium: path, kind, file_system, domain, granularity, emulated, power_cut (where power cuts are emulated), map_sync,
 meta_size, data_size, alignment, read_only, flush_method, stream_method, evidence (what, how, result); use:
-block_size, blocks, free_blocks, inodes, free_inodes, meta_blocks, free_meta_blocks; is_pool. Without a pool only medium and is_pool are there.
+block_size, blocks, free_blocks, inodes, free_inodes, meta_blocks, free_meta_blocks; is_pool; clients (connections,
+this one included); frames: clients, files, mappings, grants, pins, seals, granted_blocks, pinned_blocks, sealed_blocks,
+records (all of them), bytes (of memory that they take), breaks (since the start). Without a pool only medium and
+is_pool are there.
 `,
 		example: `  pmemfs info /dev/shm/pool
   pmemfs info /run/pmemfs/pool.sock --require cache-line
@@ -57,13 +63,16 @@ type infoResult struct {
 	FormatVersion int               `json:"format_version"`
 	Use           pmemfs.StatfsInfo `json:"use"`
 	IsPool        bool              `json:"is_pool"`
+	pmemfs.Stats
 }
 
 func (a *app) inspect(pool string, require pmemfs.Granularity) (*infoResult, error) {
 	r := &infoResult{FormatVersion: layout.Version, IsPool: true} // other versions are refused
 	err := a.look(pool, func(fsys *pmemfs.FS) (err error) {
 		r.Info = fsys.Info()
-		r.Use, err = fsys.Statfs()
+		if r.Use, err = fsys.Statfs(); err == nil {
+			r.Stats, err = fsys.Stats()
+		}
 		return err
 	}, pmemfs.Require(require))
 	return r, err
@@ -86,7 +95,7 @@ func (r *infoResult) guarantee() string { return guarantee(&r.Medium) }
 func (r *infoResult) text(w io.Writer) {
 	owner := "nobody"
 	if r.Socket != "" {
-		owner = fmt.Sprintf("process %d, serving at %s", r.PID, r.Socket)
+		owner = fmt.Sprintf("process %d, serving %s at %s", r.PID, count(int64(r.Clients-1), "other client"), r.Socket)
 	}
 	used := func(all, free, unit int64) string {
 		return fmt.Sprintf("%s, %s free", formatSize(all*unit), formatSize(free*unit))
@@ -102,9 +111,48 @@ func (r *infoResult) text(w io.Writer) {
 		{"data", used(u.Blocks, u.FreeBlocks, u.BlockSize)},
 		{"meta", fmt.Sprintf("%s; for directories and block maps %s", formatSize(r.Medium.MetaSize), used(u.MetaBlocks, u.FreeMetaBlocks, u.BlockSize))},
 		{"inodes", fmt.Sprintf("%d, %d free", u.Inodes, u.FreeInodes)},
-		{"map flags", strings.ReplaceAll(r.MapMask.String(), "|", ", ")},
+		{"frames", framesText(&r.Frames)},
+		{"map flags", flagNames(r.MapMask)},
 	}.text(w)
+	if why := r.refusedFlags(); why != "" {
+		fields{{"not offered", why}}.text(w)
+	}
 	mediumText(w, &r.Medium)
+}
+
+func flagNames(f pmemfs.MapFlags) string { return strings.ReplaceAll(f.String(), "|", ", ") }
+
+// refusedFlags says which flags of Map the pool does not support, and why.
+func (r *infoResult) refusedFlags() string {
+	const all = pmemfs.Shared | pmemfs.Sync | pmemfs.Direct | pmemfs.Unchecked | pmemfs.Populate | pmemfs.ReadOnly
+	refused := all &^ r.MapMask
+	switch {
+	case refused == 0:
+		return ""
+	case r.MapMask == 0:
+		return fmt.Sprintf("all: the medium can only be mapped in units of %s", formatSize(r.Medium.Alignment))
+	case r.Medium.Granularity == pmemfs.Page:
+		return flagNames(refused) + ": stores must become durable without a system call, and this medium lies behind a page cache"
+	}
+	return flagNames(refused) + ": page faults must be resolved by a server (pmemfs serve)"
+}
+
+// framesText says what there is of each kind of record.
+func framesText(f *pmemfs.Frames) string {
+	if f.Records == 0 {
+		return "none"
+	}
+	list := []string{count(f.Clients, "client"), count(f.Mappings, "mapping") + " of " + count(f.Files, "file")}
+	for _, kind := range []struct {
+		n, blocks int64
+		what      string
+	}{{f.Grants, f.GrantedBlocks, "grant"}, {f.Seals, f.SealedBlocks, "seal"}, {f.Pins, f.PinnedBlocks, "pin"}} {
+		if kind.n > 0 {
+			list = append(list, fmt.Sprintf("%s of %s", count(kind.n, kind.what), count(kind.blocks, "block")))
+		}
+	}
+	return fmt.Sprintf("%s, %s (%s); %s until now", count(f.Records, "record"), formatSize(f.Bytes), strings.Join(list, ", "),
+		count(f.Breaks, "break"))
 }
 
 // fields are lines of a name and a value.

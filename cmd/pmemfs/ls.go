@@ -21,11 +21,12 @@ func (a *app) ls() *cobra.Command {
 	var long, itself bool
 	cmd := a.command(verb{
 		use: "ls POOL [PATH...] [flags]", short: "List directories", args: [2]int{1, -1},
-		long: `Without PATH the root is listed. A symbolic link given as PATH is followed.
+		long: `Without PATH the root is listed. A symbolic link given as PATH is followed. With -l a "!" behind the permissions marks
+static files (see "pmemfs freeze").
 
 With --json: entries, each with path, type (file, directory, symlink, fifo, socket, device), permissions (as of ls -l),
 target (of a symlink) and the fields of "pmemfs stat": ino, generation, mode, nlink, uid, gid, size, blocks, atime,
-mtime, ctime, btime.
+mtime, ctime, btime, static.
 `,
 		example: `  pmemfs ls /dev/shm/pool
   pmemfs ls -l /run/pmemfs/pool.sock /data /etc
@@ -211,7 +212,11 @@ func (r *lsResult) text(w io.Writer) {
 
 // longText is a line of ls -l.
 func (e *entry) longText(w io.Writer, o *owners) {
-	fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%d\t%s\t%s", e.Permissions, e.Nlink, o.user(e.UID), o.group(e.GID), e.Size,
+	permissions := e.Permissions
+	if e.Static {
+		permissions += "!"
+	}
+	fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%d\t%s\t%s", permissions, e.Nlink, o.user(e.UID), o.group(e.GID), e.Size,
 		time.Unix(0, e.Mtime).Format("2006-01-02 15:04"), e.name)
 	if e.Target != "" {
 		fmt.Fprintf(w, " -> %s", e.Target)

@@ -19,9 +19,9 @@ var errNotDirectory error = unix.ENOTDIR
 const copyRules = `
 As cp -a does: if DEST is a directory, each SOURCE goes into it under its own name; else the one SOURCE becomes DEST, whose
 parent must be there. SOURCE/. stands for what is in a directory. Directories that are there already are filled; files
-that are there are replaced, atomically: a file appears complete or not at all. Permissions, times, symbolic links
-(which are not followed), hard links and holes are kept; owners with --owner. Sockets, devices and FIFOs are skipped,
-with a note.
+that are there are replaced, atomically: a file appears complete or not at all. Static files of a pool are not replaced.
+Permissions, times, symbolic links (which are not followed), hard links and holes are kept; owners with --owner.
+Sockets, devices and FIFOs are skipped, with a note.
 
 With --json: files, directories, symlinks, hard_links, bytes (of file contents, holes included), skipped (a list of
 names), failed.

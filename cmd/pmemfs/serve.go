@@ -23,6 +23,8 @@ type serveVerb struct {
 	require  granularity
 	mode     permissions
 	group    string
+	direct   []string // groups
+	limits   limits
 	readOnly bool
 	wait     time.Duration
 	powerCut powerCutFlag
@@ -39,6 +41,10 @@ what is mapped, end the connections, close the pool cleanly and remove its socke
 A pool is one trust domain: whoever may connect with write access can store to every data block. Its owner, the user of the
 server and root always may; --mode and --group admit others: read permission read-only, read and write fully.
 
+Who has the capability CAP_LINUX_IMMUTABLE, or is in a group that is given with --direct-group, may seal blocks (map files
+with Direct) and freeze files. What one client may have is limited, so that none can use up the server or keep all
+blocks where they are: the flags --max-...
+
 With --power-cut the server emulates, whatever the medium is, persistent memory that loses its power when "pmemfs powercut"
 says so: what programs stored to their mappings and did not flush and fence is lost then, and they find out what they forgot.
 They work on a copy of the pool in memory. With a seed (--power-cut=7) a random part of what they forgot survives, as it
@@ -52,7 +58,11 @@ With --json: when it is ready, pool, socket, pid, uuid, label, medium (as of "pm
 			if s.socket == "" {
 				return nil, usageError(cmd, "--socket is missing")
 			}
-			return nil, s.run(args[0])
+			limits, err := s.limits.options()
+			if err != nil {
+				return nil, usageError(cmd, "%v", err)
+			}
+			return nil, s.run(args[0], limits)
 		},
 	})
 	f := cmd.Flags()
@@ -60,19 +70,26 @@ With --json: when it is ready, pool, socket, pid, uuid, label, medium (as of "pm
 	requireFlag(cmd, &s.require)
 	f.Var(&s.mode, "mode", "who may connect: 0600, 0640, 0660, 0644 …")
 	f.StringVar(&s.group, "group", "", "the group that the group bits of --mode are for")
+	f.StringArrayVar(&s.direct, "direct-group", nil, "a `GROUP`, by name or number, whose members may seal and freeze; may be repeated")
+	s.limits.add(cmd)
 	f.BoolVar(&s.readOnly, "read-only", false, "change nothing, and give clients read access only")
 	s.powerCut.add(cmd)
 	f.DurationVar(&s.wait, "wait", 10*time.Second, "how long to wait for a former owner, and its clients' mappings, to go")
 	return cmd
 }
 
-func (s *serveVerb) run(pool string) error {
+func (s *serveVerb) run(pool string, limits server.Limits) error {
 	access, err := s.access()
+	if err != nil {
+		return unable(err)
+	}
+	direct, err := s.directGroups()
 	if err != nil {
 		return unable(err)
 	}
 	srv, err := server.Open(pool, server.Options{
 		ReadOnly: s.readOnly, Require: s.require.Granularity, Wait: s.wait, PowerCut: s.powerCut.options,
+		DirectGroups: direct, Limits: limits,
 		Logf: func(format string, args ...any) { fmt.Fprintf(s.stderr, format+"\n", args...) },
 	})
 	if err != nil {
@@ -94,16 +111,79 @@ func (s *serveVerb) access() (server.Access, error) {
 	if s.group == "" {
 		return a, nil
 	}
-	if n, err := strconv.ParseUint(s.group, 10, 31); err == nil {
-		a.GID = int(n)
-		return a, nil
-	}
-	g, err := user.LookupGroup(s.group)
-	if err != nil {
-		return a, err
-	}
-	a.GID, err = strconv.Atoi(g.Gid)
+	gid, err := groupID("--group", s.group)
+	a.GID = int(gid)
 	return a, err
+}
+
+// directGroups are the groups whose members may seal.
+func (s *serveVerb) directGroups() (list []uint32, err error) {
+	for _, name := range s.direct {
+		gid, err := groupID("--direct-group", name)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, gid)
+	}
+	return list, nil
+}
+
+// groupID returns the number of a group that a flag names, or has the number of.
+func groupID(flag, name string) (uint32, error) {
+	number := name
+	if _, err := strconv.Atoi(name); err != nil {
+		g, err := user.LookupGroup(name)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", flag, err)
+		}
+		number = g.Gid
+	}
+	gid, err := strconv.ParseUint(number, 10, 31)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %q is not the number of a group", flag, number)
+	}
+	return uint32(gid), nil
+}
+
+// limits are flags: what each client may have.
+type limits struct {
+	handles, mappings int
+	grants            int64
+	pinned, sealed    size // sealed 0: the server's default
+}
+
+func (l *limits) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.IntVar(&l.handles, "max-handles", 1<<16, "how many (`N`) files and directories each client may have open")
+	f.IntVar(&l.mappings, "max-mappings", 1<<12, "how many (`N`) mappings each client may have")
+	f.Int64Var(&l.grants, "max-grants", 1<<16, "how many (`N`) runs of blocks each client may have granted; the kernel lets a process map about 65,000")
+	l.pinned = 256 << 20
+	f.Var(&l.pinned, "max-pinned", "how much each client may have pinned for I/O; a range that is pinned twice counts twice")
+	f.Lookup("max-pinned").DefValue = "256M"
+	f.Var(&l.sealed, "max-sealed", "how much each client may have sealed by Direct mappings (default: half of the data area)")
+}
+
+// options returns the limits for a server, and what is wrong with them.
+func (l *limits) options() (server.Limits, error) {
+	for _, n := range []struct {
+		flag string
+		n    int64
+	}{{"--max-handles", int64(l.handles)}, {"--max-mappings", int64(l.mappings)}, {"--max-grants", l.grants}} {
+		if n.n < 1 {
+			return server.Limits{}, fmt.Errorf("%s: %d is less than 1", n.flag, n.n)
+		}
+	}
+	for _, n := range []struct {
+		flag string
+		n    size
+	}{{"--max-pinned", l.pinned}, {"--max-sealed", l.sealed}} {
+		if n.n > 0 && n.n < 4096 {
+			return server.Limits{}, fmt.Errorf("%s: %d is less than a block, 4096 bytes", n.flag, n.n)
+		}
+	}
+	return server.Limits{
+		Handles: l.handles, Mappings: l.mappings, Grants: l.grants, PinnedBytes: int64(l.pinned), SealedBytes: int64(l.sealed),
+	}, nil
 }
 
 func listenRemedy(socket string, err error) error {

@@ -18,8 +18,8 @@ func (a *app) stat() *cobra.Command {
 	cmd := a.command(verb{
 		use: "stat POOL PATH... [flags]", short: "Print all attributes of files", args: [2]int{2, -1},
 		long: `With --json: files, each with path, type, permissions, target (of a symlink), ino, generation, mode (st_mode of
-stat(2)), nlink, uid, gid, size (bytes), blocks (of 4 KiB), atime, mtime, ctime, btime (ns since 1970), and xattrs, from
-names to values in base64.
+stat(2)), nlink, uid, gid, size (bytes), blocks (of 4 KiB), atime, mtime, ctime, btime (ns since 1970), static (see "pmemfs
+freeze"), and xattrs, from names to values in base64.
 `,
 		example: `  pmemfs stat /dev/shm/pool /data/orders.log
   pmemfs stat /run/pmemfs/pool.sock / --json | jq '.files[0].mtime'`,
@@ -92,6 +92,9 @@ func (r *statResult) text(w io.Writer) {
 			{"group", fmt.Sprintf("%s (%d)", owners.group(s.GID), s.GID)},
 			{"accessed", at(s.Atime)}, {"modified", at(s.Mtime)}, {"changed", at(s.Ctime)}, {"created", at(s.Btime)},
 		}.text(w)
+		if s.Static {
+			fields{{"static", "yes: its size and the place of its blocks are frozen"}}.text(w)
+		}
 		for _, attr := range slices.Sorted(maps.Keys(s.Xattrs)) {
 			fields{{"xattr", fmt.Sprintf("%s = %q", attr, s.Xattrs[attr])}}.text(w)
 		}

@@ -133,9 +133,20 @@ func (p Pool) Symlink(target, name string) error          { return p.FS.Symlink(
 func (p Pool) Link(oldName, newName string) error {
 	return p.FS.Link(PoolName(oldName), PoolName(newName))
 }
+
+// Rename does not replace static files: whoever has frozen one relies on its blocks.
 func (p Pool) Rename(oldName, newName string) error {
-	return p.FS.Rename(PoolName(oldName), PoolName(newName))
+	oldName, newName = PoolName(oldName), PoolName(newName)
+	err := p.FS.RenameNoReplace(oldName, newName)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if info, err := p.FS.Lstat(newName); err == nil && info.Sys().(*pmemfs.Stat).Static {
+		return &os.LinkError{Op: "rename", Old: oldName, New: newName, Err: pmemfs.ErrStatic}
+	}
+	return p.FS.Rename(oldName, newName)
 }
+
 func (p Pool) Remove(name string) error                  { return p.FS.Remove(PoolName(name)) }
 func (p Pool) Chmod(name string, mode fs.FileMode) error { return p.FS.Chmod(PoolName(name), mode) }
 func (p Pool) Lchown(name string, uid, gid int) error    { return p.FS.Lchown(PoolName(name), uid, gid) }
