@@ -137,7 +137,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		documented(t, line[0], parse(t, o.stdout))
 	}
 	for _, v := range (&app{}).root().Commands() {
-		if !v.Hidden && !seen[v.Name()] {
+		if !v.Hidden && !v.HasSubCommands() && !seen[v.Name()] { // bench: TestBenchLatency
 			t.Errorf("%s was not tried", v.Name())
 		}
 	}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// benchRow is a row of a condition, by the name of its mapping.
+func benchRow(t *testing.T, condition map[string]any, mapping string) map[string]any {
+	t.Helper()
+	for _, r := range condition["rows"].([]any) {
+		if row := r.(map[string]any); row["mapping"] == mapping {
+			return row
+		}
+	}
+	t.Errorf("%v: there is no row %s", condition["name"], mapping)
+	return nil
+}
+
+func TestBenchLatency(t *testing.T) {
+	dir, out := memoryDir(t), t.TempDir()
+	svg, page := filepath.Join(out, "latency.svg"), filepath.Join(out, "latency.md")
+	object := parse(t, ok(t, "bench", "latency", "--stores", "2000", "--dir", dir, "--svg", svg, "--markdown", page, "--json"))
+	conditions, _ := object["conditions"].([]any)
+	if object["stores"] != 2000.0 || len(conditions) != 3 {
+		t.Fatal(object)
+	}
+	for i, name := range []string{"quiet", "busy", "own"} {
+		checkCondition(t, conditions[i].(map[string]any), name)
+	}
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"](latency.svg)", "--stores 2000", "## Quiet", "## Busy", "## Own", `| Sync\|Populate |`, "| raw |"} {
+		if !bytes.Contains(text, []byte(want)) {
+			t.Errorf("there is no %q in the page", want)
+		}
+	}
+	if plot, err := os.ReadFile(svg); err != nil || !bytes.Contains(plot, []byte(">own: ")) {
+		t.Errorf("%v in %.100s", err, plot)
+	}
+	benchLeaves(t, dir)
+	help := ok(t, "bench", "latency", "--help")
+	names := map[string]bool{}
+	keys(object, names)
+	for name := range names {
+		if !strings.Contains(help, name) {
+			t.Errorf("the help does not name the field %q", name)
+		}
+	}
+}
+
+// checkCondition checks that everything was measured, and as often as it should be.
+func checkCondition(t *testing.T, c map[string]any, name string) {
+	t.Helper()
+	if c["name"] != name {
+		t.Errorf("condition %v stands where %s should be", c["name"], name)
+	}
+	done, refused := c["done"].(map[string]any), c["refused"].(map[string]any)
+	sealed := benchRow(t, c, "Direct")["unavailable"] == nil // else for want of privilege
+	for _, mapping := range []string{"clock", "raw", "Direct", "Sync|Populate", "Sync"} {
+		row := benchRow(t, c, mapping)
+		if mapping == "Direct" && !sealed {
+			continue
+		}
+		ns, _ := row["ns"].(map[string]any)
+		if row["stores"] != 2000.0 || len(ns) != 6 {
+			t.Errorf("%s: %s: %v", name, mapping, row)
+		}
+		before := 0.0
+		for _, p := range []string{"p50", "p99", "p99_9", "p99_99", "max"} {
+			now, _ := ns[p].(float64)
+			if now < before || now <= 0 {
+				t.Errorf("%s: %s: %s is %v after %v", name, mapping, p, ns[p], before)
+			}
+			before = now
+		}
+		if ratio, _ := row["to_direct"].(map[string]any); (ratio != nil) != (sealed && mapping != "clock") {
+			t.Errorf("%s: %s: %v times Direct", name, mapping, ratio)
+		}
+	}
+	want := map[string][]string{"busy": {"truncate", "relocate"}, "own": {"Sync", "Sync|Populate"}}[name]
+	for _, operation := range want {
+		if n, _ := done[operation].(float64); n == 0 {
+			t.Errorf("%s: %s was never done: %v", name, operation, done)
+		}
+	}
+	if n, _ := refused["Direct"].(float64); len(done) != len(want) || (n > 0) != (sealed && name == "own") {
+		t.Errorf("%s: done %v, refused %v", name, done, refused)
+	}
+}
+
+// benchLeaves checks that nothing is left in a directory, and no process that knows of it.
+func benchLeaves(t *testing.T, dir string) {
+	t.Helper()
+	if left, err := os.ReadDir(dir); len(left) > 0 || err != nil {
+		t.Error(left, err)
+	}
+	if pids := processesNaming(t, dir); len(pids) > 0 {
+		t.Errorf("processes %v were left behind", pids)
+	}
+}
+
+func TestBenchQuietOnly(t *testing.T) {
+	text := ok(t, "bench", "latency", "--stores", "100", "--dir", memoryDir(t), "--busy", "none")
+	if !strings.Contains(text, "\nquiet: ") || strings.Contains(text, "\nbusy: ") || strings.Contains(text, "\nown: ") {
+		t.Error(text)
+	}
+}
+
+func TestBenchUsage(t *testing.T) {
+	fails(t, exitUnable, []string{"which benchmark", "try: pmemfs bench"}, "bench")
+	fails(t, exitUnable, []string{`no benchmark "fast"`}, "bench", "fast")
+	fails(t, exitUnable, []string{"--stores is 0"}, "bench", "latency", "--stores", "0")
+	fails(t, exitUnable, []string{"--busy is none or some of truncate"}, "bench", "latency", "--busy", "sleep")
+	fails(t, exitUnable, []string{"no such file"}, "bench", "latency", "--svg", "/missing/plot.svg")
+	fails(t, exitFailed, []string{"no such file"}, "bench", "latency", "--dir", "/missing")
+}
+
+// TestBenchOnDisk: a medium without Sync mappings has nothing to measure.
+func TestBenchOnDisk(t *testing.T) {
+	dir := t.TempDir()
+	if medium := parse(t, ok(t, "info", dir, "--json"))["medium"].(map[string]any); medium["granularity"] != "page" {
+		t.Skip("this machine's directory for temporary files is memory")
+	}
+	fails(t, exitUnable, []string{"by a system call only", "try: --dir"}, "bench", "latency", "--dir", dir)
+	benchLeaves(t, dir)
+}
+
+// startBench starts a benchmark that takes long, and returns when it has begun to serve its pool.
+func startBench(t *testing.T, dir string, stderr *bytes.Buffer) *exec.Cmd {
+	t.Helper()
+	cmd := command("bench", "latency", "--dir", dir)
+	cmd.Stderr = stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+	t.Cleanup(func() { kill.Stop(); cmd.Process.Kill(); cmd.Wait() })
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		if sockets, _ := filepath.Glob(filepath.Join(dir, "*", "socket")); len(sockets) > 0 {
+			return cmd
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no server")
+		}
+	}
+}
+
+func TestBenchInterrupted(t *testing.T) {
+	dir := memoryDir(t)
+	for _, after := range []time.Duration{0, 100, 700} {
+		var stderr bytes.Buffer
+		cmd := startBench(t, dir, &stderr)
+		time.Sleep(after * time.Millisecond) // a moment, whatever it is doing then
+		cmd.Process.Signal(syscall.SIGINT)
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != exitFailed || strings.Contains(stderr.String(), "goroutine ") {
+			t.Errorf("exit code %d\n%s", code, stderr.String())
+		}
+		benchLeaves(t, dir)
+	}
+}
+
+// TestBenchServerKilled: what was measured without a server would be of no use.
+func TestBenchServerKilled(t *testing.T) {
+	dir := memoryDir(t)
+	var stderr bytes.Buffer
+	cmd := startBench(t, dir, &stderr)
+	for _, name := range processesNaming(t, dir) {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		line, readErr := os.ReadFile(name)
+		if err == nil && readErr == nil && bytes.Contains(line, []byte("\x00serve\x00")) {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitFailed || !strings.Contains(stderr.String(), "server") {
+		t.Errorf("exit code %d\n%s", code, stderr.String())
+	}
+	benchLeaves(t, dir)
+}

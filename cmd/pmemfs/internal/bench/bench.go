@@ -1,0 +1,89 @@
+// Package bench measures what pmemfs costs, beside what the machine itself costs, so that anybody can do it again. Each
+// benchmark is a file and has a function that returns what it has found; stages, tables and plots are shared.
+package bench
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/bench/child"
+)
+
+// ErrMedium says that a medium does not have what is to be measured.
+var ErrMedium = errors.New("stores to this medium become durable by a system call only: there is nothing to measure")
+
+// Options are common to all benchmarks.
+type Options struct {
+	Dir string // where a pool is made, in a directory of its own that is removed in the end
+	// Progress shows how far something of total units has come; nil: nobody is watching.
+	Progress func(what string, total int64) (add func(int64), done func())
+}
+
+func (o *Options) progress(what string, total int64) (add func(int64), done func()) {
+	if o.Progress == nil {
+		return func(int64) {}, func() {}
+	}
+	return o.Progress(what, total)
+}
+
+// stage is where a benchmark takes place: a pool, its server in a process of its own, and a connection to it.
+type stage struct {
+	dir      string
+	socket   string
+	children *child.Group
+	server   *child.Process
+	fsys     *pmemfs.FS
+}
+
+// newStage makes a pool of size bytes below dir and serves it. Only what is used of it takes room.
+func newStage(ctx context.Context, dir string, size int64) (_ *stage, err error) {
+	s := &stage{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close(ctx))
+		}
+	}()
+	if s.dir, err = os.MkdirTemp(dir, "pmemfs-bench-"); err != nil {
+		return nil, err
+	}
+	pool := filepath.Join(s.dir, "pool")
+	s.socket = filepath.Join(s.dir, "socket")
+	if err := pmemfs.Format(pool, pmemfs.FormatOptions{Size: size, Label: "bench"}); err != nil {
+		return nil, err
+	}
+	if s.children, err = child.NewGroup(); err != nil {
+		return nil, err
+	}
+	if s.server, err = s.children.Start("the server", "serve", pool, "--socket", s.socket); err != nil {
+		return nil, err
+	}
+	if _, err := s.server.Line(ctx); err != nil {
+		return nil, err
+	}
+	if s.fsys, err = pmemfs.Dial(s.socket, pmemfs.Wait(10*time.Second)); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// close ends everything and leaves nothing behind. The server must end well, unless the user wants an end at once.
+func (s *stage) close(ctx context.Context) error {
+	var errs []error
+	if s.fsys != nil {
+		errs = append(errs, s.fsys.Close())
+	}
+	if s.fsys != nil && ctx.Err() == nil {
+		errs = append(errs, s.server.Terminate(ctx))
+	}
+	if s.children != nil {
+		s.children.Close()
+	}
+	if s.dir != "" {
+		errs = append(errs, os.RemoveAll(s.dir))
+	}
+	return errors.Join(errs...)
+}

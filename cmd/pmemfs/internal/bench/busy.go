@@ -1,0 +1,189 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/bench/child"
+)
+
+const (
+	busyFiles    = 8
+	busyFileSize = 4 << 20 // bytes
+	movedPiece   = 2 << 20 // bytes that are moved at a time of a file that is measured
+	// busyPause is between two operations of the other client.
+	busyPause = time.Millisecond
+)
+
+// disturbances are what another client can do to files of its own, which it has mapped, so that grants are broken.
+var disturbances = []struct {
+	name string
+	do   func(f *busyFile) error
+}{
+	{"truncate", (*busyFile).truncate},
+	{"relocate", (*busyFile).relocate},
+}
+
+// Disturbances are the names of what another client can do.
+func Disturbances() []string {
+	var names []string
+	for _, d := range disturbances {
+		names = append(names, d.name)
+	}
+	return names
+}
+
+// Done is how often another client has done something, by its name.
+type Done struct {
+	Done    map[string]int64 `json:"done"`
+	Refused map[string]int64 `json:"refused"` // because of a seal
+}
+
+// BusyOptions are what the other client is told.
+type BusyOptions struct {
+	Socket string
+	Do     []string // disturbances of its own files
+	Move   []string // files of others that it moves
+}
+
+// any says whether there is anything to do.
+func (o *BusyOptions) any() bool { return len(o.Do)+len(o.Move) > 0 }
+
+func (o *BusyOptions) args() []string {
+	return []string{"bench-busy", "--socket", o.Socket, "--do", strings.Join(o.Do, ","), "--move", strings.Join(o.Move, ",")}
+}
+
+// step is one thing that the other client does again and again.
+type step struct {
+	name string
+	do   func() error
+}
+
+// Busy is the life of the other client's process. It does one thing after the other until ctx is done, prints a line when
+// it has begun, and in the end what it has done.
+func Busy(ctx context.Context, o BusyOptions, stdout io.Writer) error {
+	fsys, err := pmemfs.Dial(o.Socket)
+	if err != nil {
+		return err
+	}
+	defer fsys.Close() // of no consequence: its files are not needed any more
+	steps, err := o.steps(fsys)
+	if err != nil {
+		return err
+	}
+	d := Done{map[string]int64{}, map[string]int64{}}
+	for turn := 0; ctx.Err() == nil; turn++ {
+		s := steps[turn%len(steps)]
+		switch err := s.do(); {
+		case err == nil:
+			d.Done[s.name]++
+		case errors.Is(err, pmemfs.ErrSealed):
+			d.Refused[s.name]++
+		default:
+			return err
+		}
+		if turn == len(steps) {
+			fmt.Fprintln(stdout, "busy")
+		}
+		time.Sleep(busyPause)
+	}
+	return json.NewEncoder(stdout).Encode(d)
+}
+
+func (o *BusyOptions) steps(fsys *pmemfs.FS) (steps []step, err error) {
+	for i := range busyFiles {
+		if len(o.Do) == 0 {
+			break
+		}
+		f, err := newBusyFile(fsys, fmt.Sprintf("busy %d", i))
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range disturbances {
+			if slices.Contains(o.Do, d.name) {
+				steps = append(steps, step{d.name, func() error { return d.do(f) }})
+			}
+		}
+	}
+	for _, name := range o.Move {
+		f, err := fsys.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			return nil, err
+		}
+		info, err := f.Stat()
+		if err != nil {
+			return nil, err
+		}
+		pieces := max(info.Size()/movedPiece, 1)
+		steps = append(steps, step{name, func() error { return f.Relocate(rand.Int64N(pieces)*movedPiece, movedPiece) }})
+	}
+	return steps, nil
+}
+
+// busyFile is a file of the other client: mapped, and all of it granted.
+type busyFile struct {
+	file    *pmemfs.File
+	mapping *pmemfs.Mapping
+}
+
+func newBusyFile(fsys *pmemfs.FS, name string) (*busyFile, error) {
+	f, err := fsys.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(busyFileSize); err != nil {
+		return nil, err
+	}
+	m, err := f.Map(0, busyFileSize, pmemfs.Sync|pmemfs.Populate)
+	return &busyFile{f, m}, err
+}
+
+// again has everything granted that was taken back, holes filled.
+func (f *busyFile) again() error { return f.mapping.Populate(0, busyFileSize) }
+
+func (f *busyFile) truncate() error {
+	return errors.Join(f.file.Truncate(rand.Int64N(busyFileSize)), f.file.Truncate(busyFileSize), f.again())
+}
+
+func (f *busyFile) relocate() error {
+	return errors.Join(f.file.Relocate(0, busyFileSize), f.again())
+}
+
+// busyClient is the process that lives Busy.
+type busyClient struct{ *child.Process }
+
+// startBusy starts the other client, and waits until it is busy.
+func startBusy(ctx context.Context, s *stage, o BusyOptions) (*busyClient, error) {
+	o.Socket = s.socket
+	p, err := s.children.Start("the other client", o.args()...)
+	if err != nil {
+		return nil, err
+	}
+	_, err = p.Line(ctx)
+	return &busyClient{p}, err
+}
+
+// stop ends the other client, and returns what it has done.
+func (b *busyClient) stop(ctx context.Context) (*Done, error) {
+	if err := b.Terminate(ctx); err != nil {
+		return nil, err
+	}
+	line, err := b.Line(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var d Done
+	if err := json.Unmarshal([]byte(line), &d); err != nil {
+		return nil, fmt.Errorf("the other client: %w", err)
+	}
+	return &d, nil
+}

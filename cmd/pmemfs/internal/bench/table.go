@@ -1,0 +1,89 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+)
+
+// table is rows of cells below a head, of which the first are names and the others figures, and sentences below them.
+type table struct {
+	head  []string
+	rows  [][]string
+	notes []string
+}
+
+// text writes the table for a terminal.
+func (t *table) text(w io.Writer) {
+	widths := make([]int, len(t.head))
+	all := append([][]string{t.head}, t.rows...)
+	for _, row := range all {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, row := range all {
+		line := ""
+		for i, cell := range row {
+			gap := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			if i == 0 {
+				line += "  " + cell + gap
+			} else {
+				line += "  " + gap + cell
+			}
+		}
+		fmt.Fprintln(w, strings.TrimRight(line, " "))
+	}
+	for _, note := range t.notes {
+		fmt.Fprintf(w, "  %s\n", note)
+	}
+}
+
+// markdown writes the table for a page.
+func (t *table) markdown(w io.Writer) {
+	cell := strings.NewReplacer("|", `\|`)
+	row := func(cells []string) {
+		for _, c := range cells {
+			fmt.Fprintf(w, "| %s ", cell.Replace(c))
+		}
+		fmt.Fprintln(w, "|")
+	}
+	row(t.head)
+	fmt.Fprintln(w, "|---"+strings.Repeat("|--:", len(t.head)-1)+"|")
+	for _, cells := range t.rows {
+		row(cells)
+	}
+	for _, note := range t.notes {
+		fmt.Fprintf(w, "\n%s\n", note)
+	}
+}
+
+// nanoseconds writes "171 ns", "4.27 µs", "12.5 ms", "3.00 s": three digits.
+func nanoseconds(ns float64) string {
+	unit := "ns"
+	for _, next := range []string{"µs", "ms", "s"} {
+		if ns < 999.5 {
+			break
+		}
+		ns, unit = ns/1000, next
+	}
+	switch {
+	case ns >= 99.95 || unit == "ns":
+		return fmt.Sprintf("%.0f %s", ns, unit)
+	case ns >= 9.995:
+		return fmt.Sprintf("%.1f %s", ns, unit)
+	}
+	return fmt.Sprintf("%.2f %s", ns, unit)
+}
+
+// nanosecondsRound writes a power of ten: "100 ns", "1 µs".
+func nanosecondsRound(ns float64) string {
+	for _, unit := range []string{"ns", "µs", "ms"} {
+		if ns < 999.5 {
+			return fmt.Sprintf("%.0f %s", ns, unit)
+		}
+		ns /= 1000
+	}
+	return fmt.Sprintf("%.0f s", ns)
+}
