@@ -92,6 +92,7 @@ func (s *Server) retreat() {
 	s.closed = true
 	s.mu.Unlock()
 	var all sync.WaitGroup
+	s.endExports()
 	for _, sess := range s.all() {
 		if sess.conn == nil {
 			continue
@@ -125,19 +126,24 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn, a Access) {
 		}
 		return
 	}
-	r := sess.taker.(*remote)
+	sess.serve(c)
+}
+
+// serve is the life of a session.
+func (s *Session) serve(c *net.UnixConn) {
+	r := s.taker.(*remote)
 	var faults sync.WaitGroup
-	faults.Go(func() { sess.serveFaults(r) })
-	err = sess.serveRequests(c)
-	if err != nil && ctx.Err() == nil {
-		s.logf("process %d was disconnected: %v", sess.pid, err)
+	faults.Go(func() { s.serveFaults(r) })
+	err := s.serveRequests(c)
+	if err != nil && !s.srv.ending() {
+		s.srv.logf("process %d was disconnected: %v", s.pid, err)
 	}
 	c.Close()
-	sess.closeHandles()
-	if len(sess.mappings.all()) > 0 {
+	s.closeHandles()
+	if len(s.mappings.all()) > 0 {
 		r.gone() // until then it can still store
 	}
-	sess.Close()
+	s.Close()
 	faults.Wait()
 }
 
@@ -206,6 +212,7 @@ func (r *requests) next() *wire.Request {
 
 func (r *requests) answer(q *wire.Request) {
 	reply := r.sess.Do(q)
+	defer wire.CloseFiles(reply.Files)
 	if cutter := r.sess.cutter.Load(); cutter {
 		defer r.sess.srv.end()
 	} else if r.sess.srv.off.Load() {
@@ -218,7 +225,7 @@ func (r *requests) answer(q *wire.Request) {
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	if err == nil {
-		_, err = r.conn.Write(frame)
+		err = wire.WriteFiles(r.conn, frame, reply.Files)
 	}
 	if err != nil {
 		r.conn.Close() // a frame may be half written; the reading ends
@@ -251,10 +258,18 @@ func (s *Server) hello(c *net.UnixConn, a Access) (*Session, error) {
 	return sess, c.SetDeadline(time.Time{})
 }
 
+// checkHello checks that the first request of a client is Hello, in this version of the protocol.
+func checkHello(q *wire.Request) error {
+	if q.Op != wire.OpHello || q.Offset != wire.Version {
+		return fmt.Errorf("the client speaks version %d of the protocol, the server %d: %w", q.Offset, wire.Version, unix.EPROTONOSUPPORT)
+	}
+	return nil
+}
+
 // welcome checks who is there and hands over the descriptors.
 func (s *Server) welcome(c *net.UnixConn, a Access, q *wire.Request) (*Session, error) {
-	if q.Op != wire.OpHello || q.Offset != wire.Version {
-		return nil, fmt.Errorf("the client speaks version %d of the protocol, the server %d: %w", q.Offset, wire.Version, unix.EPROTONOSUPPORT)
+	if err := checkHello(q); err != nil {
+		return nil, err
 	}
 	p, err := findPeer(c)
 	if err != nil {
@@ -275,7 +290,8 @@ func (s *Server) welcome(c *net.UnixConn, a Access, q *wire.Request) (*Session, 
 		r.close()
 		return nil, err
 	}
-	if err := sess.greet(q.ID, r); err != nil {
+	greet := func(frame []byte, files []int) error { return wire.WriteFiles(c, frame, files) }
+	if err := sess.greet(&wire.Reply{ID: q.ID}, r, greet); err != nil {
 		sess.Close()
 		return nil, err
 	}
@@ -295,18 +311,19 @@ func (s *Session) Hello() *wire.Hello {
 	return h
 }
 
-// greet answers Hello.
-func (s *Session) greet(id uint32, r *remote) error {
-	data, err := s.srv.pool.ClientFile(s.readOnly, -1)
+// greet answers Hello: it adds to a reply what every client must know and have.
+func (s *Session) greet(reply *wire.Reply, r *remote, send func(frame []byte, files []int) error) error {
+	data, err := s.srv.pool.ClientFile(s.readOnly || s.imported != nil && !s.imported.writable(), -1)
 	if err != nil {
 		return err
 	}
 	defer data.Close()
-	frame, err := wire.AppendReply(nil, &wire.Reply{ID: id, Hello: s.Hello()})
+	reply.Hello, reply.Files = s.Hello(), append(reply.Files, int(r.page.File().Fd()), int(data.Fd()))
+	frame, err := wire.AppendReply(nil, reply)
 	if err != nil {
 		return err
 	}
-	return wire.WriteFiles(s.conn, frame, []int{int(r.page.File().Fd()), int(data.Fd())})
+	return send(frame, reply.Files)
 }
 
 var _ core.Breaker = breaker{}

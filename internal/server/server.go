@@ -74,6 +74,9 @@ type Server struct {
 	mu       sync.Mutex
 	sessions map[*Session]struct{} // protected by mu
 	closed   bool                  // protected by mu: no more sessions
+	exports  map[*export]struct{}  // protected by mu
+	exported quota                 // protected by mu: exports, and those that cannot end because of what was sent to them
+	imported quota                 // protected by mu: sessions that came with an imported handle
 	serving  *service              // protected by mu; nil until Serve
 }
 
@@ -126,6 +129,8 @@ func Open(pool string, o Options) (*Server, error) {
 // mount mounts the pool of a new server, or closes it.
 func (s *Server) mount() (err error) {
 	s.report, s.sessions = s.pool.Report(), map[*Session]struct{}{}
+	s.exports, s.exported, s.imported = map[*export]struct{}{}, newQuota("exported descriptors", maxExports, maxUserExports),
+		newQuota("connections with imported files", maxImports, maxUserImports)
 	s.opts.Limits = s.opts.Limits.withDefaults(s.report.DataSize)
 	s.grants = grant.NewTable(s.opts.Limits.blocks())
 	s.fs, err = core.Mount(s.pool.Meta(), s.pool.Data(), core.Options{ReadOnly: s.opts.ReadOnly, Breaker: breaker{s.grants}})
@@ -170,10 +175,15 @@ func (s *Server) admit(sess *Session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return fmt.Errorf("the server is shutting down: %w", syscall.ECONNREFUSED)
+		return errShutdown
 	}
 	if len(s.sessions) >= maxSessions {
 		return fmt.Errorf("the server has %d clients, which is the limit: %w", maxSessions, syscall.EUSERS)
+	}
+	if sess.imported != nil {
+		if err := s.imported.take(sess.cred.UID); err != nil {
+			return err
+		}
 	}
 	s.sessions[sess] = struct{}{}
 	if s.power != nil {
@@ -184,10 +194,15 @@ func (s *Server) admit(sess *Session) error {
 
 const maxSessions = 1024
 
+var errShutdown = fmt.Errorf("the server is shutting down: %w", syscall.ECONNREFUSED)
+
 func (s *Server) forget(sess *Session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, sess)
+	if sess.imported != nil {
+		s.imported.give(sess.cred.UID)
+	}
 }
 
 // Info is what Info is answered with, as JSON.
@@ -207,11 +222,16 @@ func (s *Server) Info() Info {
 // Stats is what Stats is answered with, as JSON.
 type Stats struct {
 	Clients int         `json:"clients"` // sessions, the asking one included
+	Exports int         `json:"exports"` // open files that exported descriptors stand for
 	Frames  grant.Usage `json:"frames"`
 }
 
 // Stats says what the server has to do with now.
-func (s *Server) Stats() Stats { return Stats{Clients: len(s.all()), Frames: s.grants.Usage()} }
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Stats{Clients: len(s.sessions), Exports: len(s.exports), Frames: s.grants.Usage()}
+}
 
 // Pool gives an embedding program the means to map the data area.
 func (s *Server) Pool() Pool { return s.pool }

@@ -28,6 +28,7 @@ type Session struct {
 	mappings *table[*mapping]
 	taker    taker
 	conn     *net.UnixConn // nil: local
+	imported *handle       // with which the client has come, and beside which it may use nothing; nil: all; immutable
 	closing  sync.Once
 
 	issuer *medium.Issuer // of the client's flushes; nil unless power cuts are emulated; immutable once admitted
@@ -56,6 +57,7 @@ func newSession(srv *Server, pid int, cred core.Cred, readOnly bool) *Session {
 type op struct {
 	do      func(*Session, *wire.Request) (*wire.Reply, error)
 	changes bool // refused with EROFS in a read-only session
+	beyond  bool // reaches beyond open files: refused with EACCES in a session that came with an imported one
 }
 
 // ops has an entry for every operation but Hello, which makes the session.
@@ -63,7 +65,7 @@ var ops = [wire.OpEnd]op{
 	wire.OpInfo:   {do: (*Session).info},
 	wire.OpStatfs: {do: (*Session).statfs},
 
-	wire.OpOpen:    {do: (*Session).open}, // looks at the flags itself
+	wire.OpOpen:    {do: (*Session).open, beyond: true}, // looks at the flags itself
 	wire.OpClose:   {do: (*Session).close},
 	wire.OpRead:    {do: (*Session).read},
 	wire.OpWrite:   {do: (*Session).write, changes: true},
@@ -76,18 +78,18 @@ var ops = [wire.OpEnd]op{
 	wire.OpMove:    {do: (*Session).relocate, changes: true},
 	wire.OpSetAttr: {do: (*Session).setAttr, changes: true},
 
-	wire.OpLookup:   {do: (*Session).lookup},
-	wire.OpMkdir:    {do: (*Session).mkdir, changes: true},
-	wire.OpRemove:   {do: (*Session).remove, changes: true},
-	wire.OpRename:   {do: (*Session).rename, changes: true},
-	wire.OpLink:     {do: (*Session).link, changes: true},
-	wire.OpSymlink:  {do: (*Session).symlink, changes: true},
-	wire.OpReadlink: {do: (*Session).readlink},
+	wire.OpLookup:   {do: (*Session).lookup, beyond: true},
+	wire.OpMkdir:    {do: (*Session).mkdir, beyond: true, changes: true},
+	wire.OpRemove:   {do: (*Session).remove, beyond: true, changes: true},
+	wire.OpRename:   {do: (*Session).rename, beyond: true, changes: true},
+	wire.OpLink:     {do: (*Session).link, beyond: true, changes: true},
+	wire.OpSymlink:  {do: (*Session).symlink, beyond: true, changes: true},
+	wire.OpReadlink: {do: (*Session).readlink, beyond: true},
 
-	wire.OpGetXattr:    {do: (*Session).getXattr},
-	wire.OpSetXattr:    {do: (*Session).setXattr, changes: true},
-	wire.OpListXattr:   {do: (*Session).listXattr},
-	wire.OpRemoveXattr: {do: (*Session).removeXattr, changes: true},
+	wire.OpGetXattr:    {do: (*Session).getXattr, beyond: true},
+	wire.OpSetXattr:    {do: (*Session).setXattr, beyond: true, changes: true},
+	wire.OpListXattr:   {do: (*Session).listXattr, beyond: true},
+	wire.OpRemoveXattr: {do: (*Session).removeXattr, beyond: true, changes: true},
 
 	wire.OpFill:        {do: (*Session).fill, changes: true},
 	wire.OpAllowDirect: {do: (*Session).allowDirect},
@@ -101,7 +103,7 @@ var ops = [wire.OpEnd]op{
 	wire.OpMapSync: {do: (*Session).mapSync},
 
 	wire.OpFlush:    {do: (*Session).flush},
-	wire.OpPowerCut: {do: (*Session).powerCut, changes: true},
+	wire.OpPowerCut: {do: (*Session).powerCut, beyond: true, changes: true},
 }
 
 // Do serves a request. It may be called by several goroutines at once.
@@ -127,7 +129,11 @@ func (s *Session) dispatch(q *wire.Request) (*wire.Reply, error) {
 	if q.Op >= wire.OpEnd || ops[q.Op].do == nil {
 		return nil, fmt.Errorf("operation %d: %w", q.Op, unix.ENOSYS)
 	}
-	if ops[q.Op].changes && s.readOnly {
+	beyond := ops[q.Op].beyond || q.Op == wire.OpSetAttr && q.Handle == 0
+	switch {
+	case beyond && s.imported != nil:
+		return nil, fmt.Errorf("this connection came with an imported file and serves nothing beyond it, names least of all: %w", unix.EACCES)
+	case ops[q.Op].changes && s.readOnly:
 		return nil, unix.EROFS
 	}
 	return ops[q.Op].do(s, q)

@@ -40,8 +40,12 @@ func noEOF(err error) error {
 // maxFiles is how many descriptors a message can carry.
 const maxFiles = 4
 
-// WriteFiles writes a frame that carries descriptors. They stay open.
+// WriteFiles writes a frame and the descriptors that it carries, if any. They stay open.
 func WriteFiles(c *net.UnixConn, frame []byte, files []int) error {
+	if len(files) == 0 {
+		_, err := c.Write(frame)
+		return err
+	}
 	n, _, err := c.WriteMsgUnix(frame, unix.UnixRights(files...), nil)
 	if err == nil && n < len(frame) {
 		_, err = c.Write(frame[n:]) // the descriptors went with the first byte

@@ -83,6 +83,7 @@ const (
 	OpAllowDirect // Handle: may be mapped with MapDirect from now on, by whoever has it
 	OpSetStatic   // Handle, Flags: 0 or 1
 	OpStats       // → Data: JSON
+	OpExport      // Handle, Path: the name that it was opened by → a descriptor that stands for it
 
 	OpUnmap   // Handle: mapping. Its grants are forgotten before the reply, and no break of it is under way
 	OpPin     // Handle: mapping, Offset, Length: bytes in the mapping; fills it when the mapping is writable → Handle: pin
@@ -94,6 +95,10 @@ const (
 
 	OpEnd // not an operation: one more than the last
 )
+
+// ExportPrefix is how the address begins that the server's end of an exported descriptor has, so that who is given the other
+// end can tell what it is before he sends anything.
+const ExportPrefix = "@pmemfs-export-"
 
 // HelloReadOnly in the Flags of Hello asks for a data descriptor that cannot be mapped for writing.
 const HelloReadOnly = 1
