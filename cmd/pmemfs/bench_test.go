@@ -65,7 +65,10 @@ func checkCondition(t *testing.T, c map[string]any, name string) {
 		t.Errorf("condition %v stands where %s should be", c["name"], name)
 	}
 	done, refused := c["done"].(map[string]any), c["refused"].(map[string]any)
-	sealed := benchRow(t, c, "Direct")["unavailable"] == nil // else for want of privilege
+	sealed := capable()
+	if why, _ := benchRow(t, c, "Direct")["unavailable"].(string); sealed != (why == "") {
+		t.Errorf("%s: may seal: %v, Direct is unavailable: %q", name, sealed, why)
+	}
 	for _, mapping := range []string{"clock", "raw", "Direct", "Sync|Populate", "Sync"} {
 		row := benchRow(t, c, mapping)
 		if mapping == "Direct" && !sealed {

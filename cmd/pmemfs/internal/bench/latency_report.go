@@ -114,7 +114,8 @@ Measured by
 | Sync | mapped anew over a hole when quiet begins: the first store to each of the %d pages is a fault that allocates a block and makes that durable |
 
 Everything is measured in turn, in %d rounds, so that what else goes on on the machine hits all rows alike. In brackets:
-how many times Direct's figure it is.
+how many times Direct's figure it is. Where a curve of the plot rises steeply, from what a store takes to what being
+interrupted takes, a small shift of the curve makes a large factor of the figure: look at the plot as well.
 `
 
 // conditionPages say more about what goes on.

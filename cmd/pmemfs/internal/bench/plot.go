@@ -80,7 +80,7 @@ func (p *panel) plot() (*plot.Plot, error) {
 	q.X.Label.Text, q.Y.Label.Text = "percentile", "time of a store"
 	q.X.Scale, q.Y.Scale = plot.LogScale{}, plot.LogScale{}
 	q.Legend.Top, q.Legend.Left = true, true
-	q.Legend.XOffs, q.Legend.YOffs, q.Legend.Padding = vg.Points(10), vg.Points(-6), vg.Points(2)
+	q.Legend.XOffs, q.Legend.YOffs, q.Legend.Padding = vg.Points(10), vg.Points(-26), vg.Points(1)
 	for _, style := range []*draw.TextStyle{
 		&q.Title.TextStyle, &q.X.Label.TextStyle, &q.Y.Label.TextStyle, &q.X.Tick.Label, &q.Y.Tick.Label, &q.Legend.TextStyle,
 	} {
