@@ -107,7 +107,10 @@ func (p *Process) Line(ctx context.Context) (string, error) {
 		if ok {
 			return line, nil
 		}
-		return "", errors.Join(p.wait(ctx), fmt.Errorf("%s: its output has ended", p.name))
+		if err := p.wait(ctx); err != nil {
+			return "", err
+		}
+		return "", p.failure()
 	case <-ctx.Done():
 		return "", context.Cause(ctx)
 	case <-time.After(patience):
