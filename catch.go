@@ -91,6 +91,8 @@ func codeError(code fault.Code) error {
 		errno = unix.ENOMEM
 	case fault.CodeBusy:
 		errno = unix.EBUSY
+	case fault.CodeLimit:
+		errno = unix.EDQUOT
 	default:
 		errno = unix.EIO
 	}

@@ -23,10 +23,12 @@ const (
 	CodeServerGone             // the server has died or has closed the connection
 	CodeNoMemory               // mmap failed in the client: most often vm.max_map_count
 	CodeBusy                   // another client did not give back the page in time
+	CodeLimit                  // the client has as many runs as the server lets it have
 )
 
 var codeNames = [...]string{"ok", "beyond the end of the file", "no space left in the pool", "input/output error",
-	"not writable", "server gone", "cannot map more memory", "busy"}
+	"not writable", "server gone", "cannot map more memory", "busy",
+	"over the server's limit of grants for a client (pmemfs serve --max-grants): unmap something"}
 
 // String gives the reason in words.
 func (c Code) String() string {

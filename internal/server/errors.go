@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +41,11 @@ func errorReply(err error) *wire.Reply {
 	if text := err.Error(); text != errno.Error() {
 		r.Detail = text
 	}
+	var limit *grant.LimitError
+	if errors.As(err, &limit) {
+		what, _, _ := strings.Cut(limit.What, " ")
+		r.Detail += fmt.Sprintf(" (pmemfs serve --max-%s)", what)
+	}
 	var sealed *grant.SealedError
 	if errors.As(err, &sealed) {
 		r.Sealed = &wire.Sealed{
@@ -67,8 +73,10 @@ func faultCode(err error) fault.Code {
 		return fault.CodeAccess
 	case unix.EBUSY:
 		return fault.CodeBusy
-	case unix.ENOMEM, unix.EDQUOT:
+	case unix.ENOMEM:
 		return fault.CodeNoMemory
+	case unix.EDQUOT:
+		return fault.CodeLimit
 	}
 	return fault.CodeIO
 }

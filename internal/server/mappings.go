@@ -124,7 +124,7 @@ func (s *Session) mapFile(q *wire.Request) (*wire.Reply, error) {
 		h.users.Add(1) // it is one already, as this request
 		m := &mapping{
 			srv: s.srv, handle: h, first: q.Offset / blockSize, length: q.Length, address: q.Address, writable: write,
-			pins: newTable[pinned]("pin", maxPins),
+			pins: newTable[pinned]("pin", maxPins, "of one mapping: unpin some"),
 		}
 		m.grants = s.srv.grants.Map(s.taker, uint64(h.node.Ino()), m.first, m.pages(), m.address, q.Handle)
 		if direct {

@@ -33,7 +33,7 @@ func (s *Session) allowDirect(q *wire.Request) (*wire.Reply, error) {
 }
 
 func (s *Session) setStatic(q *wire.Request) (*wire.Reply, error) {
-	return s.useFile(q, false, false, func(h *handle) (*wire.Reply, error) {
+	return s.use(q, func(h *handle) (*wire.Reply, error) {
 		if q.Flags > 1 {
 			return nil, invalid("static %d", q.Flags)
 		}

@@ -445,7 +445,7 @@ func TestListen(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
-	tab := newTable[string]("thing", 3)
+	tab := newTable[string]("thing", 3, "give one back")
 	a, _ := tab.add("a")
 	b, _ := tab.add("b")
 	if _, err := tab.remove(a); err != nil {

@@ -48,8 +48,8 @@ type taker interface {
 func newSession(srv *Server, pid int, cred core.Cred, readOnly bool) *Session {
 	return &Session{
 		srv: srv, pid: pid, cred: cred, readOnly: readOnly || srv.readOnly(),
-		handles:  newTable[*handle]("handle", srv.opts.Limits.Handles),
-		mappings: newTable[*mapping]("mapping", srv.opts.Limits.Mappings),
+		handles:  newTable[*handle]("handle", srv.opts.Limits.Handles, "pmemfs serve --max-handles"),
+		mappings: newTable[*mapping]("mapping", srv.opts.Limits.Mappings, "pmemfs serve --max-mappings"),
 	}
 }
 

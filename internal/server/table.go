@@ -12,8 +12,9 @@ import (
 // table numbers things that a client refers to. Numbers begin at 1 and are not used again soon, so that a client's
 // mistake meets EBADF rather than another thing.
 type table[T any] struct {
-	what  string // for errors
-	limit int
+	what   string // for errors
+	limit  int
+	remedy string // what to do when there are as many
 
 	mu   sync.Mutex
 	last uint32       // protected by mu
@@ -21,8 +22,8 @@ type table[T any] struct {
 	m    map[uint32]T // protected by mu
 }
 
-func newTable[T any](what string, limit int) *table[T] {
-	return &table[T]{what: what, limit: limit, m: map[uint32]T{}}
+func newTable[T any](what string, limit int, remedy string) *table[T] {
+	return &table[T]{what: what, limit: limit, remedy: remedy, m: map[uint32]T{}}
 }
 
 // add numbers a thing. EMFILE: there are too many.
@@ -33,7 +34,7 @@ func (t *table[T]) add(v T) (uint32, error) {
 		return 0, fmt.Errorf("the session has ended: %w", unix.ESHUTDOWN)
 	}
 	if len(t.m) >= t.limit {
-		return 0, fmt.Errorf("the client has %d %ss, which is the limit: %w", t.limit, t.what, unix.EMFILE)
+		return 0, fmt.Errorf("the client has %d %ss, which is the limit (%s): %w", t.limit, t.what, t.remedy, unix.EMFILE)
 	}
 	for {
 		t.last++
