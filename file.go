@@ -68,7 +68,7 @@ func (f *File) Close() error {
 		return pathError("close", f.name, fs.ErrClosed)
 	}
 	_, err := f.fsys.call(&wire.Request{Op: wire.OpClose, Handle: f.handle})
-	return pathError("close", f.name, err)
+	return pathError("close", f.name, errors.Join(err, f.fsys.release()))
 }
 
 // Read reads up to len(p) bytes from the file's position and moves it. At the end of the file it returns 0, io.EOF.

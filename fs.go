@@ -25,6 +25,7 @@ type FS struct {
 	info  Info        // immutable
 	hello *wire.Hello // immutable
 	space *addressSpace
+	lease *lease // of an imported file; nil: the FS is open until Close
 
 	closed atomic.Bool
 }
@@ -418,6 +419,9 @@ func (fsys *FS) Info() Info { return fsys.info }
 // Close closes the FS. Open files are closed, and mappings lose all access, as if unmapped. An embedded pool is
 // unmounted cleanly.
 func (fsys *FS) Close() error {
+	if fsys.hold() == nil {
+		defer fsys.release() // until here nothing that is unmapped closes it
+	}
 	var errs []error
 	for _, m := range fsys.space.list() {
 		errs = append(errs, m.Unmap())

@@ -11,7 +11,7 @@ import (
 // Info says what is behind an FS. Its JSON form is stable.
 type Info struct {
 	Pool     string       `json:"pool"`             // path of the pool, as its owner opened it
-	Socket   string       `json:"socket,omitempty"` // the server's socket; empty when embedded
+	Socket   string       `json:"socket,omitempty"` // the server's socket; empty when embedded or imported
 	PID      int          `json:"pid"`              // the process that owns the pool
 	UUID     string       `json:"uuid"`
 	Label    string       `json:"label"`

@@ -148,15 +148,18 @@ func (f *File) mapRange(off int64, n int, flags MapFlags) (*Mapping, error) {
 	if f.closed.Load() || f.fsys.closed.Load() {
 		return nil, fs.ErrClosed
 	}
+	if err := f.fsys.hold(); err != nil { // released by Unmap
+		return nil, err
+	}
 	region, err := f.fsys.space.reserve(int64(n))
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, f.fsys.release())
 	}
 	r, err := f.call("map", &wire.Request{
 		Op: wire.OpMap, Offset: off, Length: int64(n), Flags: uint32(flags), Address: uint64(region.Address()),
 	})
 	if err != nil {
-		return nil, errors.Join(err, region.Release())
+		return nil, errors.Join(err, region.Release(), f.fsys.release())
 	}
 	m := &Mapping{
 		fsys: f.fsys, name: f.name, off: off, id: r.Handle, flags: flags, readOnly: flags&ReadOnly != 0,
@@ -385,5 +388,5 @@ func (m *Mapping) end() error {
 	}
 	m.fsys.space.remove(m)
 	mapped.retire(m)
-	return errors.Join(err, m.region.Release())
+	return errors.Join(err, m.region.Release(), m.fsys.release())
 }

@@ -112,11 +112,7 @@ const helloTimeout = 30 * time.Second
 
 // greet says Hello and receives the descriptors.
 func greet(conn *net.UnixConn, o options) (*wire.Hello, *addressSpace, error) {
-	q := &wire.Request{ID: 1, Op: wire.OpHello, Offset: wire.Version}
-	if o.readOnly {
-		q.Flags = wire.HelloReadOnly
-	}
-	frame, err := wire.AppendRequest(nil, q)
+	frame, err := helloFrame(o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -126,28 +122,48 @@ func greet(conn *net.UnixConn, o options) (*wire.Hello, *addressSpace, error) {
 	if _, err := conn.Write(frame); err != nil {
 		return nil, nil, err
 	}
-	body, files, err := wire.ReadFiles(conn)
+	r, err := readHello(conn, 2)
 	if err != nil {
-		return nil, nil, fmt.Errorf("the server did not answer: %w", err)
+		return nil, nil, err
 	}
-	r, err := wire.DecodeReply(body)
+	return r.Hello, newSpace(r.Hello, r.Files[0], r.Files[1], conn), conn.SetDeadline(time.Time{})
+}
+
+func helloFrame(o options) ([]byte, error) {
+	q := &wire.Request{ID: 1, Op: wire.OpHello, Offset: wire.Version}
+	if o.readOnly {
+		q.Flags = wire.HelloReadOnly
+	}
+	return wire.AppendRequest(nil, q)
+}
+
+// readHello receives the reply to Hello, and as many descriptors as it must come with.
+func readHello(conn *net.UnixConn, files int) (r *wire.Reply, err error) {
+	body, fds, err := wire.ReadFiles(conn)
+	if err != nil {
+		return nil, fmt.Errorf("the server did not answer: %w", err)
+	}
+	r, err = wire.DecodeReply(body)
 	if err == nil {
 		err = replyError(r)
 	}
-	if err == nil && (len(files) != 2 || r.Hello == nil || r.Hello.Version != wire.Version) {
+	if err == nil && (len(fds) != files || r.Hello == nil || r.Hello.Version != wire.Version) {
 		err = errProtocol
 	}
 	if err != nil {
-		for _, fd := range files {
-			unix.Close(fd)
-		}
-		return nil, nil, err
+		wire.CloseFiles(fds)
+		return nil, err
 	}
-	space := &addressSpace{mappings: map[*Mapping]struct{}{}, opts: fault.ClientOptions{
-		Page: os.NewFile(uintptr(files[0]), "fault page"), Data: os.NewFile(uintptr(files[1]), "data area"),
-		Base: r.Hello.Base, MapFlags: int(r.Hello.MapFlags), ServerPidfd: serverPidfd(conn),
+	r.Files = fds
+	return r, nil
+}
+
+// newSpace takes over the descriptors that came with Hello.
+func newSpace(h *wire.Hello, page, data int, conn *net.UnixConn) *addressSpace {
+	return &addressSpace{mappings: map[*Mapping]struct{}{}, opts: fault.ClientOptions{
+		Page: os.NewFile(uintptr(page), "fault page"), Data: os.NewFile(uintptr(data), "data area"),
+		Base: h.Base, MapFlags: int(h.MapFlags), ServerPidfd: serverPidfd(conn),
 	}}
-	return r.Hello, space, conn.SetDeadline(time.Time{})
 }
 
 // serverPidfd returns a descriptor of the process that listens, -1 when the kernel has none to give: then the end of

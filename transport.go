@@ -1,7 +1,6 @@
 package pmemfs
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -102,6 +101,8 @@ func (t *connection) settle(id uint32, r *wire.Reply) {
 	t.mu.Unlock()
 	if c != nil {
 		c <- r
+	} else if r != nil {
+		wire.CloseFiles(r.Files) // nobody has asked
 	}
 }
 
@@ -147,15 +148,11 @@ func (t *connection) encode(q *wire.Request) ([]byte, error) {
 // receive hands replies to those who wait for them, until the connection ends.
 func (t *connection) receive() {
 	defer t.lose()
-	in := bufio.NewReaderSize(t.conn, 64<<10)
+	in := wire.NewReceiver(t.conn)
 	for {
-		body, err := wire.ReadFrame(in)
+		r, err := in.Next()
 		if err != nil {
-			return
-		}
-		r, err := wire.DecodeReply(body)
-		if err != nil {
-			return // not a server
+			return // the end, or not a server
 		}
 		t.settle(r.ID, r)
 	}

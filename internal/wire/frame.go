@@ -129,7 +129,7 @@ func (r *fileReader) Read(p []byte) (int, error) {
 		err = io.EOF
 	}
 	if oobn == 0 {
-		return n, err
+		return max(n, 0), err // -1 with an error
 	}
 	messages, parseErr := unix.ParseSocketControlMessage(r.oob[:oobn])
 	for _, m := range messages {
