@@ -130,6 +130,16 @@ var damageCases = []damageCase{
 		d.setEntry(off, e)
 	}, "check does not match"},
 	{"written blocks behind the end", func(d *damager) { d.inode("b/map").Size = 22 * page }, "8 written blocks behind the end"},
+	{"static with a hole", func(d *damager) { d.inode("b/map").Flags = layout.FlagStatic }, "static, but block 2 of 30"},
+	{"static and unwritten", func(d *damager) {
+		in := d.inode("b/big")
+		in.Flags, in.Size = layout.FlagStatic, 4*page
+	}, "static, but block 3 of 4"},
+	{"static and shared", func(d *damager) {
+		in := d.inode("a/f")
+		in.Flags = layout.FlagStatic
+		in.Root[1] = layout.MakeEntry(in.Root[1].Flags()|layout.EntryShared, in.Root[1].Number(), layout.Place{Ino: in.Ino, Position: 1})
+	}, "static, but block 1 of 2"},
 	{"empty node", func(d *damager) {
 		_, off, _ := d.entry("b/map", 0)
 		d.u.Zero(off / page * page)
@@ -188,7 +198,7 @@ func TestCheckFindsDamage(t *testing.T) {
 			o := prepare(t, meta, data)
 			d := &damager{t: t, fs: o.fs}
 			// Paths are looked up first: a transaction holds the builder's lock.
-			for _, path := range []string{"/", "a", "b", "a/sub", "a/f", "a/sub/g", "b/map", "b/link"} {
+			for _, path := range []string{"/", "a", "b", "a/sub", "a/f", "a/sub/g", "b/map", "b/big", "b/link"} {
 				in := must[*inode](t)(o.fs.get(must[Attr](t)(o.fs.Resolve(root, path, false)).Ino))
 				defer in.put()
 			}

@@ -170,6 +170,7 @@ type inodeCheck struct {
 	blocks, nodes int64 // found so far
 	behind        int64 // written blocks behind the end of the file, found so far
 	behindAt      int64 // offset of the entry that maps the first of them
+	filled        int64 // so many blocks from the start of a file are written and not shared
 }
 
 func (w *inodeCheck) problem(structure string, offset int64, format string, args ...any) {
@@ -313,6 +314,9 @@ func (w *inodeCheck) blockMap() {
 		_, end := blocksOf(0, w.in.Size)
 		w.problem("map entry", w.behindAt, "maps the first of %d written blocks behind the end of the file, which is before block %d", w.behind, end)
 	}
+	if _, end := blocksOf(0, w.in.Size); w.in.Flags&layout.FlagStatic != 0 && w.filled < end {
+		w.problem("inode", w.at, "static, but block %d of %d is a hole, unwritten or shared", w.filled, end)
+	}
 }
 
 func (w *inodeCheck) mapEntry(e layout.Entry, off int64, level int, base int64) {
@@ -356,6 +360,9 @@ func (w *inodeCheck) mapLeaf(e layout.Entry, off, base, span int64) {
 	w.c.sum.Blocks += span
 	if twice := w.c.blocks.add(p.block, span); twice >= 0 {
 		w.problem("map entry", off, "maps block %d, which something else maps, too", twice)
+	}
+	if base == w.filled && p.flags == 0 {
+		w.filled += span
 	}
 	_, end := blocksOf(0, w.in.Size)
 	switch {

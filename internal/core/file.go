@@ -316,15 +316,44 @@ func (p plan) targets(runs []alloc.Run) []piece {
 
 // reserve takes blocks for holes, before the data is stored.
 func (fs *FS) reserve(holes []piece, goal int64) (runs []alloc.Run, err error) {
-	n := count(holes)
-	if n == 0 {
-		return nil, nil
-	}
 	err = fs.journal.Locked(func() error {
-		runs, err = fs.blocks.Reserve(n, goal)
-		return err
+		for _, n := range portions(holes) {
+			got, err := fs.blocks.Reserve(n, goal)
+			if err != nil {
+				fs.blocks.Cancel(runs...)
+				runs = nil
+				return err
+			}
+			runs = append(runs, got...)
+			goal = runs[len(runs)-1].End()
+		}
+		return nil
 	})
 	return runs, err
+}
+
+// portions is how many blocks to reserve at once for holes. What of them a leaf
+// of 2 MiB can map is reserved for itself, so that it gets blocks that are
+// aligned as it is.
+func portions(holes []piece) (out []int64) {
+	var rest int64
+	add := func(n int64) {
+		if n > 0 {
+			out = append(out, n)
+		}
+	}
+	for _, h := range holes {
+		first, end := layout.RoundUp(h.first, layout.HugeBlocks), h.end()/layout.HugeBlocks*layout.HugeBlocks
+		if first >= end {
+			rest += h.count
+			continue
+		}
+		add(rest + first - h.first)
+		add(end - first)
+		rest = h.end() - end
+	}
+	add(rest)
+	return out
 }
 
 func (fs *FS) cancel(runs []alloc.Run) {

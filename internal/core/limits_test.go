@@ -162,6 +162,49 @@ func fillAndEmpty(t *testing.T, fs *FS, fill func(fs *FS, dir layout.Ino, i int)
 	}
 }
 
+// TestShrinkWithoutNodes cuts large leaves, which takes nodes, when all nodes
+// are in use that others may have.
+func TestShrinkWithoutNodes(t *testing.T) {
+	const huge = layout.HugeBlocks * page
+	meta, data := smallAreas(t)
+	fs := mount(t, meta, data)
+	n := create(t, fs, layout.RootIno, "large")
+	defer n.Close()
+	if err := n.Fallocate(0, 0, 3*huge); err != nil {
+		t.Fatal(err)
+	}
+	if got := leaves(t, n); got != [3]int{0, 3, 0} {
+		t.Fatal(got)
+	}
+	takeNode := func(i int) error {
+		return fillFile(fs, layout.RootIno, i, func(n *Node) error {
+			_, err := n.WriteAt([]byte("far"), 100*page)
+			return err
+		})
+	}
+	var err error
+	for i := 0; err == nil && i < layout.ChunkUnits; i++ {
+		err = takeNode(i)
+	}
+	if free := fs.Statfs().FreeNodes; !errors.Is(err, unix.ENOSPC) || free == 0 || fs.Statfs().FreeBlocks == 0 {
+		t.Fatalf("%v, %+v", err, fs.Statfs())
+	}
+	free := fs.Statfs().FreeBlocks
+	if err := n.Fallocate(PunchHole|KeepSize, 5*page, huge); err != nil {
+		t.Errorf("punch over the edge of two leaves: %v", err)
+	}
+	size := int64(2*huge + 9*page)
+	if _, err := n.SetAttr(root, SetAttr{Size: &size}); err != nil {
+		t.Errorf("truncate to the middle of a leaf: %v", err)
+	}
+	if got := fs.Statfs().FreeBlocks; got != free+2*layout.HugeBlocks-9 {
+		t.Errorf("%d free, before %d", got, free)
+	}
+	if err := takeNode(layout.ChunkUnits); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("a write got a node that is kept: %v", err)
+	}
+}
+
 // TestLongNames fills directories with names of the greatest length, so that
 // buckets split often and nodes come between.
 func TestLongNames(t *testing.T) {
@@ -435,7 +478,13 @@ func TestInterruptedTruncate(t *testing.T) {
 			return err
 		},
 		"fallocate": func(fs *FS, n *Node) error { return n.Fallocate(0, 0, 60*layout.HugeBlocks*page) },
+		"freeze":    func(fs *FS, n *Node) error { return errors.Join(n.SetStatic(true), n.SetStatic(false)) },
 		"unlink":    func(fs *FS, n *Node) error { return fs.Unlink(root, layout.RootIno, "f") },
+		"write when it has no name": func(fs *FS, n *Node) error {
+			err := fs.Unlink(root, layout.RootIno, "f")
+			must[int](t)(n.WriteAt([]byte("x"), 100*layout.HugeBlocks*page))
+			return err
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			meta, data := newAreas(t, 512<<20)
@@ -446,13 +495,7 @@ func TestInterruptedTruncate(t *testing.T) {
 			}
 			interruptTruncate(t, fs, n.in)
 			n.Close()
-			fs, err := open(meta, data, fs.sb, Options{}) // as Mount, without the reclaiming
-			if err == nil {
-				err = fs.findOrphans()
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			fs = must[*FS](t)(Mount(meta, data, Options{HoldOrphans: true}))
 			n = must[*Node](t)(fs.Open(n.Ino()))
 			if err := use(fs, n); err != nil {
 				t.Fatal(err)
@@ -464,7 +507,8 @@ func TestInterruptedTruncate(t *testing.T) {
 				}
 			}
 			n.Close()
-			fs.reclaimOrphans()
+			fs.Reclaim()
+			fs.Reclaimed()
 			if sum := checkAreas(t, meta, data); sum.Orphans != 0 {
 				t.Errorf("%+v", sum)
 			}

@@ -24,6 +24,7 @@ type modelFile struct {
 	ino    layout.Ino
 	links  int
 	size   int64
+	static bool
 	blocks map[int64][]byte // contents; a missing block is zeros
 	xattrs map[string]string
 	target string
@@ -42,6 +43,15 @@ func (f *modelFile) write(p []byte, off int64) {
 		i += copy(f.blocks[block][at:], p[i:])
 	}
 	f.size = max(f.size, off+int64(len(p)))
+}
+
+// grows is the error of an operation that makes the file end at end, if it is
+// shorter.
+func (f *modelFile) grows(end int64) syscall.Errno {
+	if f.static && end > f.size {
+		return unix.EBUSY
+	}
+	return 0
 }
 
 // zero makes [off, end) zeros, whatever the size.
@@ -318,12 +328,25 @@ func (m *model) write(t *rapid.T) {
 	p := bytes.Repeat([]byte{byte(rapid.IntRange(1, 255).Draw(t, "content"))}, rapid.IntRange(0, 20000).Draw(t, "length"))
 	if rapid.Bool().Draw(t, "append") && o.f.size+int64(len(p)) <= layout.MaxFileSize {
 		at, n, err := o.n.Append(p)
-		if m.same(t, "append", err, 0); at != o.f.size || n != len(p) {
+		if !m.same(t, "append", err, o.f.grows(at+int64(len(p)))) {
+			return
+		}
+		if at != o.f.size || n != len(p) {
 			t.Fatalf("append of %d bytes at %d: %d bytes at %d", len(p), o.f.size, n, at)
 		}
 		off = at
-	} else if n, err := o.n.WriteAt(p, off); m.same(t, "write", err, 0) && n != len(p) {
-		t.Fatalf("write of %d bytes: %d", len(p), n)
+	} else {
+		want := o.f.grows(off + int64(len(p)))
+		if len(p) == 0 {
+			want = 0
+		}
+		n, err := o.n.WriteAt(p, off)
+		if !m.same(t, "write", err, want) {
+			return
+		}
+		if n != len(p) {
+			t.Fatalf("write of %d bytes: %d", len(p), n)
+		}
 	}
 	if len(p) > 0 {
 		o.f.write(p, off)
@@ -346,8 +369,14 @@ func (m *model) compareRead(t *rapid.T, o openModel, off int64, length int) {
 
 func (m *model) truncate(t *rapid.T) {
 	o, size := m.drawNode(t), drawOffset(t)
+	want := syscall.Errno(0)
+	if o.f.static && size != o.f.size {
+		want = unix.EBUSY
+	}
 	_, err := m.fs.SetAttr(root, o.f.ino, SetAttr{Size: &size})
-	m.same(t, "truncate", err, 0)
+	if !m.same(t, "truncate", err, want) {
+		return
+	}
 	o.f.zero(min(size, o.f.size), layout.MaxFileSize)
 	o.f.size = size
 }
@@ -357,8 +386,14 @@ func (m *model) fallocate(t *rapid.T) {
 	length := int64(rapid.IntRange(1, 300000).Draw(t, "length"))
 	mode := rapid.SampledFrom([]uint32{0, KeepSize, PunchHole | KeepSize, ZeroRange, ZeroRange | KeepSize}).Draw(t, "mode")
 	want := syscall.Errno(0)
-	if off+length > layout.MaxFileSize {
+	first, end := inner(off, length)
+	switch {
+	case off+length > layout.MaxFileSize:
 		want = unix.EFBIG
+	case mode&PunchHole == 0 && o.f.grows(off+length) != 0 && (mode&KeepSize == 0 || o.f.end() < off+length):
+		want = unix.EBUSY
+	case o.f.static && mode&(PunchHole|ZeroRange) != 0 && first < end:
+		want = unix.EBUSY
 	}
 	if !m.same(t, "fallocate", o.n.Fallocate(mode, off, length), want) {
 		return
@@ -374,7 +409,37 @@ func (m *model) fallocate(t *rapid.T) {
 func (m *model) relocate(t *rapid.T) {
 	o, off := m.drawNode(t), drawOffset(t)
 	length := min(int64(rapid.IntRange(1, 300000).Draw(t, "length")), layout.MaxFileSize-off)
-	m.same(t, "relocate", o.n.Relocate(off, length), 0)
+	want := syscall.Errno(0)
+	if o.f.static && off < o.f.end() && length > 0 {
+		want = unix.EBUSY
+	}
+	m.same(t, "relocate", o.n.Relocate(off, length), want)
+}
+
+// end is where the last block ends.
+func (f *modelFile) end() int64 { return layout.RoundUp(f.size, page) }
+
+func (m *model) fill(t *rapid.T) {
+	o, off := m.drawNode(t), drawOffset(t)
+	length := int64(rapid.IntRange(1, 300000).Draw(t, "length"))
+	want := syscall.Errno(0)
+	if off+length > o.f.end() {
+		want = unix.ENXIO
+	}
+	if m.same(t, "fill", o.n.Fill(off, length), want) {
+		m.same(t, "filled", o.n.Filled(off, length, func() error { return nil }), 0)
+	}
+}
+
+func (m *model) setStatic(t *rapid.T) {
+	o, static := m.drawNode(t), rapid.Bool().Draw(t, "static")
+	want := syscall.Errno(0)
+	if static && o.f.size > 0 && o.n.Filled(0, o.f.size, func() error { return nil }) != nil {
+		want = unix.EINVAL
+	}
+	if m.same(t, "static", o.n.SetStatic(static), want) {
+		o.f.static = static
+	}
 }
 
 func (m *model) fault(t *rapid.T) {
@@ -464,8 +529,8 @@ func (m *model) check(t *rapid.T) {
 func (m *model) compare(t *rapid.T, f *modelFile) {
 	a, err := m.fs.GetAttr(f.ino)
 	m.same(t, "stat", err, 0)
-	if a.Mode&layout.ModeType != f.typ || int(a.Nlink) != f.links || !f.dir() && a.Size != f.size {
-		t.Fatalf("%+v, want type %#o, %d links, size %d", a, f.typ, f.links, f.size)
+	if a.Mode&layout.ModeType != f.typ || int(a.Nlink) != f.links || !f.dir() && a.Size != f.size || a.Static != f.static {
+		t.Fatalf("%+v, want type %#o, %d links, size %d, static %v", a, f.typ, f.links, f.size, f.static)
 	}
 	names, err := m.fs.ListXattr(root, f.ino)
 	if m.same(t, "listxattr", err, 0); !slices.Equal(names, slices.Sorted(maps.Keys(f.xattrs))) {
@@ -532,6 +597,7 @@ func TestModel(t *testing.T) {
 			"create": m.create, "link": m.link, "remove": m.remove, "rename": m.rename, "xattr": m.xattr,
 			"open": m.openFile, "close": m.closeFile, "write": m.write, "read": m.readFile, "write again": m.write,
 			"truncate": m.truncate, "fallocate": m.fallocate, "relocate": m.relocate, "fault": m.fault,
+			"fill": m.fill, "static": m.setStatic,
 			"remount": m.remount, "": m.check,
 		})
 		fs, err := Mount(m.meta, m.data, Options{ReadOnly: true})

@@ -208,6 +208,12 @@ var dataOperations = []operation{
 	{"truncate to nothing", metadata, 0, func(o *opTree) error { return o.truncate(o.mapped, 0) }},
 	{"truncate longer", newData, 0, func(o *opTree) error { return o.truncate(o.open, 1<<30) }},
 	{"relocate", newData, 0, func(o *opTree) error { return o.mapped.Relocate(0, 100*page) }},
+	{"fill holes", newData, 0, func(o *opTree) error { return o.mapped.Fill(10*page, 10*page) }},
+	{"fill unwritten", newData, 0, func(o *opTree) error { return o.mapped.Fill(5*page, 4*page) }},
+	{"fill all", newData, 0, func(o *opTree) error { return o.mapped.Fill(100, 29*page) }},
+	{"fill written", nothing, 0, func(o *opTree) error { return o.mapped.Fill(20*page, 10*page) }},
+	{"set static", metadata, 0, func(o *opTree) error { return o.big.SetStatic(true) }},
+	{"set static again", nothing, 0, func(o *opTree) error { return o.big.SetStatic(false) }},
 	{"read fault on hole", nothing, 0, func(o *opTree) error { return o.fault(o.mapped, 3, false) }},
 	{"read fault on written", nothing, 0, func(o *opTree) error { return o.fault(o.mapped, 21, false) }},
 	{"write fault on hole", newData, 0, func(o *opTree) error { return o.fault(o.mapped, 11, true) }},
@@ -235,6 +241,23 @@ var longOperations = []operation{
 		}
 		o.open.Close()
 		return o.fs.Unlink(root, o.a, "open")
+	}},
+	{"fill in steps", several, 0, func(o *opTree) error {
+		now := o.fs.now() // the same in all steps, so that they look alike
+		o.fs.now = func() int64 { return now }
+		if err := o.truncate(o.open, 5<<20); err != nil {
+			return err
+		}
+		o.step()
+		now++
+		return o.open.Fill(0, 5<<20)
+	}},
+	{"set and clear static", several, 0, func(o *opTree) error {
+		if err := o.big.SetStatic(true); err != nil {
+			return err
+		}
+		o.step()
+		return o.big.SetStatic(false)
 	}},
 	{"trim the log", several, 0, func(o *opTree) error {
 		for i := range 18 { // more than the log holds

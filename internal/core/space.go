@@ -431,10 +431,10 @@ func (n *Node) Relocate(off, length int64) error {
 	in := n.in
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	first, end := blocksOf(off, min(length, max(0, layout.RoundUp(in.Size, layout.BlockSize)-off)))
-	if first >= end {
+	if length = min(length, layout.RoundUp(in.Size, layout.BlockSize)-off); length <= 0 {
 		return nil
 	}
+	first, end := blocksOf(off, length)
 	if err := in.mayChange(first, end); err != nil {
 		return err
 	}
