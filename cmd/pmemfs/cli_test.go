@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
 func TestParseSize(t *testing.T) {
@@ -310,22 +312,31 @@ func withFiles(t *testing.T, pool string, f func(meta, data *os.File) error) {
 	}
 }
 
-// TestCheckNamesDamage: a damaged inode is named, by check and by whoever meets it.
-func TestCheckNamesDamage(t *testing.T) {
-	pool := newPool(t)
-	put(t, pool, "victim", "text")
+// withInode changes the bytes of an inode of a pool that is not in use.
+func withInode(t *testing.T, pool string, ino uint64, change func(b []byte)) {
+	t.Helper()
 	withFiles(t, pool, func(meta, _ *os.File) error {
 		content, err := io.ReadAll(io.NewSectionReader(meta, 0, 1<<40))
 		if err != nil {
 			return err
 		}
-		for at := 0; at+256 <= len(content); at += 256 {
-			if bytes.HasPrefix(content[at:], []byte("inod")) && binary.LittleEndian.Uint64(content[at+8:]) == 2 {
-				return writeAt(meta, int64(at)+60, 0xffffffff)
+		for at := 0; at+layout.InodeSize <= len(content); at += layout.InodeSize {
+			b := content[at : at+layout.InodeSize]
+			if bytes.HasPrefix(b, []byte("inod")) && binary.LittleEndian.Uint64(b[8:]) == ino {
+				change(b)
+				_, err := meta.WriteAt(b, int64(at))
+				return err
 			}
 		}
-		return fmt.Errorf("there is no inode 2 in %d bytes", len(content))
+		return fmt.Errorf("there is no inode %d in %d bytes", ino, len(content))
 	})
+}
+
+// TestCheckNamesDamage: a damaged inode is named, by check and by whoever meets it.
+func TestCheckNamesDamage(t *testing.T) {
+	pool := newPool(t)
+	put(t, pool, "victim", "text")
+	withInode(t, pool, 2, func(b []byte) { binary.LittleEndian.PutUint32(b[60:], 0xffffffff) })
 	fails(t, exitFailed, []string{"damaged inode"}, "cat", pool, "victim")
 	o := run(t, "check", pool)
 	if o.code != exitFailed || !strings.Contains(o.stdout, "damage: inode of inode 2") || !strings.Contains(o.stdout, "DAMAGED") {

@@ -182,7 +182,7 @@ func generalRemedy(err error, path string) string {
 	case errors.Is(err, unix.EDQUOT):
 		return "unmap or unpin something, or start the server with more: pmemfs serve --max-sealed, --max-pinned, --max-grants"
 	case errors.Is(err, unix.EMFILE):
-		return "close or unmap something, or start the server with more: pmemfs serve --max-handles, --max-mappings"
+		return "close or unmap something, or raise the limit: a server's by its --max-handles or --max-mappings, this process's by ulimit -n"
 	case errors.Is(err, unix.ENOSPC):
 		return "pmemfs info POOL shows what is free; remove files, or make a larger pool"
 	case errors.Is(err, pmemfs.ErrServerGone):

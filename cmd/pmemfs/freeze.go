@@ -85,6 +85,7 @@ func freezeRemedy(unfilled string, err error) error {
 	if errors.As(err, new(*pmemfs.UnfilledError)) {
 		return &failure{err, exitFailed, unfilled}
 	}
+	err = remedy(err, "a regular file: nothing else can be static", unix.EINVAL)
 	return remedy(err, "do it with the capability CAP_LINUX_IMMUTABLE (as root), or at a server that was started with "+
 		"--direct-group and a group of yours", unix.EPERM)
 }

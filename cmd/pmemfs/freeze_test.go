@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
 // capable says whether this process, and the commands that it starts, may freeze and seal.
@@ -101,7 +102,7 @@ func TestFreeze(t *testing.T) {
 		if isStatic(t, pool, "/f") || !isStatic(t, pool, "/empty") {
 			t.Error("not what was thawed is thawed")
 		}
-		fails(t, exitFailed, []string{"is a directory"}, "freeze", pool, "/")
+		fails(t, exitFailed, []string{"freeze .", "try: a regular file"}, "freeze", pool, "/")
 		fails(t, exitFailed, []string{"missing: no such file"}, "thaw", pool, "/missing")
 	})
 }
@@ -286,6 +287,16 @@ func TestSeals(t *testing.T) {
 	if n := frames(t, s.socket); n["seals"] != 1.0 {
 		t.Error(n)
 	}
+	export, err := f.Export()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := ok(t, "info", s.socket); !strings.Contains(text, "serving 1 other client and 1 exported file at") {
+		t.Error(text)
+	}
+	if err := export.Close(); err != nil {
+		t.Error(err)
+	}
 	unpin, err := m.Pin(0, 4096)
 	if err != nil {
 		t.Fatal(err)
@@ -413,6 +424,24 @@ func TestFreezeAsOther(t *testing.T) {
 		t.Errorf("exit code %d\n%s", o.code, o.stderr)
 	}
 	s.stop(syscall.SIGTERM)
+}
+
+// TestCheckOfStatic: a static file with a hole is damage. No command makes one.
+func TestCheckOfStatic(t *testing.T) {
+	pool := newPool(t)
+	ok(t, "put", pool, sparse(t, 1<<20), "/f")
+	withInode(t, pool, 2, func(b []byte) {
+		in, err := layout.DecodeInode(b, 2, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in.Flags |= layout.FlagStatic
+		in.Encode(b)
+	})
+	o := run(t, "check", pool)
+	if o.code != exitFailed || !strings.Contains(o.stdout, "damage: inode of inode 2") || !strings.Contains(o.stdout, "static, but block 1 of 256") {
+		t.Errorf("exit code %d\n%s%s", o.code, o.stdout, o.stderr)
+	}
 }
 
 // TestInfoOfDisk: behind a page cache no mapping is durable without a system call, and info says so.

@@ -33,9 +33,9 @@ With --json: pool, socket (of a server), pid (of the owner), uuid, label, format
 medium: path, kind, file_system, domain, granularity, emulated, power_cut (where power cuts are emulated), map_sync,
 meta_size, data_size, alignment, read_only, flush_method, stream_method, evidence (what, how, result); use:
 block_size, blocks, free_blocks, inodes, free_inodes, meta_blocks, free_meta_blocks; is_pool; clients (connections,
-this one included); frames: clients, files, mappings, grants, pins, seals, granted_blocks, pinned_blocks, sealed_blocks,
-records (all of them), bytes (of memory that they take), breaks (since the start). Without a pool only medium and
-is_pool are there.
+this one included); exports (open files that exported descriptors stand for); frames: clients, files,
+mappings, grants, pins, seals, granted_blocks, pinned_blocks, sealed_blocks, records (all of them), bytes (of memory
+that they take), breaks (since the start). Without a pool only medium and is_pool are there.
 `,
 		example: `  pmemfs info /dev/shm/pool
   pmemfs info /run/pmemfs/pool.sock --require cache-line
@@ -95,7 +95,11 @@ func (r *infoResult) guarantee() string { return guarantee(&r.Medium) }
 func (r *infoResult) text(w io.Writer) {
 	owner := "nobody"
 	if r.Socket != "" {
-		owner = fmt.Sprintf("process %d, serving %s at %s", r.PID, count(int64(r.Clients-1), "other client"), r.Socket)
+		what := count(int64(r.Clients-1), "other client")
+		if r.Exports > 0 {
+			what += " and " + count(int64(r.Exports), "exported file")
+		}
+		owner = fmt.Sprintf("process %d, serving %s at %s", r.PID, what, r.Socket)
 	}
 	used := func(all, free, unit int64) string {
 		return fmt.Sprintf("%s, %s free", formatSize(all*unit), formatSize(free*unit))
