@@ -8,12 +8,18 @@
 //  2. applies the changes in place with cached stores, neither flushed nor
 //     fenced.
 //
+// Stage, instead, makes a transaction visible at once and durable later: its
+// changed pages are kept in memory, over those of the medium, and its record
+// waits. Journal.Commit takes both steps for all that is staged, so that those
+// who need durability at the same time share the fences (group commit).
+//
 // The places are flushed only when the log is trimmed: the ranges of the
 // oldest records are flushed, fenced, and then the log header is moved past
 // them. Mount replays what the header says is left; replaying twice does no
 // harm, because a record holds the new bytes themselves.
 //
-// Costs: a commit pays the lines of its record (streamed) and one fence.
+// Costs: a commit pays the lines of its record (streamed) and one fence; a
+// group of them pays the lines of all records, and one fence.
 // Trimming pays its flushes and three fences once for 3/8 of the log.
 //
 // Why redo and not undo or copy-on-write: an undo log fences before every
@@ -35,26 +41,32 @@ import (
 
 // Journal is the log of a mounted pool.
 //
-// Invariants: tail ≤ head and head-tail ≤ the log's length; every record in
-// [tail, head) is intact on the medium and applied in place; what lies before
-// tail is durable in place.
+// Invariants: tail ≤ durable ≤ head and durable-tail ≤ the log's length; every
+// record in [tail, durable) is intact on the medium and applied in place; what
+// lies before tail is durable in place. The records in [durable, head) are
+// staged: what they change is in over, and nowhere on the medium.
 //
-// Lock order: mu, the builder's lock, is taken after every inode lock. One
-// transaction is built at a time.
+// Lock order: committing, then mu, the builder's lock, which is taken after
+// every inode lock. One transaction is built at a time.
 type Journal struct {
-	area medium.Area
-	sb   *layout.Superblock
+	area    medium.Area
+	sb      *layout.Superblock
+	barrier func() error // immutable; see Options
+
+	committing sync.Mutex // one group at a time; it changes durable, and what is in the log
 
 	mu      sync.Mutex
 	header  layout.LogHeader // protected by mu
 	relied  int              // protected by mu: the copy of the header that is surely whole
 	head    uint64           // protected by mu: LSN of the next record
-	durable atomic.Uint64    // LSN up to which the log is on the medium
+	durable atomic.Uint64    // LSN up to which the log is on the medium; changed with mu held
 	failed  error            // protected by mu: sticky, set when the medium failed
-	work    int64            // protected by mu: what replaying [tail, head) takes, see recordWork
+	work    int64            // protected by mu: what replaying [tail, durable) takes, see recordWork
 	record  layout.RecordWriter
 	free    []*page // protected by mu: pages for transactions
 	copied  []byte  // protected by mu: a record read back from the log
+	staged  group   // protected by mu: what is not taken by a group commit yet
+	over    overlay // changed with mu held
 
 	// replayed holds the pages that a read-only mount changed by replaying:
 	// nothing is stored to the medium then. Immutable after Open.
@@ -72,6 +84,10 @@ func Format(area medium.Area, sb *layout.Superblock, o Options) error {
 type Options struct {
 	ReadOnly bool
 	Random   io.Reader // of epochs; nil: crypto/rand
+	// Barrier is called before staged records are written to the log: when it
+	// returns, everything that they make reachable is durable. nil: it was
+	// before they were staged.
+	Barrier func() error
 }
 
 func (o Options) newEpoch() uint64 {
@@ -92,7 +108,8 @@ func Open(area medium.Area, sb *layout.Superblock, o Options) (*Journal, error) 
 	if err != nil {
 		return nil, err
 	}
-	j := &Journal{area: area, sb: sb, header: header, relied: relied, head: header.Tail, readOnly: readOnly}
+	j := &Journal{area: area, sb: sb, header: header, relied: relied, head: header.Tail, readOnly: readOnly, barrier: o.Barrier}
+	j.over = newOverlay(sb.MetaSize)
 	if readOnly {
 		j.replayed = map[int64]*[layout.BlockSize]byte{}
 	}
@@ -228,9 +245,12 @@ func (j *Journal) replayedPage(number int64) *[layout.BlockSize]byte {
 // changed; they stay valid while the caller holds the lock of the object they
 // belong to.
 func (j *Journal) View(off, n int64) []byte {
+	at := off % layout.BlockSize
 	if p := j.replayed[off/layout.BlockSize]; p != nil {
-		at := off % layout.BlockSize
 		return p[at : at+n]
+	}
+	if p := j.over.find(off / layout.BlockSize); p != nil {
+		return p.bytes[at : at+n]
 	}
 	return j.area.Bytes()[off : off+n]
 }
@@ -246,15 +266,22 @@ func (j *Journal) Locked(fn func() error) error {
 // DurableLSN is the LSN up to which the log is on the medium.
 func (j *Journal) DurableLSN() uint64 { return j.durable.Load() }
 
-// Used is how many bytes of the log records occupy, and how many there are.
+// Used is how many bytes of the log records occupy, staged ones included, and
+// how many there are.
 func (j *Journal) Used() (used, size int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return int64(j.head - j.header.Tail), j.sb.Log.Length
 }
 
-// Close flushes what is in the log to its places and marks the log clean.
+// Close commits what is staged, flushes what is in the log to its places and
+// marks the log clean.
 func (j *Journal) Close() error {
+	j.committing.Lock()
+	defer j.committing.Unlock()
+	if err := j.commitGroup(); err != nil {
+		return err
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.readOnly || j.failed != nil {
@@ -272,7 +299,7 @@ func (j *Journal) Close() error {
 // Fences: one for the places, two for the header's copies.
 func (j *Journal) trim(keep int64, clean bool) error {
 	tail := j.header.Tail
-	for tail < j.head && j.work > keep {
+	for tail < j.durable.Load() && j.work > keep {
 		record := j.intactAt(tail)
 		if record == nil {
 			return j.fail(layout.Corrupt("journal record", j.place(tail), "LSN %#x changed while in use", tail))

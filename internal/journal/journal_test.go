@@ -68,6 +68,7 @@ func TestModel(t *testing.T) {
 		f := newFixture(t)
 		j := f.open(t)
 		model := make([]byte, blocks*block)
+		durable := model // what a crash leaves: model is not changed, but replaced
 		compare := func() {
 			for i := range blocks {
 				if got := j.View(f.node(i), block); !bytes.Equal(got, model[i*block:(i+1)*block]) {
@@ -100,18 +101,37 @@ func TestModel(t *testing.T) {
 					}
 				}
 				compare() // nothing shows before the commit
-				if rapid.Bool().Draw(t, "commit") {
+				switch rapid.SampledFrom([]string{"commit", "stage", "abort"}).Draw(t, "end") {
+				case "commit":
 					if _, err := tx.Commit(); err != nil {
+						t.Fatal(err)
+					}
+					model, durable = next, next
+				case "stage":
+					if _, err := tx.Stage(); err != nil {
 						t.Fatal(err)
 					}
 					model = next
 				}
 			},
-			"crash": func(t *rapid.T) { j = f.open(t) },
+			"commit": func(t *rapid.T) {
+				if err := j.Commit(j.head); err != nil {
+					t.Fatal(err)
+				}
+				durable = model
+				if n := j.over.count.Load(); n != 0 {
+					t.Fatalf("%d pages are staged after a commit", n)
+				}
+			},
+			"crash": func(t *rapid.T) {
+				j = f.open(t)
+				model = durable
+			},
 			"close": func(t *rapid.T) {
 				if err := j.Close(); err != nil {
 					t.Fatal(err)
 				}
+				durable = model
 				j = f.open(t)
 			},
 			"read-only": func(t *rapid.T) {
@@ -121,7 +141,7 @@ func TestModel(t *testing.T) {
 					t.Fatal(err)
 				}
 				for i := range blocks {
-					if !bytes.Equal(ro.View(f.node(i), block), model[i*block:(i+1)*block]) {
+					if !bytes.Equal(ro.View(f.node(i), block), durable[i*block:(i+1)*block]) {
 						t.Fatalf("block %d differs when read-only", i)
 					}
 				}

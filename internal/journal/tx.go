@@ -15,9 +15,10 @@ const wordsPerPage = layout.BlockSize / layout.WordSize
 // page is a block of the meta area as a transaction wants it.
 //
 // Invariant: words whose bit in dirty is clear are as in the View (or zero,
-// when zeroed).
+// when zeroed). Once staged, number, bytes and lsn do not change any more.
 type page struct {
 	number int64
+	lsn    uint64 // behind the record that it was staged with
 	zeroed bool
 	dirty  [wordsPerPage / 64]uint64
 	bytes  [layout.BlockSize]byte
@@ -31,12 +32,22 @@ type Tx struct {
 	pages map[int64]*page
 	order []*page // in the order they were touched
 	done  []func(committed bool)
+	last  []func() // when it is durable
 	ended bool
 }
 
-// Begin starts a transaction and takes the builder's lock.
+// Begin starts a transaction and takes the builder's lock. When too much is
+// staged it is committed first.
 func (j *Journal) Begin() (*Tx, error) {
 	j.mu.Lock()
+	for j.failed == nil && j.staged.work > j.maxStaged() {
+		head := j.head
+		j.mu.Unlock()
+		if err := j.Commit(head); err != nil {
+			return nil, err
+		}
+		j.mu.Lock()
+	}
 	var err error
 	switch {
 	case j.failed != nil:
@@ -71,7 +82,7 @@ func (t *Tx) page(number int64) *page {
 	} else {
 		p = new(page)
 	}
-	p.number, p.zeroed = number, false
+	p.number, p.lsn, p.zeroed = number, 0, false
 	clear(p.dirty[:])
 	copy(p.bytes[:], t.j.View(number*layout.BlockSize, layout.BlockSize))
 	t.pages[number] = p
@@ -119,8 +130,13 @@ func (t *Tx) Forget(off int64) {
 func (t *Tx) Pages() int { return len(t.order) }
 
 // OnDone calls fn when the transaction ended, with the builder's lock still
-// held: the place for volatile state that must follow it.
+// held: the place for volatile state that must follow what is visible.
 func (t *Tx) OnDone(fn func(committed bool)) { t.done = append(t.done, fn) }
+
+// OnDurable calls fn when the transaction is durable, with the builder's lock
+// held, and never when it is aborted or the medium fails: the place to give
+// away what it has freed.
+func (t *Tx) OnDurable(fn func()) { t.last = append(t.last, fn) }
 
 // Abort drops the transaction: nothing changed. After Commit it does nothing,
 // so that it can be deferred.
@@ -134,7 +150,11 @@ func (t *Tx) end(committed bool) {
 	for _, fn := range t.done {
 		fn(committed)
 	}
-	t.j.free = append(t.j.free, t.order...)
+	for _, p := range t.order {
+		if p.lsn == 0 {
+			t.j.free = append(t.j.free, p)
+		}
+	}
 	if len(t.j.free) > 64 {
 		t.j.free = t.j.free[:64]
 	}
@@ -142,25 +162,50 @@ func (t *Tx) end(committed bool) {
 }
 
 // Commit makes the transaction durable and visible; when it fails nothing
-// changed. It returns the LSN behind the record.
+// changed, unless others were being committed at the same time: then what it
+// changed is visible, and the journal has stopped. It returns the LSN behind
+// the record.
 // Costs: the record's lines, streamed, and one fence.
 func (t *Tx) Commit() (uint64, error) {
 	defer t.end(false)
 	j := t.j
+	if j.head != j.durable.Load() { // after what is staged, or being committed
+		lsn, err := t.Stage()
+		if err != nil {
+			return 0, err
+		}
+		return lsn, j.Commit(lsn)
+	}
 	t.encode()
 	if j.record.Empty() {
-		t.end(true)
-		return j.head, nil
+		t.finish()
+		return j.durable.Load(), nil
 	}
 	record := j.record.Finish(j.header.Epoch, j.head, j.durable.Load())
-	if err := j.append(record); err != nil {
+	if err := j.checkLength(record); err != nil {
 		return 0, fmt.Errorf("%w: %w", unix.EIO, err)
 	}
-	if err := layout.Changes(record, j.sb.MetaSize, j.apply); err != nil {
-		return 0, j.fail(err) // the transaction wrote where it must not
+	if err := j.makeRoom(recordWork(record, j.record.Zeros())); err != nil {
+		return 0, fmt.Errorf("%w: %w", unix.EIO, err)
+	}
+	if err := j.write(j.head, record); err != nil {
+		return 0, fmt.Errorf("%w: %w", unix.EIO, j.fail(err))
+	}
+	if err := j.settle(record, recordWork(record, j.record.Zeros())); err != nil {
+		return 0, err
+	}
+	j.head = j.durable.Load()
+	lsn := j.head
+	t.finish()
+	return lsn, nil
+}
+
+// finish ends a transaction that is durable.
+func (t *Tx) finish() {
+	for _, fn := range t.last {
+		fn()
 	}
 	t.end(true)
-	return j.durable.Load(), nil
 }
 
 // encode turns the pages into the record's entries: the words that differ
@@ -221,31 +266,4 @@ func (p *page) next(old []byte, word int) int {
 		word++
 	}
 	return wordsPerPage
-}
-
-// append streams the record into the log and fences.
-func (j *Journal) append(record []byte) error {
-	n := int64(len(record))
-	if n > j.maxRecord() {
-		return fmt.Errorf("a transaction of %d bytes is over the journal's limit of %d", n, j.maxRecord())
-	}
-	work := recordWork(record, j.record.Zeros())
-	if limit := j.sb.Log.Length * 3 / 4; j.work > 0 && j.work+work > limit {
-		if err := j.trim(limit/2, false); err != nil {
-			return err
-		}
-	}
-	at := j.place(j.head)
-	first := min(n, j.sb.Log.End()-at)
-	j.area.Stream(at, record[:first])
-	if first < n {
-		j.area.Stream(j.sb.Log.Offset, record[first:])
-	}
-	if err := j.area.Fence(); err != nil {
-		return j.fail(err)
-	}
-	j.head += uint64(n)
-	j.work += work
-	j.durable.Store(j.head)
-	return nil
 }

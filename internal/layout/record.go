@@ -91,6 +91,9 @@ func RecordLength(b []byte, epoch, lsn uint64, limit int64) int64 {
 	return n
 }
 
+// RecordSize is the length of the record at the start of b, which is intact.
+func RecordSize(b []byte) int { return int(binary.LittleEndian.Uint32(b[32:])) }
+
 // RecordIntact reports whether the whole record's checksum matches.
 func RecordIntact(record []byte) bool {
 	return binary.LittleEndian.Uint32(record[4:]) == Checksum(record[8:])

@@ -1,0 +1,203 @@
+package journal
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/layout"
+)
+
+// group is what is committed together: finished records, one behind the other,
+// and what follows them.
+type group struct {
+	records []byte
+	work    int64   // see recordWork
+	pages   []*page // that the records changed
+	last    []func()
+}
+
+// maxStaged bounds the work of the records that wait, so that the log has room for them
+// and the one that comes on top: with it a group takes at most 3/8 of the log,
+// which is what trimming leaves free at least.
+func (j *Journal) maxStaged() int64 { return min(j.sb.Log.Length/8, 1<<20) }
+
+// Stage makes the transaction visible. It is durable when Journal.Commit of
+// the LSN that it returns has succeeded, and after a crash all of it has
+// happened or nothing, in the order of LSNs. When it fails nothing changed.
+// Costs: nothing on the medium.
+func (t *Tx) Stage() (uint64, error) {
+	defer t.end(false)
+	j := t.j
+	t.encode()
+	g := &j.staged
+	if !j.record.Empty() {
+		record := j.record.Finish(j.header.Epoch, j.head, j.durable.Load())
+		if err := j.checkLength(record); err != nil {
+			return 0, fmt.Errorf("%w: %w", unix.EIO, err)
+		}
+		j.head += uint64(len(record))
+		g.records = append(g.records, record...)
+		g.work += recordWork(record, j.record.Zeros())
+		for _, p := range t.order {
+			if p.zeroed || p.dirty != [len(p.dirty)]uint64{} {
+				p.lsn = j.head
+				g.pages = append(g.pages, p)
+				j.over.put(p)
+			}
+		}
+	}
+	lsn := j.head
+	if lsn == j.durable.Load() {
+		t.finish()
+		return lsn, nil
+	}
+	g.last = append(g.last, t.last...)
+	t.end(true)
+	return lsn, nil
+}
+
+// Commit makes everything that was staged up to an LSN durable, and perhaps
+// more. Those who call it at the same time share the fences.
+// Costs: nothing when it is durable; else the lines of the staged records,
+// streamed, one fence, and the Barrier's.
+func (j *Journal) Commit(lsn uint64) error {
+	if j.durable.Load() >= lsn {
+		return nil
+	}
+	j.committing.Lock()
+	defer j.committing.Unlock()
+	if j.durable.Load() >= lsn {
+		return nil // somebody else's group had it
+	}
+	return j.commitGroup()
+}
+
+// commitGroup commits all that is staged. committing is held; the builder's
+// lock is free while the medium works, so that the next group forms meanwhile.
+func (j *Journal) commitGroup() error {
+	j.mu.Lock()
+	g, from := j.staged, j.durable.Load()
+	j.staged = group{}
+	err := j.failed
+	if err == nil && len(g.records) > 0 {
+		err = j.makeRoom(g.work)
+	}
+	j.mu.Unlock()
+	if err == nil && len(g.records) > 0 && j.barrier != nil {
+		err = j.barrier()
+	}
+	if err == nil && len(g.records) > 0 {
+		err = j.write(from, g.records)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err == nil && len(g.records) > 0 {
+		err = j.settle(g.records, g.work)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", unix.EIO, j.fail(err))
+	}
+	j.over.drop(g.pages)
+	for _, fn := range g.last {
+		fn()
+	}
+	return nil
+}
+
+func (j *Journal) checkLength(record []byte) error {
+	if n := int64(len(record)); n > j.maxRecord() {
+		return fmt.Errorf("a transaction of %d bytes is over the journal's limit of %d", n, j.maxRecord())
+	}
+	return nil
+}
+
+// makeRoom trims the log if what comes, with so much work, would make it too
+// full.
+func (j *Journal) makeRoom(work int64) error {
+	if limit := j.sb.Log.Length * 3 / 4; j.work > 0 && j.work+work > limit {
+		return j.trim(limit/2, false)
+	}
+	return nil
+}
+
+// write streams records into the log and fences.
+func (j *Journal) write(lsn uint64, records []byte) error {
+	at := j.place(lsn)
+	first := min(int64(len(records)), j.sb.Log.End()-at)
+	j.area.Stream(at, records[:first])
+	if first < int64(len(records)) {
+		j.area.Stream(j.sb.Log.Offset, records[first:])
+	}
+	return j.area.Fence()
+}
+
+// settle applies records that are in the log, which makes them durable.
+func (j *Journal) settle(records []byte, work int64) error {
+	j.durable.Add(uint64(len(records)))
+	j.work += work
+	for len(records) > 0 {
+		record := records[:layout.RecordSize(records)]
+		if err := layout.Changes(record, j.sb.MetaSize, j.apply); err != nil {
+			return j.fail(err) // the transaction wrote where it must not
+		}
+		records = records[len(record):]
+	}
+	return nil
+}
+
+// overlay is the pages of the meta area as staged transactions want them, over
+// those of the medium.
+//
+// Invariant: a page is in it from when it was staged until its record is
+// applied in place, or a later one of the same number is staged. Whoever reads
+// an object sees one or the other; both hold the same bytes of that object,
+// whose lock he has.
+type overlay struct {
+	count  atomic.Int64 // pages that are there: with none nobody looks further
+	chunks []atomic.Pointer[overlayChunk]
+}
+
+// overlayChunk is 2 MiB of the meta area.
+type overlayChunk [layout.Fanout]atomic.Pointer[page]
+
+func newOverlay(size int64) overlay {
+	n := layout.RoundUp(size, layout.BlockSize*layout.Fanout) / (layout.BlockSize * layout.Fanout)
+	return overlay{chunks: make([]atomic.Pointer[overlayChunk], n)}
+}
+
+func (o *overlay) find(number int64) *page {
+	if o.count.Load() == 0 {
+		return nil
+	}
+	c := o.chunks[number/layout.Fanout].Load()
+	if c == nil {
+		return nil
+	}
+	return c[number%layout.Fanout].Load()
+}
+
+// put places a page over an older one, if there is one.
+func (o *overlay) put(p *page) {
+	at := &o.chunks[p.number/layout.Fanout]
+	c := at.Load()
+	if c == nil {
+		c = new(overlayChunk)
+		at.Store(c)
+	}
+	if c[p.number%layout.Fanout].Load() == nil {
+		o.count.Add(1) // before it can be found: who sees no count looks at the medium, which is older
+	}
+	c[p.number%layout.Fanout].Store(p)
+}
+
+// drop takes pages away that are in place, but for those that were staged
+// again.
+func (o *overlay) drop(pages []*page) {
+	for _, p := range pages {
+		if o.chunks[p.number/layout.Fanout].Load()[p.number%layout.Fanout].CompareAndSwap(p, nil) {
+			o.count.Add(-1)
+		}
+	}
+}
