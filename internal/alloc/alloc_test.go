@@ -41,7 +41,7 @@ func (f *fixture) open(t failer) {
 	if f.j, err = journal.Open(f.area, f.sb, journal.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if f.b, err = New("block bitmap", f.j, f.sb.BlockBitmap); err != nil {
+	if f.b, err = New("block bitmap", f.j, f.sb.BlockBitmap, true); err != nil {
 		t.Fatal(err)
 	}
 }

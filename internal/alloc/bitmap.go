@@ -29,14 +29,16 @@ func (r Run) End() int64 { return r.First + r.Count }
 // Invariant: a unit is free when its bit in the View is 0 and its bit in busy
 // is 0. A unit is busy from its reservation until the transaction that sets
 // its bit has ended, and from the transaction that clears its bit until that
-// has ended: so a unit freed by a transaction that is not durable is not used
-// again. free counts the free units.
+// has ended or, with contents, is durable: what is stored to a unit without the
+// journal must not be seen by those whom it belonged to before a crash. free
+// counts the free units.
 type Bitmap struct {
-	name    string
-	journal *journal.Journal
-	regions layout.BitmapRegions
-	busy    map[int64]*line // by chunk
-	free    atomic.Int64
+	name     string
+	journal  *journal.Journal
+	contents bool // units are stored to without the journal; immutable
+	regions  layout.BitmapRegions
+	busy     map[int64]*line // by chunk
+	free     atomic.Int64
 	// Chunks where the next searches begin. There are two, so that small runs
 	// do not follow large ones into chunks that are wholly free.
 	chunkCursor, runCursor int64
@@ -51,10 +53,11 @@ const (
 // line is one chunk's bits: 512 units in a cache line.
 type line [lineWords]uint64
 
-// New opens the bitmap named name (as in docs/format.md) over regions.
-// It reads the group counts only.
-func New(name string, j *journal.Journal, regions layout.BitmapRegions) (*Bitmap, error) {
-	b := &Bitmap{name: name, journal: j, regions: regions, busy: map[int64]*line{}}
+// New opens the bitmap named name (as in docs/format.md) over regions, of units
+// whose contents change through the journal alone, or not. It reads the group
+// counts only.
+func New(name string, j *journal.Journal, regions layout.BitmapRegions, contents bool) (*Bitmap, error) {
+	b := &Bitmap{name: name, journal: j, contents: contents, regions: regions, busy: map[int64]*line{}}
 	var used int64
 	for g := int64(0); g*layout.GroupUnits < regions.Units; g++ {
 		n, err := b.group(j.View, g)
@@ -188,7 +191,7 @@ func (b *Bitmap) Take(tx *journal.Tx, runs ...Run) error {
 }
 
 // Release writes into the transaction that runs are free. They can be had
-// again once the transaction has committed.
+// again once the transaction has ended or, with contents, is durable.
 func (b *Bitmap) Release(tx *journal.Tx, runs ...Run) error {
 	for _, r := range runs {
 		b.markBusy(r)
@@ -202,14 +205,23 @@ func (b *Bitmap) change(tx *journal.Tx, runs []Run, used bool) error {
 		units += r.Count
 	}
 	runs = append([]Run(nil), runs...)
-	tx.OnDone(func(committed bool) {
+	settle := func(free bool) {
 		for _, r := range runs {
 			b.clearBusy(r)
 		}
-		if committed != used {
-			b.free.Add(units) // freed, or a reservation that was not taken
+		if free {
+			b.free.Add(units)
+		}
+	}
+	later := b.contents && !used
+	tx.OnDone(func(committed bool) {
+		if !committed || !later {
+			settle(committed != used) // freed, or a reservation that was not taken
 		}
 	})
+	if later {
+		tx.OnDurable(func() { settle(true) })
+	}
 	for _, r := range runs {
 		if r.First < 0 || r.Count <= 0 || r.End() > b.regions.Units {
 			return layout.Corrupt(b.name, -1, "units %d to %d are out of range", r.First, r.End())

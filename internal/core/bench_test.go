@@ -83,7 +83,7 @@ func BenchmarkFault(b *testing.B) {
 					at = 0
 					b.StartTimer()
 				}
-				if err := n.Fault(at%blocks, true, 512, c.ahead, func(Run) error { return nil }); err != nil {
+				if err := n.Fault(at%blocks, true, true, 512, c.ahead, func(Run) error { return nil }); err != nil {
 					b.Fatal(err)
 				}
 				if c.hole {

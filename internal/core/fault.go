@@ -17,8 +17,8 @@ type Run struct {
 	Writable bool  // a store needs no further work: it is durable once flushed and fenced
 }
 
-// Fault resolves an access to a block of the file. Before it returns, all
-// metadata that finds the block is durable. For a write it allocates the
+// Fault resolves an access to a block of the file. With durable, all metadata
+// that finds the block is durable before it is granted for a write. For a write it allocates the
 // block when it is a hole (with up to ahead blocks in all, zeroed) and marks
 // it written; for a read of a hole it offers zeros. grant is called with the
 // largest run around the block inside its aligned window of window blocks,
@@ -27,8 +27,9 @@ type Run struct {
 // ENXIO beyond the end of the file, ENOSPC, or what grant returns.
 //
 // Costs: nothing on the medium for a block that is written; else the zeros of
-// the new blocks, one fence, and a transaction.
-func (n *Node) Fault(block int64, write bool, window, ahead int64, grant func(Run) error) error {
+// the new blocks, one fence, and a transaction; with durable a commit of what
+// is staged.
+func (n *Node) Fault(block int64, write, durable bool, window, ahead int64, grant func(Run) error) error {
 	if err := n.regular(); err != nil {
 		return err
 	}
@@ -53,6 +54,11 @@ func (n *Node) Fault(block int64, write bool, window, ahead int64, grant func(Ru
 	}
 	if !changed { // a transaction has set the times, too
 		in.touch()
+	}
+	if durable {
+		if err := in.fs.journal.Commit(in.metaLSN); err != nil {
+			return err
+		}
 	}
 	return in.answer(block, window, grant)
 }
@@ -107,6 +113,9 @@ func (in *inode) writeZeros(p plan, finish func(u *update, want *layout.Inode) e
 	if err := in.breakZeros(p.zeros); err != nil {
 		return err
 	}
+	if err := in.settleCut(); err != nil {
+		return err
+	}
 	fs := in.fs
 	runs, err := fs.reserve(p.holes, p.goal)
 	if err != nil {
@@ -117,7 +126,7 @@ func (in *inode) writeZeros(p plan, finish func(u *update, want *layout.Inode) e
 			fs.data.Zero(t.block*layout.BlockSize, t.count*layout.BlockSize)
 		}
 	}
-	if err := fs.data.Fence(); err != nil {
+	if err := fs.fenceData(); err != nil {
 		fs.cancel(runs)
 		return err
 	}

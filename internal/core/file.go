@@ -79,14 +79,20 @@ func (n *Node) Attr() Attr {
 // SetAttr changes attributes as FS.SetAttr does, of a removed file, too.
 func (n *Node) SetAttr(c Cred, s SetAttr) (Attr, error) { return n.in.fs.SetAttr(c, n.in.ino, s) }
 
-// Sync makes what is only in memory, the times of writes in place, durable.
+// Sync makes everything durable that was done to the inode: what is staged,
+// contents, and the times of writes in place.
 func (n *Node) Sync() error {
 	if n.in.fs.readOnly {
 		return nil
 	}
 	n.in.mu.Lock()
-	defer n.in.mu.Unlock()
-	return n.in.writeTimes()
+	err := n.in.writeTimes()
+	lsn := n.in.metaLSN
+	n.in.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return n.in.fs.commitTo(lsn)
 }
 
 func (n *Node) regular() error {
@@ -233,9 +239,12 @@ func (in *inode) write(p []byte, off int64) error {
 			fs.streamInto(q, p, off)
 		}
 		in.touch()
-		return fs.data.Fence()
+		return fs.fenceData()
 	}
 	if err := in.breakZeros(plan.zeros); err != nil {
+		return err
+	}
+	if err := in.settleCut(); err != nil {
 		return err
 	}
 	runs, err := fs.reserve(plan.holes, plan.goal)
@@ -316,7 +325,7 @@ func (p plan) targets(runs []alloc.Run) []piece {
 
 // reserve takes blocks for holes, before the data is stored.
 func (fs *FS) reserve(holes []piece, goal int64) (runs []alloc.Run, err error) {
-	err = fs.journal.Locked(func() error {
+	reserve := func() error {
 		for _, n := range portions(holes) {
 			got, err := fs.blocks.Reserve(n, goal)
 			if err != nil {
@@ -328,7 +337,13 @@ func (fs *FS) reserve(holes []piece, goal int64) (runs []alloc.Run, err error) {
 			goal = runs[len(runs)-1].End()
 		}
 		return nil
-	})
+	}
+	err = fs.journal.Locked(reserve)
+	if err == unix.ENOSPC && fs.stage { // what was freed can be had when that is durable
+		if err = fs.Commit(); err == nil {
+			err = fs.journal.Locked(reserve)
+		}
+	}
 	return runs, err
 }
 
@@ -399,8 +414,13 @@ func (in *inode) fillNew(spans []piece, p []byte, off int64) error {
 	if _, err := in.zeroTail(off); err != nil {
 		return err
 	}
-	return fs.data.Fence()
+	return fs.fenceData()
 }
+
+// settleCut makes durable what was taken away from the file. Who stores to
+// blocks whose contents a crash could bring back calls it first: behind the end
+// of the file, and in unwritten blocks.
+func (in *inode) settleCut() error { return in.fs.journal.Commit(in.cutLSN) }
 
 // zeroTail streams zeros behind the end of the file up to offset to, in the
 // last block, where a mapped store may have left bytes. It does so whether or

@@ -7,7 +7,7 @@ import (
 )
 
 // Filled calls then when every block that [off, off+length) touches is written
-// and not shared. The inode is locked meanwhile, as for the grant of a fault:
+// and not shared, and the metadata that finds them durable. The inode is locked meanwhile, as for the grant of a fault:
 // a seal that then records is one of blocks that are filled.
 //
 // An *UnfilledError names the first block that is not. ENXIO when the range
@@ -23,6 +23,9 @@ func (n *Node) Filled(off, length int64, then func() error) error {
 			return err
 		}
 		if err := n.in.filled(first, end); err != nil {
+			return err
+		}
+		if err := n.in.fs.journal.Commit(n.in.metaLSN); err != nil {
 			return err
 		}
 		return then()

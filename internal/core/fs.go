@@ -2,8 +2,9 @@
 // contents, on two areas (meta and data) of a medium. It knows nothing of
 // sockets, signals or FUSE; who holds a mapping it learns through Breaker.
 //
-// Every operation is durable when it returns, and after a crash it has
-// happened wholly or not at all; exceptions (data written in place, very long
+// Every operation is durable when it returns (with Options.Stage, when Commit
+// has returned after it), and after a crash it has happened wholly or not at
+// all, in order; exceptions (data written in place, very long
 // punches and allocations, which go in steps) say so where they are declared.
 //
 // Lock order, outermost first:
@@ -68,6 +69,12 @@ type Options struct {
 	HoldOrphans bool
 	Now         func() int64 // ns since 1970; nil: the system's clock
 	Random      io.Reader    // nil: crypto/rand; a seeded one makes stores the same in each run
+	// Stage has operations return when what they change can be seen; Commit
+	// and Node.Sync make it durable.
+	Stage bool
+	// Defer, with Stage, has contents, too, made durable by Commit and
+	// Node.Sync only: where a fence is a system call.
+	Defer bool
 }
 
 // FS is a mounted file system.
@@ -82,6 +89,8 @@ type FS struct {
 	breaker    Breaker
 	now        func() int64
 	readOnly   bool
+	stage      bool // immutable, see Options
+	deferData  bool // immutable: Options.Defer
 
 	renameMu sync.Mutex
 
@@ -242,6 +251,7 @@ func systemClock() int64 { return time.Now().UnixNano() }
 func open(meta, data medium.Area, sb *layout.Superblock, o Options) (*FS, error) {
 	fs := &FS{
 		meta: meta, data: data, sb: sb, breaker: o.Breaker, now: o.Now, readOnly: o.ReadOnly,
+		stage: o.Stage, deferData: o.Stage && o.Defer,
 		cache: map[layout.Ino]*inode{}, stop: make(chan struct{}),
 	}
 	if fs.breaker == nil {
@@ -251,18 +261,23 @@ func open(meta, data medium.Area, sb *layout.Superblock, o Options) (*FS, error)
 		fs.now = systemClock
 	}
 	var err error
-	if fs.journal, err = journal.Open(meta, sb, journal.Options{ReadOnly: o.ReadOnly, Random: o.Random}); err != nil {
+	jo := journal.Options{ReadOnly: o.ReadOnly, Random: o.Random}
+	if fs.deferData {
+		jo.Barrier = data.Fence
+	}
+	if fs.journal, err = journal.Open(meta, sb, jo); err != nil {
 		return nil, err
 	}
 	for _, b := range []struct {
-		to      **alloc.Bitmap
-		name    string
-		regions layout.BitmapRegions
+		to       **alloc.Bitmap
+		name     string
+		regions  layout.BitmapRegions
+		contents bool
 	}{
-		{&fs.blocks, "block bitmap", sb.BlockBitmap}, {&fs.nodes, "node bitmap", sb.NodeBitmap},
-		{&fs.inodes, "inode bitmap", sb.InodeBitmap}, {&fs.orphans, "orphan bitmap", sb.Orphans},
+		{&fs.blocks, "block bitmap", sb.BlockBitmap, true}, {&fs.nodes, "node bitmap", sb.NodeBitmap, false},
+		{&fs.inodes, "inode bitmap", sb.InodeBitmap, false}, {&fs.orphans, "orphan bitmap", sb.Orphans, false},
 	} {
-		if *b.to, err = alloc.New(b.name, fs.journal, b.regions); err != nil {
+		if *b.to, err = alloc.New(b.name, fs.journal, b.regions, b.contents); err != nil {
 			return nil, err
 		}
 	}
@@ -331,7 +346,36 @@ func (fs *FS) Close() error {
 			in.mu.Unlock()
 		}
 	}
+	if fs.deferData {
+		errs = append(errs, fs.data.Fence())
+	}
 	return errors.Join(append(errs, fs.journal.Close())...)
+}
+
+// Commit makes everything durable that operations have done before.
+// Costs: nothing when it is; else the lines of the staged records and one
+// fence, which all share who call it at the same time.
+func (fs *FS) Commit() error { return fs.commitTo(fs.journal.HeadLSN()) }
+
+// commitTo makes what was staged up to an LSN durable, with the contents that
+// were stored before.
+func (fs *FS) commitTo(lsn uint64) error {
+	if fs.journal.DurableLSN() < lsn {
+		return fs.journal.Commit(lsn) // the barrier is the data's fence
+	}
+	if fs.deferData {
+		return fs.data.Fence()
+	}
+	return nil
+}
+
+// fenceData makes contents durable that were stored before, unless Commit is to
+// do that.
+func (fs *FS) fenceData() error {
+	if fs.deferData {
+		return nil
+	}
+	return fs.data.Fence()
 }
 
 // Statfs is the pool's use, in blocks of 4 KiB, inodes and nodes.

@@ -360,7 +360,7 @@ func exercise(fs *FS) {
 			n.Fallocate(0, 1<<20, 3<<20)
 			n.Fallocate(PunchHole|KeepSize, 100, 1<<20)
 			n.Relocate(0, 4<<20)
-			n.Fault(1, true, 512, 8, func(Run) error { return nil })
+			n.Fault(1, true, true, 512, 8, func(Run) error { return nil })
 			n.SeekData(0)
 			n.SeekHole(0)
 			fs.SetAttr(root, ino, SetAttr{Size: &size})

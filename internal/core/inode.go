@@ -25,9 +25,13 @@ type inode struct {
 	mu           sync.RWMutex
 	layout.Inode      // protected by mu
 	timesDirty   bool // protected by mu
-	orphan       bool // protected by mu: its orphan bit is set
-	tailLeft     bool // protected by mu: a truncate that is not finished may have left blocks behind the end
-	gone         bool // protected by mu: freed, or could not be loaded
+	// metaLSN is behind the last record that concerns the inode, cutLSN behind
+	// the last one that took contents away: until that is durable, blocks of
+	// the file may hold what a crash brings back. Protected by mu.
+	metaLSN, cutLSN uint64
+	orphan          bool // protected by mu: its orphan bit is set
+	tailLeft        bool // protected by mu: a truncate that is not finished may have left blocks behind the end
+	gone            bool // protected by mu: freed, or could not be loaded
 
 	unsettled atomic.Bool // the last reference has something to do: settle
 
@@ -64,6 +68,9 @@ func (fs *FS) get(ino layout.Ino) (*inode, error) {
 			}
 			return nil
 		})
+		// Records that concern it may be staged.
+		in.metaLSN = fs.journal.HeadLSN()
+		in.cutLSN = in.metaLSN
 	})
 	if in.loadErr != nil {
 		in.put()
@@ -161,6 +168,7 @@ type update struct {
 	fs     *FS
 	inodes []*pending
 	frees  bool // it only frees: it may have the nodes that are kept for that
+	cuts   bool // it takes contents away: see inode.cutLSN
 }
 
 type pending struct {
@@ -200,11 +208,19 @@ func (u *update) commit() error {
 		}
 		u.Write(p.in.offset(), raw[:])
 	}
-	if _, err := u.Tx.Commit(); err != nil {
+	end := u.Tx.Commit
+	if u.fs.stage {
+		end = u.Tx.Stage
+	}
+	lsn, err := end()
+	if err != nil {
 		return err
 	}
 	for _, p := range u.inodes {
-		p.in.Inode, p.in.timesDirty = p.want, false
+		p.in.Inode, p.in.timesDirty, p.in.metaLSN = p.want, false, lsn
+		if u.cuts {
+			p.in.cutLSN = lsn
+		}
 	}
 	return nil
 }

@@ -51,7 +51,7 @@ func TestFullPool(t *testing.T) {
 				if _, err := n.in.fs.SetAttr(root, n.Ino(), SetAttr{Size: &size}); err != nil {
 					return err
 				}
-				return n.Fault(int64(i)*100, true, 512, 100, func(Run) error { return nil })
+				return n.Fault(int64(i)*100, true, true, 512, 100, func(Run) error { return nil })
 			})
 		},
 		"nodes": func(fs *FS, dir layout.Ino, i int) error {

@@ -449,7 +449,7 @@ func (m *model) fault(t *rapid.T) {
 	if block*page >= o.f.size {
 		want = unix.ENXIO
 	}
-	err := o.n.Fault(block, write, 512, ahead, func(r Run) error {
+	err := o.n.Fault(block, write, true, 512, ahead, func(r Run) error {
 		if r.Block < 0 {
 			return nil
 		}

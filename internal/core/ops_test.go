@@ -120,7 +120,7 @@ func (o *opTree) set(ino layout.Ino, s SetAttr) error {
 func (o *opTree) truncate(n *Node, size int64) error { return o.set(n.Ino(), SetAttr{Size: &size}) }
 
 func (o *opTree) fault(n *Node, block int64, write bool) error {
-	return n.Fault(block, write, 512, 4, func(r Run) error {
+	return n.Fault(block, write, true, 512, 4, func(r Run) error {
 		if block < r.First || block >= r.First+r.Count || write && !r.Writable {
 			return fmt.Errorf("fault at block %d granted %+v", block, r)
 		}

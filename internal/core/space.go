@@ -34,6 +34,7 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 		return err
 	}
 	defer u.Abort()
+	u.cuts = true
 	want := u.edit(in)
 	apply(want)
 	want.Size = size
@@ -68,8 +69,11 @@ func (in *inode) clearTail() error {
 	if err != nil || len(bytes.Trim(in.fs.data.Bytes()[at:at+n], "\x00")) == 0 {
 		return err
 	}
+	if err := in.settleCut(); err != nil {
+		return err
+	}
 	in.fs.data.Zero(at, n)
-	return in.fs.data.Fence()
+	return in.fs.fenceData()
 }
 
 // finishTruncate frees what a truncate that a crash interrupted left behind
@@ -85,11 +89,14 @@ func (in *inode) finishTruncate() error {
 // growTail makes the bytes from the end of the file up to offset to zeros,
 // durable, where blocks are there already.
 func (in *inode) growTail(to int64) error {
+	if err := in.settleCut(); err != nil {
+		return err
+	}
 	stored, err := in.zeroTail(to)
 	if err != nil || !stored {
 		return err
 	}
-	return in.fs.data.Fence()
+	return in.fs.fenceData()
 }
 
 func (in *inode) extend(size int64, apply func(*layout.Inode)) error {
@@ -348,6 +355,7 @@ func (in *inode) fill(step *filling, finish func(*layout.Inode), last bool) erro
 				return err
 			}
 		}
+		u.cuts = len(step.zero) > 0
 		for _, p := range step.zero {
 			if err := u.mark(want, p.first, p.end(), layout.EntryUnwritten); err != nil {
 				return err
@@ -389,7 +397,7 @@ func (in *inode) zeroEdges(off, length int64) error {
 		return nil
 	}
 	in.touch()
-	return fs.data.Fence()
+	return fs.fenceData()
 }
 
 func (in *inode) punch(off, length int64) error {
@@ -471,7 +479,7 @@ func (in *inode) relocateStep(first, end int64) error {
 			fs.data.Copy(m.to.First*layout.BlockSize, m.from.block*layout.BlockSize, m.from.count*layout.BlockSize)
 		}
 	}
-	if err := fs.data.Fence(); err != nil {
+	if err := fs.fenceData(); err != nil {
 		fs.cancel(runs)
 		return err
 	}

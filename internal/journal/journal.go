@@ -263,6 +263,13 @@ func (j *Journal) Locked(fn func() error) error {
 	return fn()
 }
 
+// HeadLSN is the LSN behind everything that is visible.
+func (j *Journal) HeadLSN() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.head
+}
+
 // DurableLSN is the LSN up to which the log is on the medium.
 func (j *Journal) DurableLSN() uint64 { return j.durable.Load() }
 

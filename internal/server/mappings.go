@@ -27,6 +27,7 @@ type mapping struct {
 	length   int64   // bytes
 	address  uint64  // in the client
 	writable bool
+	durable  bool // stores are durable once flushed: the metadata must be before
 
 	mu      sync.RWMutex
 	ended   bool           // protected by mu
@@ -124,7 +125,8 @@ func (s *Session) mapFile(q *wire.Request) (*wire.Reply, error) {
 		h.users.Add(1) // it is one already, as this request
 		m := &mapping{
 			srv: s.srv, handle: h, first: q.Offset / blockSize, length: q.Length, address: q.Address, writable: write,
-			pins: newTable[pinned]("pin", maxPins, "of one mapping: unpin some"),
+			durable: q.Flags&(wire.MapSync|wire.MapDirect) != 0,
+			pins:    newTable[pinned]("pin", maxPins, "of one mapping: unpin some"),
 		}
 		m.grants = s.srv.grants.Map(s.taker, uint64(h.node.Ino()), m.first, m.pages(), m.address, q.Handle)
 		if direct {
@@ -244,7 +246,7 @@ func (m *mapping) fault(page, count int64, write bool, granted func(fault.Reply)
 	if count == 1 {
 		ahead = min(m.pattern.ahead(page), m.pages()-page)
 	}
-	return m.handle.node.Fault(m.first+page, write, window, ahead, func(run core.Run) error {
+	return m.handle.node.Fault(m.first+page, write, m.durable, window, ahead, func(run core.Run) error {
 		first, end := max(run.First, m.first), min(run.First+run.Count, m.first+m.pages())
 		r := fault.Reply{FirstPage: first - m.first, Count: end - first, Offset: -1, Writable: run.Writable && m.writable}
 		if r.FirstPage > page || end <= m.first+page || (write && !r.Writable) {

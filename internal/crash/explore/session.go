@@ -199,7 +199,7 @@ func (s *session) store(n *core.Node, p []byte, off int64, persist bool) error {
 		return unix.EINVAL
 	}
 	var at int64
-	err := n.Fault(off/blockSize, true, layout.HugeBlocks, 1, func(r core.Run) error {
+	err := n.Fault(off/blockSize, true, true, layout.HugeBlocks, 1, func(r core.Run) error {
 		if !r.Writable {
 			return errors.New("a write fault was answered without the right to write")
 		}
