@@ -453,7 +453,10 @@ func (in *inode) tail(to int64) (at, n int64, err error) {
 func (in *inode) touch() {
 	in.Mtime = in.fs.now()
 	in.Ctime = in.Mtime
-	in.timesDirty = true
+	if !in.timesDirty {
+		in.timesDirty = true
+		in.fs.progress.TimesChanged(uint64(in.ino), 1)
+	}
 	in.unsettled.Store(true)
 }
 

@@ -31,6 +31,7 @@ import (
 	"github.com/pmemfs/pmemfs/internal/journal"
 	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
+	"github.com/pmemfs/pmemfs/internal/progress"
 )
 
 // Taking says what a break takes back.
@@ -75,6 +76,9 @@ type Options struct {
 	// Defer, with Stage, has contents, too, made durable by Commit and
 	// Node.Sync only: where a fence is a system call.
 	Defer bool
+	// Progress is told what is durable and what is pending. nil: nobody else
+	// wants to know.
+	Progress *progress.Page
 }
 
 // FS is a mounted file system.
@@ -91,6 +95,7 @@ type FS struct {
 	readOnly   bool
 	stage      bool // immutable, see Options
 	deferData  bool // immutable: Options.Defer
+	progress   *progress.Page
 
 	renameMu sync.Mutex
 
@@ -251,7 +256,7 @@ func systemClock() int64 { return time.Now().UnixNano() }
 func open(meta, data medium.Area, sb *layout.Superblock, o Options) (*FS, error) {
 	fs := &FS{
 		meta: meta, data: data, sb: sb, breaker: o.Breaker, now: o.Now, readOnly: o.ReadOnly,
-		stage: o.Stage, deferData: o.Stage && o.Defer,
+		stage: o.Stage, deferData: o.Stage && o.Defer, progress: o.Progress,
 		cache: map[layout.Ino]*inode{}, stop: make(chan struct{}),
 	}
 	if fs.breaker == nil {
@@ -261,7 +266,10 @@ func open(meta, data medium.Area, sb *layout.Superblock, o Options) (*FS, error)
 		fs.now = systemClock
 	}
 	var err error
-	jo := journal.Options{ReadOnly: o.ReadOnly, Random: o.Random}
+	if fs.progress == nil {
+		fs.progress = progress.New()
+	}
+	jo := journal.Options{ReadOnly: o.ReadOnly, Random: o.Random, Durable: fs.progress.Durable()}
 	if fs.deferData {
 		jo.Barrier = data.Fence
 	}

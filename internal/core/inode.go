@@ -217,6 +217,12 @@ func (u *update) commit() error {
 		return err
 	}
 	for _, p := range u.inodes {
+		if u.fs.stage {
+			u.fs.progress.Staged(uint64(p.in.ino), lsn)
+		}
+		if p.in.timesDirty {
+			u.fs.progress.TimesChanged(uint64(p.in.ino), -1)
+		}
 		p.in.Inode, p.in.timesDirty, p.in.metaLSN = p.want, false, lsn
 		if u.cuts {
 			p.in.cutLSN = lsn

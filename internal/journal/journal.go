@@ -59,7 +59,7 @@ type Journal struct {
 	header  layout.LogHeader // protected by mu
 	relied  int              // protected by mu: the copy of the header that is surely whole
 	head    uint64           // protected by mu: LSN of the next record
-	durable atomic.Uint64    // LSN up to which the log is on the medium; changed with mu held
+	durable *atomic.Uint64   // LSN up to which the log is on the medium; changed with mu held
 	failed  error            // protected by mu: sticky, set when the medium failed
 	work    int64            // protected by mu: what replaying [tail, durable) takes, see recordWork
 	record  layout.RecordWriter
@@ -84,6 +84,9 @@ func Format(area medium.Area, sb *layout.Superblock, o Options) error {
 type Options struct {
 	ReadOnly bool
 	Random   io.Reader // of epochs; nil: crypto/rand
+	// Durable is kept at the LSN up to which the log is on the medium. nil: it
+	// is nobody else's.
+	Durable *atomic.Uint64
 	// Barrier is called before staged records are written to the log: when it
 	// returns, everything that they make reachable is durable. nil: it was
 	// before they were staged.
@@ -110,6 +113,9 @@ func Open(area medium.Area, sb *layout.Superblock, o Options) (*Journal, error) 
 	}
 	j := &Journal{area: area, sb: sb, header: header, relied: relied, head: header.Tail, readOnly: readOnly, barrier: o.Barrier}
 	j.over = newOverlay(sb.MetaSize)
+	if j.durable = o.Durable; j.durable == nil {
+		j.durable = new(atomic.Uint64)
+	}
 	if readOnly {
 		j.replayed = map[int64]*[layout.BlockSize]byte{}
 	}

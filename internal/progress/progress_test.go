@@ -1,0 +1,102 @@
+package progress
+
+import (
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+func file(t *testing.T, flag int, path string) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(path, flag, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// TestPending: what is staged or only in memory is pending, in every page that is mapped from the file, until it is durable.
+func TestPending(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "progress")
+	server, err := Create(file(t, os.O_RDWR|os.O_CREATE, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	client, err := Open(file(t, os.O_RDONLY, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	check := func(when string, ino uint64, want bool) {
+		t.Helper()
+		for _, p := range []*Page{server, client} {
+			if p.Pending(ino) != want {
+				t.Errorf("%s: file %d: pending %v", when, ino, !want)
+			}
+		}
+	}
+	check("at first", 7, false)
+	server.Staged(7, 100)
+	server.Staged(7, 50)
+	check("staged", 7, true)
+	check("staged", 7+slots, true) // shares the slot
+	check("staged", 8, false)
+	server.Durable().Store(99)
+	check("durable in part", 7, true)
+	server.Durable().Store(100)
+	check("durable", 7, false)
+	server.TimesChanged(7, 1)
+	check("times", 7, true)
+	server.TimesChanged(7, -1)
+	check("no times", 7, false)
+
+	server.Staged(9, 1000)
+	server.TimesChanged(9, 1)
+	again, err := Create(file(t, os.O_RDWR, path)) // the next server
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	check("lost with the server", 9, true)
+	again.Durable().Store(1000)
+	check("its LSN has passed", 9, false)
+}
+
+func TestStagedOnlyGrows(t *testing.T) {
+	p := New()
+	var wg sync.WaitGroup
+	for w := range uint64(4) {
+		wg.Go(func() {
+			for i := range uint64(10000) {
+				p.Staged(1, 4*i+w)
+			}
+		})
+	}
+	wg.Wait()
+	p.Durable().Store(4*9999 + 2)
+	if !p.Pending(1) {
+		t.Error("the greatest LSN was lost")
+	}
+	p.Durable().Store(4*9999 + 3)
+	if p.Pending(1) {
+		t.Error("nothing is pending")
+	}
+}
+
+func TestOpenRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "short")
+	f := file(t, os.O_RDWR|os.O_CREATE, path)
+	if _, err := Open(f); err == nil {
+		t.Error("an empty file is a page")
+	}
+}
+
+func BenchmarkPending(b *testing.B) {
+	p := New()
+	for b.Loop() {
+		p.Pending(42)
+	}
+}
