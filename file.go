@@ -207,50 +207,6 @@ func (f *File) SeekData(off int64) (int64, error) { return f.seek(off, unix.SEEK
 // off is beyond the end. The position stays.
 func (f *File) SeekHole(off int64) (int64, error) { return f.seek(off, unix.SEEK_HOLE) }
 
-// ReadFrom writes everything that r yields at the file's position.
-func (f *File) ReadFrom(r io.Reader) (int64, error) {
-	buf := make([]byte, wire.MaxData)
-	var total int64
-	for {
-		n, readErr := io.ReadFull(r, buf)
-		if n > 0 {
-			w, err := f.Write(buf[:n])
-			total += int64(w)
-			if err != nil {
-				return total, err
-			}
-		}
-		switch {
-		case errors.Is(readErr, io.EOF), errors.Is(readErr, io.ErrUnexpectedEOF):
-			return total, nil
-		case readErr != nil:
-			return total, readErr
-		}
-	}
-}
-
-// WriteTo writes everything from the file's position to its end to w.
-func (f *File) WriteTo(w io.Writer) (int64, error) {
-	buf := make([]byte, wire.MaxData)
-	var total int64
-	for {
-		n, readErr := f.Read(buf)
-		if n > 0 {
-			m, err := w.Write(buf[:n])
-			total += int64(m)
-			if err != nil {
-				return total, err
-			}
-		}
-		if errors.Is(readErr, io.EOF) {
-			return total, nil
-		}
-		if readErr != nil {
-			return total, readErr
-		}
-	}
-}
-
 // ReadDir returns the next n entries of a directory, in no particular order, and io.EOF when there are no more; all
 // that are left, without io.EOF, when n <= 0. Entries that are added or removed meanwhile may or may not be seen;
 // every other entry is seen once.
