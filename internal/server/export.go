@@ -125,13 +125,14 @@ func (s *Server) addExport(e *export) error {
 	return nil
 }
 
-// end lets go of the file. The goroutine that serves may still hang in the closing of what was sent to it.
+// end lets go of the file. It does not close conn: that closes what others have put into messages not read yet, which can
+// take as long as they like.
 func (e *export) end() {
 	e.over.Do(func() {
 		e.srv.mu.Lock()
 		delete(e.srv.exports, e)
 		e.srv.mu.Unlock()
-		e.conn.Close()
+		e.conn.CloseRead() // an error: the other end was closed before
 		e.handle.put()
 	})
 }
@@ -152,11 +153,12 @@ func (s *Server) endExports() {
 // maxComplaints is how many messages of an export are complained of in the log.
 const maxComplaints = 10
 
-// serve answers messages until the last copy of the other end is closed. Serve does not wait for it: to close what somebody
-// else has sent can take as long as he likes.
+// serve answers messages until the last copy of the other end is closed. Nobody waits for it, because it may hang in the
+// closing of what it was sent; until it does not, it counts.
 func (e *export) serve() {
 	defer func() {
 		e.end()
+		e.conn.Close()
 		e.srv.mu.Lock()
 		defer e.srv.mu.Unlock()
 		e.srv.exported.give(e.uid)
@@ -281,7 +283,10 @@ func (e *export) welcome(q *wire.Request, who peer, mailbox int) error {
 	if err != nil {
 		return err
 	}
-	conn, theirs, err := socketPair(unix.SOCK_STREAM, func(int) error { return nil })
+	conn, theirs, err := socketPair(unix.SOCK_STREAM, func(fd int) error {
+		refuseDescriptors(fd)
+		return nil
+	})
 	if err != nil {
 		r.close()
 		return err

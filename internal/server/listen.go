@@ -95,6 +95,7 @@ func bind(name string, a Access) (*os.File, error) {
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, errors.Join(err, file.Close()) // left by a process of this number
 	}
+	refuseDescriptors(fd)
 	err = os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrUnix{Name: name}))
 	if err == nil && a.GID != os.Getegid() {
 		err = os.Chown(name, -1, a.GID)
@@ -111,6 +112,10 @@ func bind(name string, a Access) (*os.File, error) {
 	}
 	return file, nil
 }
+
+// refuseDescriptors has the kernel refuse descriptors that are sent to a unix socket, or to those that it accepts. No client
+// has any to send, and to close what somebody has sent takes as long as he likes. Before Linux 6.16 it does nothing.
+func refuseDescriptors(fd int) { unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 0) }
 
 // removeStale removes a socket that nobody listens on.
 func removeStale(name string) error {
