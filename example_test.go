@@ -74,7 +74,7 @@ func ExampleOpen() {
 	// letters
 	// letters/2024
 	// letters/2024/first
-	// Shared|Populate|ReadOnly
+	// Shared|Direct|Unchecked|Populate|ReadOnly
 }
 
 // A file may be truncated while it is mapped. The access that fails comes back as an error.

@@ -84,20 +84,21 @@ func (fsys *FS) Create(name string) (*File, error) {
 	return fsys.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o666)
 }
 
-// openFlags are those that OpenFile understands; O_SYNC and O_DSYNC are always so, O_CLOEXEC has no meaning.
+// openFlags are those that OpenFile understands; O_CLOEXEC has no meaning.
 const openFlags = unix.O_ACCMODE | os.O_CREATE | os.O_EXCL | os.O_TRUNC | os.O_APPEND |
 	unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_SYNC | unix.O_DSYNC | unix.O_CLOEXEC
 
 // OpenFile opens a file with the flags O_RDONLY, O_WRONLY or O_RDWR, and O_CREATE, O_EXCL, O_TRUNC, O_APPEND,
-// O_DIRECTORY, O_NOFOLLOW of open(2); others are refused with EINVAL. A file that is created has exactly the
-// permission bits of perm. A created or truncated file is durable when OpenFile returns. The server enforces
-// O_APPEND: appends of several processes never overlap.
+// O_DIRECTORY, O_NOFOLLOW, O_SYNC, O_DSYNC of open(2); others are refused with EINVAL. A file that is created has
+// exactly the permission bits of perm. The server enforces O_APPEND: appends of several processes never overlap. What is
+// done by a file that was opened with O_SYNC or O_DSYNC, the opening included, is durable when it returns, whatever the
+// pool's [CommitPolicy].
 func (fsys *FS) OpenFile(name string, flag int, perm fs.FileMode) (*File, error) {
 	if flag&^openFlags != 0 {
 		return nil, pathError("open", name, &detailed{"unknown open flags", unix.EINVAL})
 	}
 	r, err := fsys.onPath("open", &wire.Request{
-		Op: wire.OpOpen, Path: name, Flags: uint32(flag &^ (unix.O_SYNC | unix.O_DSYNC | unix.O_CLOEXEC)), Mode: unixPerm(perm),
+		Op: wire.OpOpen, Path: name, Flags: uint32(flag &^ unix.O_CLOEXEC), Mode: unixPerm(perm),
 	})
 	if err != nil {
 		return nil, err
@@ -430,6 +431,9 @@ func (fsys *FS) Close() error {
 		return fs.ErrClosed
 	}
 	errs = append(errs, fsys.t.Close())
+	for _, m := range fsys.space.list() { // made meanwhile; Map looks at closed after it has added one
+		m.Unmap()
+	}
 	fsys.space.close()
 	return errors.Join(errs...)
 }

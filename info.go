@@ -16,6 +16,7 @@ type Info struct {
 	UUID     string       `json:"uuid"`
 	Label    string       `json:"label"`
 	Medium   MediumReport `json:"medium"`
+	Commit   CommitPolicy `json:"commit"`    // when what operations do becomes durable
 	MapMask  MapFlags     `json:"map_mask"`  // flags that Map supports
 	ReadOnly bool         `json:"read_only"` // nothing can be changed through this FS
 }

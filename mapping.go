@@ -168,6 +168,9 @@ func (f *File) mapRange(off int64, n int, flags MapFlags) (*Mapping, error) {
 	region.Activate(m.id)
 	f.fsys.space.add(m)
 	mapped.add(m)
+	if f.fsys.closed.Load() {
+		return nil, errors.Join(fs.ErrClosed, m.Unmap())
+	}
 	if flags&(Populate|Direct) != 0 || f.fsys.space.session != nil {
 		_, err := m.populatePages(0, m.pages())
 		if err != nil && (flags&Direct != 0 || !errors.Is(err, unix.ENXIO)) {

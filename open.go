@@ -60,7 +60,9 @@ func Open(pool string, opts ...Option) (*FS, error) {
 }
 
 func open(pool string, o options) (*FS, error) {
-	srv, err := server.Open(pool, server.Options{ReadOnly: o.readOnly, Require: o.require, Wait: o.wait, PowerCut: o.powerCut})
+	srv, err := server.Open(pool, server.Options{
+		ReadOnly: o.readOnly, Require: o.require, Wait: o.wait, PowerCut: o.powerCut, Commit: o.commit,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +92,9 @@ func Dial(socket string, opts ...Option) (*FS, error) {
 func dial(socket string, o options) (*FS, error) {
 	if o.powerCut != nil {
 		return nil, &detailed{"PowerCut is for Open: whether power cuts are emulated is the server's choice", unix.EINVAL}
+	}
+	if o.commit != (CommitPolicy{}) {
+		return nil, &detailed{"Commit is for Open: when operations are committed is the server's choice", unix.EINVAL}
 	}
 	conn, err := connect(socket, o.wait)
 	if err != nil {
@@ -207,6 +212,6 @@ func (fsys *FS) askInfo(socket string, require Granularity) error {
 func newInfo(i server.Info, h *wire.Hello, socket string) Info {
 	return Info{
 		Pool: i.Medium.Path, Socket: socket, PID: i.PID, UUID: i.UUID, Label: i.Label, Medium: i.Medium,
-		MapMask: MapFlags(h.MapMask), ReadOnly: h.ReadOnly != 0,
+		Commit: i.Commit, MapMask: MapFlags(h.MapMask), ReadOnly: h.ReadOnly != 0,
 	}
 }

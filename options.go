@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/pmemfs/pmemfs/internal/medium"
+	"github.com/pmemfs/pmemfs/internal/server"
 )
 
 // Granularity says in which units a store becomes durable on a medium, from the finest to the coarsest. It has String,
@@ -33,6 +34,7 @@ type options struct {
 	readOnly bool
 	wait     time.Duration
 	powerCut *medium.PowerCutOptions
+	commit   CommitPolicy
 }
 
 func collect(opts []Option) options {
@@ -55,6 +57,25 @@ func OpenReadOnly() Option { return func(o *options) { o.readOnly = true } }
 // still hold. Without it, or when d is over, Open fails and names their processes. Dial waits up to d for a server to
 // listen.
 func Wait(d time.Duration) Option { return func(o *options) { o.wait = d } }
+
+// CommitPolicy says when what operations do becomes durable. The zero value is the medium's default: [CommitOp] on
+// byte-addressable media, CommitEvery(time.Second) behind a page cache, where durability takes a system call. It has String,
+// MarshalText and UnmarshalText methods, for "op", "interval" (of a second) and "interval=200ms".
+type CommitPolicy = server.CommitPolicy
+
+// CommitOp has every operation durable when it returns. Operations of several goroutines or clients that need durability at
+// the same time share its cost where that takes system calls.
+var CommitOp = server.CommitOp
+
+// CommitEvery has operations return as soon as others can see what they did. It is durable after [File.Sync] or
+// [Mapping.Sync], after any operation on a file that was opened with O_SYNC or O_DSYNC, before a first store to a page
+// through a [Sync] mapping is allowed, and when the interval, more than 0, is over. After a crash all operations up to some
+// instant have happened, and none after it; contents of writes in place may be newer.
+func CommitEvery(interval time.Duration) CommitPolicy { return server.CommitEvery(interval) }
+
+// Commit sets when what operations do becomes durable, for the whole pool as long as it is open. Dial refuses it: a server's
+// policy is set where it is started.
+func Commit(p CommitPolicy) Option { return func(o *options) { o.commit = p } }
 
 // PowerCut makes Open emulate, whatever the pool is on, persistent memory that loses its power when [FS.CutPower] is
 // called: stores through a mapping that were not flushed and fenced by then are lost. With a seed other than 0 a random

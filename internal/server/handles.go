@@ -17,14 +17,14 @@ import (
 type handle struct {
 	node  *core.Node // immutable
 	kind  uint32     // immutable: S_IFMT bits
-	flags uint32     // immutable: O_ACCMODE and O_APPEND
+	flags uint32     // immutable: O_ACCMODE, O_APPEND and O_SYNC
 	users atomic.Int64
 
 	direct atomic.Bool // somebody who may seal has allowed it to whoever has the handle
 }
 
 func newHandle(n *core.Node, kind, flags uint32) *handle {
-	h := &handle{node: n, kind: kind, flags: flags & (unix.O_ACCMODE | unix.O_APPEND)}
+	h := &handle{node: n, kind: kind, flags: flags & (unix.O_ACCMODE | unix.O_APPEND | unix.O_SYNC)}
 	h.users.Store(1)
 	return h
 }

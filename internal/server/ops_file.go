@@ -184,7 +184,8 @@ func (s *Session) relocate(q *wire.Request) (*wire.Reply, error) {
 }
 
 // open flags that the protocol knows; the client drops those without a meaning here.
-const openFlags = unix.O_ACCMODE | unix.O_CREAT | unix.O_EXCL | unix.O_TRUNC | unix.O_APPEND | unix.O_DIRECTORY | unix.O_NOFOLLOW
+const openFlags = unix.O_ACCMODE | unix.O_CREAT | unix.O_EXCL | unix.O_TRUNC | unix.O_APPEND | unix.O_DIRECTORY | unix.O_NOFOLLOW |
+	unix.O_SYNC
 
 func (s *Session) open(q *wire.Request) (*wire.Reply, error) {
 	write := q.Flags&unix.O_ACCMODE != unix.O_RDONLY

@@ -159,6 +159,7 @@ func (s *Server) Restart() (*Server, error) {
 	for _, sess := range s.all() {
 		sess.Close()
 	}
+	s.stopCommitter()
 	s.fs.Close() // an error: it has no power to make anything durable
 	power, err := s.power.Restart()
 	if err != nil {

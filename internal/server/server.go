@@ -31,6 +31,7 @@ type Options struct {
 	// DirectGroups are groups whose members may seal and freeze, as those may who have the capability CAP_LINUX_IMMUTABLE.
 	DirectGroups []uint32
 	Limits       Limits // of each client
+	Commit       CommitPolicy
 	// PowerCut emulates a medium that loses its power when a client says so, whatever the pool is on. nil: no.
 	PowerCut *medium.PowerCutOptions
 }
@@ -67,6 +68,8 @@ type Server struct {
 	grants *grant.Table
 	opts   Options
 	owners []uint32 // users that may always connect; immutable
+
+	stopCommitter func() // immutable once mounted
 
 	clients sync.WaitGroup // connections that are being served
 	off     atomic.Bool    // the power is cut, or about to be
@@ -133,10 +136,14 @@ func (s *Server) mount() (err error) {
 		newQuota("connections with imported files", maxImports, maxUserImports)
 	s.opts.Limits = s.opts.Limits.withDefaults(s.report.DataSize)
 	s.grants = grant.NewTable(s.opts.Limits.blocks())
-	s.fs, err = core.Mount(s.pool.Meta(), s.pool.Data(), core.Options{ReadOnly: s.opts.ReadOnly, Breaker: breaker{s.grants}})
+	s.opts.Commit = s.opts.Commit.on(s.granularity())
+	s.fs, err = core.Mount(s.pool.Meta(), s.pool.Data(), core.Options{
+		ReadOnly: s.opts.ReadOnly, Breaker: breaker{s.grants}, Stage: s.stages(), Defer: s.granularity() > medium.CacheLine,
+	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("mount %s: %w", s.report.Path, err), s.pool.Close())
 	}
+	s.startCommitter()
 	return nil
 }
 
@@ -148,6 +155,7 @@ func (s *Server) Close() error {
 	for _, sess := range s.all() {
 		sess.Close()
 	}
+	s.stopCommitter()
 	err := s.fs.Close()
 	if s.off.Load() {
 		err = nil // it had no power to make anything durable
@@ -211,12 +219,13 @@ type Info struct {
 	UUID   string        `json:"uuid"`
 	Label  string        `json:"label"`
 	Medium medium.Report `json:"medium"`
+	Commit CommitPolicy  `json:"commit"`
 }
 
 // Info says what the server serves.
 func (s *Server) Info() Info {
 	st := s.fs.Statfs()
-	return Info{PID: os.Getpid(), UUID: st.UUID, Label: st.Label, Medium: s.report}
+	return Info{PID: os.Getpid(), UUID: st.UUID, Label: st.Label, Medium: s.report, Commit: s.opts.Commit}
 }
 
 // Stats is what Stats is answered with, as JSON.

@@ -136,7 +136,11 @@ func (s *Session) dispatch(q *wire.Request) (*wire.Reply, error) {
 	case ops[q.Op].changes && s.readOnly:
 		return nil, unix.EROFS
 	}
-	return ops[q.Op].do(s, q)
+	r, err := ops[q.Op].do(s, q)
+	if err == nil {
+		err = s.settle(q)
+	}
+	return r, err
 }
 
 // closeHandles closes what the client has open. Mappings live on.
