@@ -381,8 +381,8 @@ func (r *Range) TakeBack(first, count int64, to Access) error {
 }
 
 // Resume tells the client that another server process has taken over its fault page: from now on the death of that one
-// is looked for. It takes over the descriptor (pidfd_open(2)) in any case. os.ErrClosed: Close or Abandon has been called, or
-// the client's patience is over, so that faults have failed.
+// is looked for. It takes over the descriptor (pidfd_open(2)) in any case. os.ErrClosed: Close or Abandon has been
+// called, or the client's patience is over, so that faults have failed.
 func (c *Client) Resume(serverPidfd int) error {
 	defer unix.Close(serverPidfd)
 	c.end.Lock()
@@ -414,7 +414,8 @@ func (c *Client) Lost() bool {
 }
 
 // Abandon is for a client whose server is gone and will not come back: every range becomes inaccessible for good, and
-// faults, also those under way, fail with CodeServerGone. On return no block of the pool can be reached through this client.
+// faults, also those under way, fail with CodeServerGone. On return no block of the pool can be reached through this
+// client.
 func (c *Client) Abandon() error {
 	if !c.giveUp(false) {
 		return nil

@@ -20,7 +20,7 @@ const (
 	CodeNoSpace                // no free block for a store into a hole
 	CodeIO                     // the medium or the metadata is damaged, or the server's answer makes no sense
 	CodeAccess                 // a store through a mapping that may only be read
-	CodeServerGone             // the server has died or has closed the connection
+	CodeServerGone             // the server has closed the connection, or has died and no other one has come in time
 	CodeNoMemory               // mmap failed in the client: most often vm.max_map_count
 	CodeBusy                   // another client did not give back the page in time
 	CodeLimit                  // the client has as many runs as the server lets it have

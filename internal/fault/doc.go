@@ -20,9 +20,9 @@
 //	mmap the run, FREE (= acknowledgement)   the run is no longer in flight
 //	return from the signal: access retried
 //
-// A fault that fails (beyond the end, pool full, server gone) is handed to the Go runtime's own handler, so the program
-// dies with "unexpected fault address", or, under debug.SetPanicOnFault, gets a runtime error with an Addr method that
-// Find turns into the range and the reason.
+// A fault that fails (beyond the end, pool full, server gone for good) is handed to the Go runtime's own handler, so
+// the program dies with "unexpected fault address", or, under debug.SetPanicOnFault, gets a runtime error with an Addr
+// method that Find turns into the range and the reason.
 //
 // # A break
 //
@@ -30,14 +30,31 @@
 // BreakSignal to the process. Whichever thread gets the signal replaces the runs by inaccessible memory and says so in
 // the slots. The signal is let through while a fault is being handled, on the same signal stack.
 //
+// # When the server dies
+//
+// The fault page and what the client has mapped stay, so its program goes on as long as it does not fault. A thread
+// that faults waits, for as long as ClientOptions.Patience says; it cannot do otherwise, and when all Ps wait like
+// that, no Go code of the client runs any more. So the next server needs no help of the client: it opens the page of
+// the dead one by its name (OpenPage) and answers what waits there. Only then Client.Resume tells the client whose
+// death to look for. A server that ends in an orderly way says so in the page (Page.Close), and nobody waits.
+//
+// # Who waits for whom
+//
+// A fault waits for the server, and keeps its P meanwhile. So the server must never need Go code of the client to
+// answer a fault: breaks are carried out by whatever thread gets the signal, and answers that are in flight are mapped
+// by threads that wait for theirs: their own, and those of goroutines in Range.Populate, which may have no P (see
+// ask). The same must hold above this package: while a handler of Serve works, or anybody holds a lock that it may
+// need, nobody may wait for the client in another way than by TakeBack, which has a time limit.
+//
 // # Locks, from the outside inwards
 //
 //	Page.breaking   one TakeBack at a time
 //	  Page.mu       in-flight records, references; never held while waiting
 //	Client.mu       list of ranges
-//	  registry.mu   tables of clients and ranges as Go sees them
+//	  Client.end    whether Close has begun; never held while waiting
+//	  registry.mu   tables of clients and ranges as Go sees them; never held while waiting
 //
-// Signal entries take no lock: they pin the entry of a table by its users count (see tables_unsafe.go).
+// Signal entries take no lock: they pin the entry of a table by its users count (see tables.go).
 //
 // # Limits
 //

@@ -131,7 +131,8 @@ func unserved(c *clientEntry) Code {
 	return CodeBeyondEnd
 }
 
-// claim takes a free slot, and waits for one if there is none; nil when the server is gone: those who have the slots look.
+// claim takes a free slot, and waits for one if there is none; nil when the server is gone: those who have the slots
+// look.
 //
 //go:nosplit
 //go:norace
@@ -209,9 +210,9 @@ type watch struct {
 	naps            uint32 // without a server since then
 }
 
-// inVain is called after each nap in which nothing came. When the server process has ended, and no other one has come for
-// longer than the client's patience, it ends the connection for good. A server that has taken over the page, but not yet
-// made itself known to Resume, is not looked for: it has as long again.
+// inVain is called after each nap in which nothing came. When the server process has ended, and no other one has come
+// for longer than the client's patience, it ends the connection for good. A server that has taken over the page, but
+// not yet made itself known to Resume, is not looked for: it has as long again.
 //
 //go:nosplit
 //go:norace

@@ -322,8 +322,11 @@ func dial() (*role, error) {
 	return dialFiles(os.NewFile(3, "page"), os.NewFile(4, "data"), pidfd)
 }
 
+// dialFiles makes it from its descriptors, with the patience that the environment has in milliseconds.
 func dialFiles(page, data *os.File, pidfd int) (*role, error) {
-	client, err := NewClient(ClientOptions{Page: page, Data: data, MapFlags: unix.MAP_SHARED, ServerPidfd: pidfd})
+	patience, _ := environment("PATIENCE")
+	client, err := NewClient(ClientOptions{Page: page, Data: data, MapFlags: unix.MAP_SHARED, ServerPidfd: pidfd,
+		Patience: time.Duration(patience) * time.Millisecond})
 	if err != nil {
 		return nil, err
 	}

@@ -29,8 +29,8 @@ func makePageFile() (*os.File, error) {
 	return file, nil
 }
 
-// createPageFile makes a page that has a name. Its memory is allocated here: that it is missing must not be found out by
-// SIGBUS.
+// createPageFile makes a page that has a name. Its memory is allocated here: that it is missing must not be found out
+// by SIGBUS.
 func createPageFile(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {

@@ -67,8 +67,9 @@ func NewPage() (*Page, error) {
 	return initPage(file)
 }
 
-// NewPageIn is NewPage with a page that outlives the server process, so that the next one can take it over by OpenPage: a
-// new file, of mode 0600, which should lie on tmpfs. fs.ErrExist: there is a file. Removing it is left to the caller.
+// NewPageIn is NewPage with a page that outlives the server process, so that the next one can take it over by
+// OpenPage: a new file, of mode 0600, which should lie on tmpfs. fs.ErrExist: there is a file. Removing it is left to
+// the caller.
 func NewPageIn(path string) (*Page, error) {
 	file, err := createPageFile(path)
 	if err != nil {
@@ -107,7 +108,8 @@ func (p *Page) File() *os.File { return p.file }
 // any more, and what it was granted cannot be taken back until it ends.
 var errPageGone = errors.New("the client has cut its fault page")
 
-// guard runs f, which accesses the page. Memory of a file that has been cut is an error then, not the end of the server.
+// guard runs f, which accesses the page. Memory of a file that has been cut is an error then, not the end of the
+// server.
 func (p *Page) guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -245,9 +247,9 @@ func (p *Page) sleep(seen uint32) {
 	atomic.StoreUint32(&p.shared.serverSleeps, 0)
 }
 
-// Close is the orderly end: it ends Serve, makes every fault of the client fail with CodeServerGone, and closes File. It
-// does not take back what the client has mapped, and does not wait for a handler or a TakeBack under way. The client is
-// not told otherwise. The file of a page with a name remains, and cannot be opened by OpenPage any more.
+// Close is the orderly end: it ends Serve, makes every fault of the client fail with CodeServerGone, and closes File.
+// It does not take back what the client has mapped, and does not wait for a handler or a TakeBack under way. The
+// client is not told otherwise. The file of a page with a name remains, and cannot be opened by OpenPage any more.
 func (p *Page) Close() error {
 	p.mu.Lock()
 	if p.closed.Load() {
@@ -304,9 +306,9 @@ const (
 // to them (AccessRead): because it has said so after a break, or because it has ended. The caller must keep new grants
 // over the same runs from being recorded meanwhile (InFlight); answers already in flight are waited for.
 //
-// ErrBusy (EBUSY) means that it did not say so within timeout, or has made its page unusable: then nothing is known about
-// the runs, and they must stay recorded as granted. Other errors: os.ErrClosed after Close; what pidfd_send_signal(2) says.
-// Calls on one page are serialised; waiting for the turn counts.
+// ErrBusy (EBUSY) means that it did not say so within timeout, or has made its page unusable: then nothing is known
+// about the runs, and they must stay recorded as granted. Other errors: os.ErrClosed after Close; what
+// pidfd_send_signal(2) says. Calls on one page are serialised; waiting for the turn counts.
 func (p *Page) TakeBack(pidfd int, runs []AddressRun, to Access, timeout time.Duration) error {
 	if !p.enter() {
 		return os.ErrClosed

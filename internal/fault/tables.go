@@ -16,8 +16,8 @@ const (
 	maxRanges  = 1024 // mappings of one process
 )
 
-// clientEntry is a connection to a server. Invariant: while live is 1, all fields but users, life, the free words and asks
-// are constant. server is the same descriptor for ever, but Resume has it refer to another process.
+// clientEntry is a connection to a server. Invariant: while live is 1, all fields but users, life, the free words and
+// asks are constant. server is the same descriptor for ever, but Resume has it refer to another process.
 type clientEntry struct {
 	live  uint32
 	users uint32
@@ -42,13 +42,14 @@ const (
 	lifeResumed                    // what one Resume adds
 )
 
-// maxAsks is how many goroutines have requests of their own under way (Range.Populate) at the same time: fewer than there
-// are slots. A goroutine holds its slot until it has a P again; a thread that waits in a fault for a free slot keeps a P.
+// maxAsks is how many goroutines have requests of their own under way (Range.Populate) at the same time: far fewer than
+// there are slots, so that faults always find one.
 const maxAsks = 8
 
 // ask is a request of a goroutine. When the answer has come, whoever sees it first maps the run: the goroutine, or a
 // thread that waits in a fault. It may be that the goroutine cannot run because all Ps are held by such threads, or
-// because the world is being stopped and waits for one; and their faults may wait for a break that waits for this answer.
+// because the world is being stopped and waits for one; and their faults may wait for a break that waits for this
+// answer.
 //
 // state is a sequence number, counted in askNext, and one of the ask states:
 //

@@ -10,32 +10,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenPage takes over a page that NewPageIn has made and whose server process has died. That process may have got as far
-// as any instruction; the client goes on meanwhile. os.ErrClosed: it ended in an orderly way, and the client knows.
-// Another error: it died before the page was whole, or this is none, or the client has cut it.
+// OpenPage takes over a page that NewPageIn has made and whose server process has died. That process may have got as
+// far as any instruction; the client goes on meanwhile. os.ErrClosed: it ended in an orderly way, and the client
+// knows. Another error: it died before the page was whole, or this is none, or the client has cut it.
 //
-//	the server died                        what is found             what happens
-//	before it saw a request                slot REQUEST              the next sweep, which does not need the bell, serves it
-//	while it served one                    slot SERVING              the request's own words are whole: REQUEST again
-//	  while it wrote the answer            slot SERVING              the same
-//	after it had answered                  slot ANSWERED             the client maps or has mapped what the answer says, which is
-//	                                                                 not known here: in flight for every run until it has moved on
-//	  before it woke the client            clientSleeps 1 or 0       the client naps no longer than 10 ms, and finds the answer
-//	about to sleep, or asleep, on the bell serverSleeps 1            at worst somebody is woken who does not sleep
-//	while it waited for acknowledgements   serverWaits 1             the same
-//	while it wrote a break                 break FREE                nobody has looked at it
-//	after that, signal sent or not         break POSTED              withdrawn; the signal finds nothing to do
-//	while the client carried it out        break TAKEN               stuck: no TakeBack begins before the client has finished, as
-//	                                                                 otherwise it might touch what is mapped there by then
-//	before it saw that it was over         break DONE, FAILED        free again
-//	anywhere in TakeBack                                             some runs may have been given back, which nobody remembers:
-//	                                                                 from now on every break takes all access (see unsure)
-//	in Close                               closed 0                  as if it had not begun
-//	                                       closed 1                  os.ErrClosed
+//	the server died              what is found         what happens
+//	before it saw a request      slot REQUEST          the first sweep serves it, without the bell
+//	while it served one          slot SERVING          REQUEST again: the request's own words are whole
+//	  while it wrote the answer  slot SERVING          the same
+//	after it had answered        slot ANSWERED         the client maps, or has mapped, what the answer says, which is
+//	                                                   unknown here: in flight for every run until it has moved on
+//	  before it woke the client  clientSleeps 1 or 0   the client naps for 10 ms at most, and finds the answer
+//	asleep on the bell, or about serverSleeps 1        at worst somebody is woken who does not sleep
+//	in TakeBack, waiting         serverWaits 1         the same
+//	  while it wrote a break     break FREE            nobody has looked at it
+//	  signal sent, or not yet    break POSTED          withdrawn; the signal finds nothing to do
+//	  while it is carried out    break TAKEN           stuck: no TakeBack begins before the client has finished; it
+//	                                                   might touch what is mapped there by then
+//	  before it saw the end      break DONE, FAILED    free again
+//	  anywhere                                         some runs may have been given back, which nobody remembers:
+//	                                                   from now on every break takes all access (see unsure)
+//	in Close                     closed 0              as if it had not begun
+//	                             closed 1              os.ErrClosed
 //
-// Every other value was put there by the client, to whom alone it matters: nothing in flight, break free. What the dead
-// server had in flight or was breaking, and its grants, must be known to the caller of TakeBack from elsewhere: it has to
-// take everything as granted that the client's mappings cover.
+// Every other value was put there by the client, to whom alone it matters: nothing in flight, break free. What the
+// dead server had in flight or was breaking, and its grants, must be known to the caller of TakeBack from elsewhere:
+// it has to take everything as granted that the client's mappings cover.
 func OpenPage(path string) (*Page, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
