@@ -149,11 +149,9 @@ func TestSealed(t *testing.T) {
 			{"fill", true, func(f *frozenTree) error { return f.n.Fill(0, size) }},
 			{"fill beside it", false, func(f *frozenTree) error { return f.n.Fill(0, 5*page) }},
 		},
-		{1500, 1501}: { // a hole that the second step of a long write meets
-			{"long write", true, func(f *frozenTree) error {
-				_, err := f.n.WriteAt(make([]byte, 6<<20), 0)
-				return err
-			}},
+		{6, 7}: { // the unwritten block alone
+			{"fill the hole before it, too", true, func(f *frozenTree) error { return f.n.Fill(3*page, 5*page) }},
+			{"write into the hole before it, too", true, func(f *frozenTree) error { return f.write(f.n, 4*page, 4*page) }},
 		},
 	}
 	for seal, list := range cases {
@@ -176,6 +174,31 @@ func TestSealed(t *testing.T) {
 				checkAreas(t, meta, data)
 			})
 		}
+	}
+}
+
+// TestSealedSteps does operations that go in steps where the second one meets a
+// hole that is pinned: the first one is not made either.
+func TestSealedSteps(t *testing.T) {
+	for _, c := range []frozenCase{
+		{"write", true, func(f *frozenTree) error {
+			_, err := f.n.WriteAt(make([]byte, 6<<20), 0)
+			return err
+		}},
+		{"fill", true, func(f *frozenTree) error { return f.n.Fill(0, 6<<20) }},
+		{"allocate", true, func(f *frozenTree) error { return f.n.Fallocate(0, 0, 6<<20) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			meta, data := smallAreas(t)
+			o := prepare(t, meta, data)
+			f := &frozenTree{o, create(t, o.fs, o.b, "frozen")}
+			if err := errors.Join(f.write(f.n, 0, page), f.truncate(f.n, 6<<20)); err != nil {
+				t.Fatal(err)
+			}
+			s := &sealer{first: 1500, end: 1501}
+			o.fs.breaker = s
+			c.check(t, meta, data, f, s, errSealed)
+		})
 	}
 }
 
@@ -263,6 +286,18 @@ func TestSetStatic(t *testing.T) {
 		}
 	}
 	wantUnfilled(o.mapped, 2*page, "a hole")
+	// Blocks behind the end may be allocated, and are frozen as the others.
+	if err := o.big.SetStatic(true); err != nil {
+		t.Error(err)
+	}
+	for _, mode := range []uint32{KeepSize, ZeroRange | KeepSize, PunchHole | KeepSize} {
+		if err := o.big.Fallocate(mode, 4*page, page); err != ErrStatic {
+			t.Errorf("mode %d behind the end: %v", mode, err)
+		}
+	}
+	if err := o.big.SetStatic(false); err != nil {
+		t.Error(err)
+	}
 	if err := o.truncate(o.big, 3*page+1); err != nil {
 		t.Fatal(err)
 	}
@@ -356,6 +391,12 @@ func TestFilled(t *testing.T) {
 			t.Errorf("fill %d bytes at %d: %v, want %v", c.length, c.off, err, c.want)
 		}
 	}
+	// A file that is cut while it is filled.
+	for _, step := range []func(first, end int64) error{n.in.fillHoles, n.in.fillStep} {
+		if err := step(3, 10); err != unix.ENXIO {
+			t.Errorf("a step beyond the end: %v", err)
+		}
+	}
 	// What is shared is not pretended to be filled; all else is.
 	var unfilled *UnfilledError
 	if err := n.Fill(0, 9*page); !errors.As(err, &unfilled) || *unfilled != (UnfilledError{2 * page, "shared"}) {
@@ -416,11 +457,11 @@ func TestFillLeaves(t *testing.T) {
 		leaves [3]int
 		nodes  int64
 	}{
-		{"hole", giant + 3*page, func(*Node) error { return nil }, [3]int{3, 0, 1}, 2},
-		{"written first, then allocated", giant, func(n *Node) error {
+		{"written first, then allocated in part", giant + 3*page, func(n *Node) error {
 			_, err := n.WriteAt([]byte("here"), 0)
 			return errors.Join(err, n.Fallocate(0, 0, giant))
-		}, [3]int{0, 0, 1}, 0},
+		}, [3]int{3, 0, 1}, 2},
+		{"hole", 5*huge + 3*page, func(*Node) error { return nil }, [3]int{3, 5, 0}, 1},
 		{"allocated", 3 * huge, func(n *Node) error { return n.Fallocate(0, 0, 3*huge) }, [3]int{0, 3, 0}, 0},
 		{"written block by block", 2 * huge, func(n *Node) error {
 			if err := n.Fallocate(0, 0, 2*huge); err != nil {
@@ -431,6 +472,19 @@ func TestFillLeaves(t *testing.T) {
 			}
 			return nil
 		}, [3]int{0, 2, 0}, 0},
+		{"contiguous, and not aligned", huge, func(n *Node) error {
+			other := create(t, n.in.fs, layout.RootIno, "other")
+			defer other.Close()
+			must[int](t)(other.WriteAt([]byte("one block"), 0))
+			for at := int64(0); at < huge-7*page; at += 7 * page {
+				must[int](t)(n.WriteAt(make([]byte, 7*page), at))
+			}
+			extents := must[[]Extent](t)(n.Extents(0, huge))
+			if len(extents) != 2 || extents[0].Block%layout.HugeBlocks == 0 {
+				t.Fatalf("not what is to be tried: %+v", extents)
+			}
+			return nil
+		}, [3]int{layout.HugeBlocks, 0, 0}, 1},
 		{"not contiguous", huge, func(n *Node) error {
 			must[int](t)(n.WriteAt([]byte("here"), 0))
 			must[int](t)(n.WriteAt([]byte("here"), 2*page))
@@ -483,6 +537,30 @@ func TestFillFull(t *testing.T) {
 	n.Close()
 	if err := fs.Unlink(root, layout.RootIno, "f"); err != nil || fs.Statfs().FreeBlocks != st.FreeBlocks {
 		t.Errorf("%v, %d free, before %d", err, fs.Statfs().FreeBlocks, st.FreeBlocks)
+	}
+}
+
+// TestFillWithoutNodes fails in the middle of allocating what is to be filled:
+// the blocks are free again.
+func TestFillWithoutNodes(t *testing.T) {
+	fs := newFS(t, 32<<20)
+	n := create(t, fs, layout.RootIno, "f")
+	defer n.Close()
+	must[int](t)(n.WriteAt([]byte("the map has its height"), 1030*page))
+	var err error
+	for i := 0; err == nil && i < minNodes; i++ { // each takes a node
+		err = fillFile(fs, layout.RootIno, i, func(n *Node) error {
+			_, err := n.WriteAt([]byte("far"), 100*page)
+			return err
+		})
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	// The first blocks need a node, the next ones are a leaf of 2 MiB.
+	free := fs.Statfs().FreeBlocks
+	if err := n.Fill(page, 1029*page); !errors.Is(err, unix.ENOSPC) || fs.Statfs().FreeBlocks != free || free < 1029 {
+		t.Errorf("%v, %d free, before %d", err, fs.Statfs().FreeBlocks, free)
 	}
 }
 
