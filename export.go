@@ -19,8 +19,11 @@ import (
 // Export gives a descriptor that stands for the open file and can be given to other processes: by inheritance, or over any
 // unix socket (SCM_RIGHTS). There [Import] makes an open file of it, any number of times: it has this one's access mode and
 // O_APPEND, and the flag of [File.AllowDirect], whether that is set before or after. So a privileged process can open a
-// file, allow Direct mappings of it and hand it to one that may neither seal nor even connect to the server. Whoever has
-// the descriptor can do with the file what its access mode allows.
+// file, allow Direct mappings of it and hand it to one that may neither seal nor even connect to the server.
+//
+// Whoever has the descriptor can do with the file what its access mode allows, and, if he means harm, more: as every client
+// he gets a descriptor of the pool's whole data area, for writing when this file is open for writing. Give away what you
+// would trust with the contents of all files of the pool.
 //
 // The descriptor stays good when this file is closed or this process has ended, until its last copy is closed, the server
 // ends, or somebody calls shutdown(2) on a copy. It needs no connection to this FS and does not keep it open. EOPNOTSUPP:
@@ -69,13 +72,16 @@ func importFile(f *os.File, o options) (*File, error) {
 		wire.CloseFiles(r.Files[1:])
 		return nil, err
 	}
-	space := newSpace(r.Hello, r.Files[1], r.Files[2], conn)
+	space, err := newSpace(r.Hello, r.Files[1:], conn)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
 	fsys := &FS{t: newConnection(conn, space.abandon), hello: r.Hello, space: space, lease: new(lease)}
 	fsys.lease.Add(1)
 	if err := fsys.askInfo("", o.require); err != nil {
 		return nil, errors.Join(err, fsys.Close())
 	}
-	return &File{fsys: fsys, name: r.Name, handle: r.Handle, flag: int(r.N)}, nil
+	return &File{fsys: fsys, name: r.Name, handle: r.Handle, flag: int(r.N), ino: r.Attr.Ino}, nil
 }
 
 // askExport sends one end of a pair of sockets over the exported descriptor, and gets the answer over the other: other
@@ -104,7 +110,7 @@ func askExport(f *os.File, o options) (*wire.Reply, error) {
 	if err := errors.Join(err, unix.Close(fds[1]), mailbox.SetDeadline(deadline)); err != nil {
 		return nil, err
 	}
-	r, err := readHello(mailbox, 3)
+	r, err := readHello(mailbox, 1+helloFiles)
 	if errors.Is(err, io.EOF) {
 		err = errExportGone
 	}

@@ -19,6 +19,7 @@ type File struct {
 	fsys   *FS
 	name   string
 	handle uint32
+	ino    uint64
 	flag   int // as given to OpenFile
 	dir    bool
 	closed atomic.Bool
@@ -258,11 +259,22 @@ func (f *File) Truncate(size int64) error {
 	return err
 }
 
-// Sync makes everything written to the file with Write durable, with the metadata that finds it and the file's times. On
-// byte-addressable media all but the times already is. Stores through mappings are not its business: see [Mapping.Sync].
+// Sync makes everything durable that was done to the file: what was written to it, the metadata that finds it, its
+// attributes and times. Stores through mappings are not its business: see [Mapping.Sync]. On byte-addressable media that
+// are served it makes no system call when nothing of the file is pending.
 func (f *File) Sync() error {
+	if !f.closed.Load() && f.fsys.settled(f.ino) {
+		return nil
+	}
 	_, err := f.call("sync", &wire.Request{Op: wire.OpSync})
 	return err
+}
+
+// settled says that nothing that was done to a file waits to be made durable, and nobody needs to be asked: three loads from
+// the page in which the server says what is pending. False where that is not known.
+func (fsys *FS) settled(ino uint64) bool {
+	p := fsys.space.progress
+	return p != nil && fsys.hello.Granularity <= uint32(CacheLine) && !p.Pending(ino) && !fsys.closed.Load() && !fsys.space.isGone()
 }
 
 func (f *File) fallocate(op string, mode uint32, off, n int64) error {

@@ -106,7 +106,9 @@ func (fsys *FS) OpenFile(name string, flag int, perm fs.FileMode) (*File, error)
 	if r.Attr == nil {
 		return nil, pathError("open", name, errProtocol)
 	}
-	return &File{fsys: fsys, name: name, handle: r.Handle, flag: flag, dir: r.Attr.Mode&unix.S_IFMT == unix.S_IFDIR}, nil
+	return &File{
+		fsys: fsys, name: name, handle: r.Handle, ino: r.Attr.Ino, flag: flag, dir: r.Attr.Mode&unix.S_IFMT == unix.S_IFDIR,
+	}, nil
 }
 
 // ReadFile reads a whole file.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -112,6 +113,7 @@ type Mapping struct {
 	name     string
 	off      int64 // byte of the file where the mapping begins
 	id       uint32
+	ino      uint64
 	flags    MapFlags
 	readOnly bool
 	powerCut bool // emulated: the server is told of each flush
@@ -162,7 +164,7 @@ func (f *File) mapRange(off int64, n int, flags MapFlags) (*Mapping, error) {
 		return nil, errors.Join(err, region.Release(), f.fsys.release())
 	}
 	m := &Mapping{
-		fsys: f.fsys, name: f.name, off: off, id: r.Handle, flags: flags, readOnly: flags&ReadOnly != 0,
+		fsys: f.fsys, name: f.name, off: off, id: r.Handle, ino: f.ino, flags: flags, readOnly: flags&ReadOnly != 0,
 		powerCut: f.fsys.info.Medium.PowerCut, region: region, data: region.Bytes()[:n:n],
 	}
 	region.Activate(m.id)
@@ -292,17 +294,46 @@ func (m *Mapping) Fence() {
 	pmem.Fence()
 }
 
-// Sync makes the stores to a range durable, with the metadata that finds them, on every medium and with every kind
-// of mapping. On byte-addressable media it is Persist: the metadata was durable when the store was allowed.
+// Sync makes the stores to a range durable, with the metadata that finds them, on every medium and with every kind of
+// mapping. On byte-addressable media it flushes the lines, fences, and looks into the page in which the server says what
+// is pending of each file: it makes no system call when nothing is, and one request when something is. Behind a page
+// cache it is an msync(2) of the range, and a request for what is pending.
 func (m *Mapping) Sync(off, n int) error {
 	if m.granularity() <= CacheLine {
-		return m.Persist(off, n)
+		if err := m.Persist(off, n); err != nil || m.fsys.settled(m.ino) {
+			return err
+		}
 	}
-	_, err := m.part(off, n)
+	p, err := m.part(off, n)
+	if err == nil && m.granularity() > CacheLine && n > 0 {
+		err = m.writeBack(off, len(p))
+	}
 	if err == nil {
 		_, err = m.fsys.call(&wire.Request{Op: wire.OpMapSync, Handle: m.id, Offset: int64(off), Length: int64(n)})
 	}
 	return pathError("sync", m.name, err)
+}
+
+// writeBack has the kernel write the dirty pages of a range to the medium.
+func (m *Mapping) writeBack(off, n int) error {
+	first := off / blockSize * blockSize
+	end := min((off+n+blockSize-1)/blockSize*blockSize, len(m.region.Bytes()))
+	return os.NewSyscallError("msync", unix.Msync(m.region.Bytes()[first:end], unix.MS_SYNC))
+}
+
+// Advise changes what kind of mapping it is, from Shared to Sync or back, in the manner of madvise(2); what was granted
+// stays granted. When it has become Sync, everything that was stored to it before is durable once it is flushed, as with
+// a mapping that was made so. EOPNOTSUPP: Sync is not supported here; EINVAL: kind is another one, or the mapping is
+// Direct or Unchecked, which it stays.
+func (m *Mapping) Advise(kind MapFlags) error {
+	err := m.fsys.checkMapFlags(kind)
+	if err == nil {
+		_, err = m.part(0, 0)
+	}
+	if err == nil {
+		_, err = m.fsys.call(&wire.Request{Op: wire.OpAdvise, Handle: m.id, Flags: uint32(kind)})
+	}
+	return pathError("advise", m.name, err)
 }
 
 // Populate has every page of a range granted for loads and stores (loads only with ReadOnly), so that accesses

@@ -14,6 +14,7 @@ import (
 	"github.com/pmemfs/pmemfs/internal/core"
 	"github.com/pmemfs/pmemfs/internal/fault"
 	"github.com/pmemfs/pmemfs/internal/medium"
+	"github.com/pmemfs/pmemfs/internal/progress"
 	"github.com/pmemfs/pmemfs/internal/server"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
@@ -127,11 +128,15 @@ func greet(conn *net.UnixConn, o options) (*wire.Hello, *addressSpace, error) {
 	if _, err := conn.Write(frame); err != nil {
 		return nil, nil, err
 	}
-	r, err := readHello(conn, 2)
+	r, err := readHello(conn, helloFiles)
 	if err != nil {
 		return nil, nil, err
 	}
-	return r.Hello, newSpace(r.Hello, r.Files[0], r.Files[1], conn), conn.SetDeadline(time.Time{})
+	space, err := newSpace(r.Hello, r.Files, conn)
+	if err != nil {
+		return nil, nil, err
+	}
+	return r.Hello, space, conn.SetDeadline(time.Time{})
 }
 
 func helloFrame(o options) ([]byte, error) {
@@ -163,12 +168,22 @@ func readHello(conn *net.UnixConn, files int) (r *wire.Reply, err error) {
 	return r, nil
 }
 
+// helloFiles is how many descriptors come with Hello: fault page, data area, progress page.
+const helloFiles = 3
+
 // newSpace takes over the descriptors that came with Hello.
-func newSpace(h *wire.Hello, page, data int, conn *net.UnixConn) *addressSpace {
-	return &addressSpace{mappings: map[*Mapping]struct{}{}, opts: fault.ClientOptions{
-		Page: os.NewFile(uintptr(page), "fault page"), Data: os.NewFile(uintptr(data), "data area"),
+func newSpace(h *wire.Hello, files []int, conn *net.UnixConn) (*addressSpace, error) {
+	shared := os.NewFile(uintptr(files[2]), "progress page")
+	defer shared.Close()
+	page, err := progress.Open(shared)
+	if err != nil {
+		wire.CloseFiles(files[:2])
+		return nil, err
+	}
+	return &addressSpace{progress: page, mappings: map[*Mapping]struct{}{}, opts: fault.ClientOptions{
+		Page: os.NewFile(uintptr(files[0]), "fault page"), Data: os.NewFile(uintptr(files[1]), "data area"),
 		Base: h.Base, MapFlags: int(h.MapFlags), ServerPidfd: serverPidfd(conn),
-	}}
+	}}, nil
 }
 
 // serverPidfd returns a descriptor of the process that listens, -1 when the kernel has none to give: then the end of

@@ -9,13 +9,15 @@ import (
 
 	"github.com/pmemfs/pmemfs/internal/fault"
 	"github.com/pmemfs/pmemfs/internal/grant"
+	"github.com/pmemfs/pmemfs/internal/progress"
 	"github.com/pmemfs/pmemfs/internal/server"
 )
 
 // addressSpace is where the mappings of an FS live. With a server, page faults in them are resolved by it, and its
 // breaks reach them, without any code of this package. When embedded it is the grant.Client of its own session.
 type addressSpace struct {
-	session *server.Session // embedded; nil: there is a server
+	session  *server.Session // embedded; nil: there is a server
+	progress *progress.Page  // what is pending of each file; nil: embedded
 
 	mu       sync.Mutex
 	opts     fault.ClientOptions   // protected by mu: until client is made its descriptors are owned by the space

@@ -1,20 +1,38 @@
 package progress
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// Size is the length of a page's file in bytes.
-const Size = int64(unsafe.Sizeof(words{}))
+// size is the length of a page's file in bytes.
+const size = int64(unsafe.Sizeof(words{}))
+
+// Make makes a page in memory of its own, and a descriptor by which others can map it read-only, which the caller closes.
+func Make() (*Page, *os.File, error) {
+	fd, err := unix.MemfdCreate("pmemfs-progress", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("memfd_create", err)
+	}
+	file := os.NewFile(uintptr(fd), "pmemfs-progress")
+	defer file.Close()
+	p, err := Create(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	shared, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+	return p, shared, err
+}
 
 // Create makes the page of a server over a file, which is made as long as need be. What an earlier server has left there
 // goes on to hold for clients that still have it: at worst something looks pending that is not.
 func Create(file *os.File) (*Page, error) {
-	if err := file.Truncate(Size); err != nil {
+	if err := file.Truncate(size); err != nil {
 		return nil, fmt.Errorf("progress page: %w", err)
 	}
 	p, err := mapFile(file, unix.PROT_READ|unix.PROT_WRITE)
@@ -33,26 +51,19 @@ func Open(file *os.File) (*Page, error) {
 	if err != nil {
 		return nil, err
 	}
-	if st.Size() < Size {
-		return nil, fmt.Errorf("progress page: %d bytes, not %d: client and server are of different versions", st.Size(), Size)
+	if st.Size() < size {
+		return nil, fmt.Errorf("progress page: %w", errors.New("client and server are of different versions"))
 	}
 	return mapFile(file, unix.PROT_READ)
 }
 
+// mapFile maps a page, for as long as it is in use.
 func mapFile(file *os.File, prot int) (*Page, error) {
-	b, err := unix.Mmap(int(file.Fd()), 0, int(Size), prot, unix.MAP_SHARED)
+	b, err := unix.Mmap(int(file.Fd()), 0, int(size), prot, unix.MAP_SHARED)
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
 	}
-	return &Page{words: (*words)(unsafe.Pointer(&b[0])), region: b}, nil
-}
-
-// Close unmaps the page. Nobody may use it any more.
-func (p *Page) Close() error {
-	if p.region == nil {
-		return nil
-	}
-	b := p.region
-	p.region = nil
-	return unix.Munmap(b)
+	p := &Page{words: (*words)(unsafe.Pointer(&b[0]))}
+	runtime.AddCleanup(p, func(b []byte) { unix.Munmap(b) }, b)
+	return p, nil
 }

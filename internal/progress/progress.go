@@ -14,10 +14,7 @@ const slots = 4096
 // Invariants: a slot's staged is at least the LSN behind each record that concerns one of its files and can be seen, and
 // times counts its files whose times are only in memory. Words only grow, but for times. durable never exceeds what is
 // on the medium.
-type Page struct {
-	words  *words
-	region []byte // what is mapped; nil: memory of this process
-}
+type Page struct{ words *words }
 
 // words is what is shared. durable has a line of its own: it is stored by each commit.
 type words struct {

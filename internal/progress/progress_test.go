@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func file(t *testing.T, flag int, path string) *os.File {
@@ -24,12 +26,10 @@ func TestPending(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Close()
 	client, err := Open(file(t, os.O_RDONLY, path))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
 	check := func(when string, ino uint64, want bool) {
 		t.Helper()
 		for _, p := range []*Page{server, client} {
@@ -59,7 +59,6 @@ func TestPending(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer again.Close()
 	check("lost with the server", 9, true)
 	again.Durable().Store(1000)
 	check("its LSN has passed", 9, false)
@@ -83,6 +82,27 @@ func TestStagedOnlyGrows(t *testing.T) {
 	p.Durable().Store(4*9999 + 3)
 	if p.Pending(1) {
 		t.Error("nothing is pending")
+	}
+}
+
+// TestMake: what is shared can be mapped for reading only.
+func TestMake(t *testing.T) {
+	p, shared, err := Make()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shared.Close()
+	client, err := Open(shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Staged(3, 1)
+	if !client.Pending(3) {
+		t.Error("what is staged is not seen")
+	}
+	if b, err := unix.Mmap(int(shared.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
+		unix.Munmap(b)
+		t.Error("a client can map the page for writing")
 	}
 }
 

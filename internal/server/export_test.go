@@ -96,7 +96,7 @@ func (m *mailbox) knock(exported int, frame []byte) (*wire.Reply, []int) {
 func importFile(t *testing.T, exported int) (rawClient, *wire.Reply) {
 	t.Helper()
 	r, files := newMailbox(t).knock(exported, helloFrame)
-	if r.Errno != 0 || len(files) != 3 || r.Hello == nil {
+	if r.Errno != 0 || len(files) != 4 || r.Hello == nil {
 		t.Fatalf("%+v with %d descriptors", r, len(files))
 	}
 	f := os.NewFile(uintptr(files[0]), "connection")

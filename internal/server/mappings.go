@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -12,7 +13,6 @@ import (
 	"github.com/pmemfs/pmemfs/internal/fault"
 	"github.com/pmemfs/pmemfs/internal/grant"
 	"github.com/pmemfs/pmemfs/internal/layout"
-	"github.com/pmemfs/pmemfs/internal/medium"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
@@ -27,7 +27,8 @@ type mapping struct {
 	length   int64   // bytes
 	address  uint64  // in the client
 	writable bool
-	durable  bool // stores are durable once flushed: the metadata must be before
+	fixed    bool        // Direct or Unchecked
+	durable  atomic.Bool // stores are durable once flushed: the metadata must be before they are allowed
 
 	mu      sync.RWMutex
 	ended   bool           // protected by mu
@@ -125,9 +126,10 @@ func (s *Session) mapFile(q *wire.Request) (*wire.Reply, error) {
 		h.users.Add(1) // it is one already, as this request
 		m := &mapping{
 			srv: s.srv, handle: h, first: q.Offset / blockSize, length: q.Length, address: q.Address, writable: write,
-			durable: q.Flags&(wire.MapSync|wire.MapDirect) != 0,
-			pins:    newTable[pinned]("pin", maxPins, "of one mapping: unpin some"),
+			fixed: q.Flags&(wire.MapDirect|wire.MapUnchecked) != 0,
+			pins:  newTable[pinned]("pin", maxPins, "of one mapping: unpin some"),
 		}
+		m.durable.Store(q.Flags&(wire.MapSync|wire.MapDirect) != 0)
 		m.grants = s.srv.grants.Map(s.taker, uint64(h.node.Ino()), m.first, m.pages(), m.address, q.Handle)
 		if direct {
 			fill := q.Flags&wire.MapPopulate != 0 && h.writable() && !s.readOnly
@@ -213,21 +215,36 @@ func (s *Session) unpin(q *wire.Request) (*wire.Reply, error) {
 	})
 }
 
-// mapSync makes the stores that the client has made through its mapping durable, where the client cannot: on media
-// behind a page cache. Elsewhere it has flushed them already, and what remains is the metadata.
+// mapSync makes durable the metadata that finds what the client has stored through its mapping; the stores it has flushed
+// itself.
 func (s *Session) mapSync(q *wire.Request) (*wire.Reply, error) {
 	return s.live(q.Handle, func(m *mapping) (*wire.Reply, error) {
-		if _, _, err := m.checkRange(q.Offset, q.Length); err != nil {
+		_, _, err := m.checkRange(q.Offset, q.Length)
+		if err == nil {
+			err = m.handle.node.Sync()
+		}
+		return nil, err
+	})
+}
+
+// advise changes the kind of a mapping that was made with Shared or Sync. On return to Sync the metadata of all that it was
+// granted is durable.
+func (s *Session) advise(q *wire.Request) (*wire.Reply, error) {
+	return s.live(q.Handle, func(m *mapping) (*wire.Reply, error) {
+		if err := s.checkMapFlags(q.Flags); err != nil {
 			return nil, err
 		}
-		if s.srv.granularity() == medium.Page {
-			// The area has not seen the client's stores. Which blocks they went to does not matter to it.
-			s.srv.pool.Data().Flush(0, blockSize)
-			if err := s.srv.pool.Data().Fence(); err != nil {
-				return nil, err
-			}
+		switch {
+		case q.Flags != wire.MapShared && q.Flags&^wire.MapShared != wire.MapSync:
+			return nil, invalid("a mapping can become Shared or Sync")
+		case m.fixed:
+			return nil, invalid("a Direct or Unchecked mapping stays what it is")
 		}
-		return nil, m.handle.node.Sync()
+		m.durable.Store(q.Flags&wire.MapSync != 0)
+		if !m.durable.Load() {
+			return nil, nil
+		}
+		return nil, m.handle.node.Sync() // what was granted before; what comes is granted durable
 	})
 }
 
@@ -246,7 +263,7 @@ func (m *mapping) fault(page, count int64, write bool, granted func(fault.Reply)
 	if count == 1 {
 		ahead = min(m.pattern.ahead(page), m.pages()-page)
 	}
-	return m.handle.node.Fault(m.first+page, write, m.durable, window, ahead, func(run core.Run) error {
+	return m.handle.node.Fault(m.first+page, write, m.durable.Load(), window, ahead, func(run core.Run) error {
 		first, end := max(run.First, m.first), min(run.First+run.Count, m.first+m.pages())
 		r := fault.Reply{FirstPage: first - m.first, Count: end - first, Offset: -1, Writable: run.Writable && m.writable}
 		if r.FirstPage > page || end <= m.first+page || (write && !r.Writable) {

@@ -161,6 +161,7 @@ func (s *Server) Restart() (*Server, error) {
 	}
 	s.stopCommitter()
 	s.fs.Close() // an error: it has no power to make anything durable
+	s.progress.Close()
 	power, err := s.power.Restart()
 	if err != nil {
 		return nil, err

@@ -291,7 +291,7 @@ func (s *Server) welcome(c *net.UnixConn, a Access, q *wire.Request) (*Session, 
 		return nil, err
 	}
 	greet := func(frame []byte, files []int) error { return wire.WriteFiles(c, frame, files) }
-	if err := sess.greet(&wire.Reply{ID: q.ID}, r, greet); err != nil {
+	if err := sess.greet(&wire.Reply{ID: q.ID}, r, sess.readOnly, greet); err != nil {
 		sess.Close()
 		return nil, err
 	}
@@ -311,14 +311,14 @@ func (s *Session) Hello() *wire.Hello {
 	return h
 }
 
-// greet answers Hello: it adds to a reply what every client must know and have.
-func (s *Session) greet(reply *wire.Reply, r *remote, send func(frame []byte, files []int) error) error {
-	data, err := s.srv.pool.ClientFile(s.readOnly || s.imported != nil && !s.imported.writable(), -1)
+// greet answers Hello: it adds to a reply what every client must know and have. readOnly is for the data area.
+func (s *Session) greet(reply *wire.Reply, r *remote, readOnly bool, send func(frame []byte, files []int) error) error {
+	data, err := s.srv.pool.ClientFile(readOnly, -1)
 	if err != nil {
 		return err
 	}
 	defer data.Close()
-	reply.Hello, reply.Files = s.Hello(), append(reply.Files, int(r.page.File().Fd()), int(data.Fd()))
+	reply.Hello, reply.Files = s.Hello(), append(reply.Files, int(r.page.File().Fd()), int(data.Fd()), int(s.srv.progress.Fd()))
 	frame, err := wire.AppendReply(nil, reply)
 	if err != nil {
 		return err

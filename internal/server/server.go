@@ -15,6 +15,7 @@ import (
 	"github.com/pmemfs/pmemfs/internal/grant"
 	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
+	"github.com/pmemfs/pmemfs/internal/progress"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
@@ -69,7 +70,8 @@ type Server struct {
 	opts   Options
 	owners []uint32 // users that may always connect; immutable
 
-	stopCommitter func() // immutable once mounted
+	stopCommitter func()   // immutable once mounted
+	progress      *os.File // for clients, to be mapped read-only; immutable once mounted
 
 	clients sync.WaitGroup // connections that are being served
 	off     atomic.Bool    // the power is cut, or about to be
@@ -137,8 +139,14 @@ func (s *Server) mount() (err error) {
 	s.opts.Limits = s.opts.Limits.withDefaults(s.report.DataSize)
 	s.grants = grant.NewTable(s.opts.Limits.blocks())
 	s.opts.Commit = s.opts.Commit.on(s.granularity())
+	page, shared, err := progress.Make()
+	if err != nil {
+		return errors.Join(err, s.pool.Close())
+	}
+	s.progress = shared
 	s.fs, err = core.Mount(s.pool.Meta(), s.pool.Data(), core.Options{
 		ReadOnly: s.opts.ReadOnly, Breaker: breaker{s.grants}, Stage: s.stages(), Defer: s.granularity() > medium.CacheLine,
+		Progress: page,
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("mount %s: %w", s.report.Path, err), s.pool.Close())
@@ -160,7 +168,7 @@ func (s *Server) Close() error {
 	if s.off.Load() {
 		err = nil // it had no power to make anything durable
 	}
-	return errors.Join(err, s.pool.Close())
+	return errors.Join(err, s.progress.Close(), s.pool.Close())
 }
 
 func (s *Server) readOnly() bool                  { return s.opts.ReadOnly }
@@ -188,7 +196,7 @@ func (s *Server) admit(sess *Session) error {
 	if len(s.sessions) >= maxSessions {
 		return fmt.Errorf("the server has %d clients, which is the limit: %w", maxSessions, syscall.EUSERS)
 	}
-	if sess.imported != nil {
+	if sess.imported {
 		if err := s.imported.take(sess.cred.UID); err != nil {
 			return err
 		}
@@ -208,7 +216,7 @@ func (s *Server) forget(sess *Session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, sess)
-	if sess.imported != nil {
+	if sess.imported {
 		s.imported.give(sess.cred.UID)
 	}
 }

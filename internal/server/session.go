@@ -28,7 +28,7 @@ type Session struct {
 	mappings *table[*mapping]
 	taker    taker
 	conn     *net.UnixConn // nil: local
-	imported *handle       // with which the client has come, and beside which it may use nothing; nil: all; immutable
+	imported bool          // the client has come with an open file, and may use nothing beyond it; immutable
 	closing  sync.Once
 
 	issuer *medium.Issuer // of the client's flushes; nil unless power cuts are emulated; immutable once admitted
@@ -101,6 +101,7 @@ var ops = [wire.OpEnd]op{
 	wire.OpPin:     {do: (*Session).pin},
 	wire.OpUnpin:   {do: (*Session).unpin},
 	wire.OpMapSync: {do: (*Session).mapSync},
+	wire.OpAdvise:  {do: (*Session).advise},
 
 	wire.OpFlush:    {do: (*Session).flush},
 	wire.OpPowerCut: {do: (*Session).powerCut, beyond: true, changes: true},
@@ -131,7 +132,7 @@ func (s *Session) dispatch(q *wire.Request) (*wire.Reply, error) {
 	}
 	beyond := ops[q.Op].beyond || q.Op == wire.OpSetAttr && q.Handle == 0
 	switch {
-	case beyond && s.imported != nil:
+	case beyond && s.imported:
 		return nil, fmt.Errorf("this connection came with an imported file and serves nothing beyond it, names least of all: %w", unix.EACCES)
 	case ops[q.Op].changes && s.readOnly:
 		return nil, unix.EROFS

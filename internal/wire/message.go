@@ -22,7 +22,7 @@
 //
 // What Export gives is one end of a SOCK_SEQPACKET pair; who sends the frame of Hello over it, in one packet, with one
 // descriptor, gets a connection of his own. The descriptor is one end of a stream pair that he has made, over which the
-// reply comes: what it says about mapping, the file (Handle, Attr, Name; N: O_ACCMODE and O_APPEND), and three descriptors:
+// reply comes: what it says about mapping, the file (Handle, Attr, Name; N: the flags it was opened with), and three descriptors:
 // the connection, fault page, data area. On the connection everything is as after Hello. The server never writes to the
 // exported end, so that nobody who holds a copy of it can take what is meant for another.
 package wire
@@ -88,7 +88,8 @@ const (
 	OpUnmap   // Handle: mapping. Its grants are forgotten before the reply, and no break of it is under way
 	OpPin     // Handle: mapping, Offset, Length: bytes in the mapping; fills it when the mapping is writable → Handle: pin
 	OpUnpin   // Handle: mapping, Flags: pin
-	OpMapSync // Handle: mapping, Offset, Length: bytes in the mapping; stores in them reach the medium
+	OpMapSync // Handle: mapping, Offset, Length: bytes in the mapping; the metadata that finds them is made durable
+	OpAdvise  // Handle: mapping, Flags: MapShared or MapSync, what it becomes
 
 	OpFlush    // Handle: mapping, Offset, Length: bytes in the mapping, Flags: Flush*; where power cuts are emulated
 	OpPowerCut // → Data: JSON; the connection ends behind it
