@@ -3,6 +3,7 @@ package pmemfs_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -124,15 +125,38 @@ func (c *child) finish() {
 	}
 }
 
-// serverRole serves a pool until its input ends: POOL SOCKET [MODE GID].
+// serverConfig is what a test can have a server do otherwise.
+type serverConfig struct {
+	DirectGroups []uint32
+	Limits       server.Limits
+}
+
+// String is the argument that gives it to a server.
+func (c serverConfig) String() string {
+	text, err := json.Marshal(c)
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
+
+// serverRole serves a pool until its input ends: POOL SOCKET [MODE GID [CONFIG]].
 func serverRole(args []string, in *bufio.Scanner) error {
 	access := server.Access{GID: -1}
-	if len(args) == 4 {
+	if len(args) >= 4 {
 		if _, err := fmt.Sscanf(args[2]+" "+args[3], "%o %d", &access.Mode, &access.GID); err != nil {
 			return err
 		}
 	}
-	srv, err := server.Open(args[0], server.Options{Wait: 5 * time.Second, BreakTimeout: time.Second})
+	var c serverConfig
+	if len(args) == 5 {
+		if err := json.Unmarshal([]byte(args[4]), &c); err != nil {
+			return err
+		}
+	}
+	srv, err := server.Open(args[0], server.Options{
+		Wait: 5 * time.Second, BreakTimeout: time.Second, DirectGroups: c.DirectGroups, Limits: c.Limits,
+	})
 	if err != nil {
 		return err
 	}

@@ -199,13 +199,18 @@ func TestMapRefused(t *testing.T) {
 			{f, 0, page, 0, unix.EINVAL},
 			{f, 0, page, pmemfs.Populate, unix.EINVAL},
 			{f, 1 << 44, page, kind, unix.EFBIG},
-			{f, 0, page, pmemfs.Direct, unix.EOPNOTSUPP},
-			{f, 0, page, kind | pmemfs.Unchecked, unix.EOPNOTSUPP},
+			{f, 0, page, pmemfs.Direct, unix.EINVAL}, // a hole
+			{f, 9 * page, 2 * page, pmemfs.Direct | pmemfs.Populate, unix.ENXIO},
+			{f, 0, page, pmemfs.Direct | pmemfs.Unchecked, unix.EINVAL},
 			{f, 0, page, kind | 1<<20, unix.EOPNOTSUPP},
+			{f, 0, page, pmemfs.Direct | 1<<6, unix.EOPNOTSUPP},
 			{r, 0, page, kind, unix.EBADF},
+			{r, 0, page, pmemfs.Direct, unix.EBADF},
 			{w, 0, page, kind, unix.EBADF},
+			{w, 0, page, pmemfs.Direct | pmemfs.ReadOnly, unix.EBADF},
 			{w, 0, page, kind | pmemfs.ReadOnly, unix.EBADF},
 			{d, 0, page, kind | pmemfs.ReadOnly, unix.EISDIR},
+			{d, 0, page, pmemfs.Direct | pmemfs.ReadOnly, unix.EISDIR},
 		} {
 			m, err := c.f.Map(c.off, c.n, c.flags)
 			if err == nil {
@@ -216,7 +221,7 @@ func TestMapRefused(t *testing.T) {
 		_, err = f.Map(0, page, kind|1<<20)
 		wantError(t, err, unix.EOPNOTSUPP, "0x100000")
 		wantError(t, err, unix.EOPNOTSUPP, fsys.MapMask().String())
-		if fsys.MapMask()&kind == 0 || fsys.MapMask()&pmemfs.Direct != 0 {
+		if want := kind | pmemfs.Direct | pmemfs.Unchecked; fsys.MapMask()&want != want {
 			t.Error(fsys.MapMask())
 		}
 		fi, err := f.Stat()
@@ -658,8 +663,14 @@ func TestPageCache(t *testing.T) {
 		must(t, m.Sync(0, 2*page))
 		wantError(t, m.Persist(0, 1), unix.EOPNOTSUPP, "Sync")
 		wantError(t, m.Flush(0, 1), unix.EOPNOTSUPP, "Sync")
-		_, err := f.Map(0, page, pmemfs.Sync)
-		wantError(t, err, unix.EOPNOTSUPP, "f")
+		for _, flags := range []pmemfs.MapFlags{pmemfs.Sync, pmemfs.Direct, pmemfs.Unchecked} {
+			_, err := f.Map(0, page, flags)
+			wantError(t, err, unix.EOPNOTSUPP, flags.String())
+		}
+		must(t, f.Fill(0, 4*page))
+		must(t, f.SetStatic(true)) // without a mapping of it, which is another matter
+		wantError(t, f.Truncate(0), pmemfs.ErrStatic, "f")
+		must(t, f.SetStatic(false))
 	}
 	t.Run("dialled", func(t *testing.T) {
 		socket, srv := serve(t, pool)
