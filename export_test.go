@@ -18,11 +18,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
 func init() {
 	roles["exporter"] = exporterRole
 	roles["importer"] = importerRole
+	roles["impostor"] = impostorRole
 }
 
 // nobody is a user who may do nothing.
@@ -213,6 +215,16 @@ func exporterRole(args []string, in *bufio.Scanner) error {
 	for in.Scan() {
 	}
 	return errors.New("it should have been killed")
+}
+
+// impostorRole asks an exported descriptor, its 3, for a connection, as if it were the process that has made the socket which
+// is its 4.
+func impostorRole([]string, *bufio.Scanner) error {
+	frame, err := wire.AppendRequest(nil, &wire.Request{ID: 1, Op: wire.OpHello, Offset: wire.Version})
+	if err != nil {
+		return err
+	}
+	return unix.Sendmsg(3, frame, unix.UnixRights(4), nil, unix.MSG_NOSIGNAL)
 }
 
 func sendFile(socket, f *os.File) error {
@@ -535,6 +547,47 @@ func TestImportReachesNothingElse(t *testing.T) {
 	if err != nil || len(list) != 1 {
 		t.Error(list, err)
 	}
+}
+
+// Nobody gets a connection in the name of the process that has made his socket.
+func TestImportInAnothersName(t *testing.T) {
+	socket, _ := serve(t, newPool(t))
+	fsys := dial(t, socket)
+	exported := export(t, create(t, fsys, "f"))
+	mine, sent := pair(t, unix.SOCK_STREAM)
+	c := startWith(t, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{exported, sent} }, "impostor")
+	must(t, sent.Close())
+	c.finish()
+	if n, err := mine.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Error("the server has answered:", n, err)
+	}
+	if n := stats(t, fsys).Clients; n != 1 {
+		t.Error(n, "clients")
+	}
+}
+
+// Close and Map at the same time: a mapping that was made is good.
+func TestImportClosedWhileMapping(t *testing.T) {
+	socket, _ := serve(t, newPool(t))
+	fsys := dial(t, socket)
+	exported := export(t, sized(t, fsys, "f", page))
+	for range 100 {
+		f, err := pmemfs.Import(exported)
+		must(t, err)
+		closed := make(chan error)
+		go func() { closed <- f.Close() }()
+		m, err := f.Map(0, page, pmemfs.Sync)
+		must(t, <-closed)
+		if err != nil {
+			if !errors.Is(err, os.ErrClosed) && !errors.Is(err, unix.EBADF) {
+				t.Fatal(err)
+			}
+			continue
+		}
+		must(t, pmemfs.Catch(func() { m.Bytes()[0]++ }))
+		must(t, m.Unmap())
+	}
+	eventually(t, "all connections have ended", func() bool { return stats(t, fsys).Clients == 1 })
 }
 
 // The export lasts as long as a copy of the descriptor, and the file as long as the export.

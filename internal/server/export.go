@@ -293,7 +293,7 @@ func (e *export) welcome(q *wire.Request, who peer, mailbox int) error {
 	}
 	defer unix.Close(theirs)
 	sess := newSession(e.srv, who.pid, who.cred, q.Flags&wire.HelloReadOnly != 0)
-	sess.conn, sess.taker, sess.imported = conn, r, e.handle
+	sess.conn, sess.taker, sess.imported = conn, r, true
 	err = checkHello(q)
 	if err == nil {
 		err = e.srv.admit(sess)
@@ -319,7 +319,8 @@ func (e *export) introduce(sess *Session, r *remote, reply *wire.Reply, mailbox 
 		return err
 	}
 	reply.Handle, reply.N, reply.Name, reply.Attr = id, int64(e.handle.flags), e.name, wireAttr(e.handle.node.Attr())
-	return sess.greet(reply, r, func(frame []byte, files []int) error { return sendNow(mailbox, frame, files) })
+	readOnly := sess.readOnly || !e.handle.writable()
+	return sess.greet(reply, r, readOnly, func(frame []byte, files []int) error { return sendNow(mailbox, frame, files) })
 }
 
 // sendNow sends on a unix socket of somebody else's, who cannot make it last.
