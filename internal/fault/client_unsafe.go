@@ -382,13 +382,16 @@ func (r *Range) TakeBack(first, count int64, to Access) error {
 
 // Resume tells the client that another server process has taken over its fault page: from now on the death of that one
 // is looked for. It takes over the descriptor (pidfd_open(2)) in any case. os.ErrClosed: Close or Abandon has been
-// called, or the client's patience is over, so that faults have failed.
+// called, or the client's patience is over, so that faults have failed. EINVAL: the client was made without a descriptor.
 func (c *Client) Resume(serverPidfd int) error {
 	defer unix.Close(serverPidfd)
 	c.end.Lock()
 	defer c.end.Unlock()
-	if c.ended || c.opts.ServerPidfd < 0 {
+	switch {
+	case c.ended:
 		return os.ErrClosed
+	case c.opts.ServerPidfd < 0:
+		return unix.EINVAL
 	}
 	// The descriptor keeps its number, which signal entries may be about to use.
 	if err := unix.Dup3(serverPidfd, c.opts.ServerPidfd, unix.O_CLOEXEC); err != nil {

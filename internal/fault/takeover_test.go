@@ -910,7 +910,9 @@ func TestFaultHelpsPopulate(t *testing.T) {
 	fmt.Sscan(c.expect("address"), &c.address)
 	go page.Serve(func(req *Request) Reply {
 		if req.Page == 0 { // Populate: answer it when the fault waits
-			until(t, "a fault", func() bool { return page.has(slotRequest) })
+			for t.Context().Err() == nil && !page.has(slotRequest) {
+				time.Sleep(time.Millisecond)
+			}
 		} else if err := page.TakeBack(c.pidfd, []AddressRun{c.run(0, 1)}, AccessNone, 20*time.Second); err != nil {
 			return Reply{Code: CodeBusy}
 		}
