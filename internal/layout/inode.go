@@ -11,6 +11,7 @@ const (
 	// nodes, so that a file of up to 32 KiB needs no node.
 	RootEntries = 8
 	InodeRoot   = 136 // offset of the first of them in the inode
+	InodeFlags  = 97  // offset of the flags in the inode
 )
 
 // File types in Inode.Mode, as in stat(2).
@@ -85,7 +86,7 @@ func (in *Inode) Encode(b []byte) {
 	for i, w := range in.words() {
 		le.PutUint64(b[40+8*i:], uint64(*w))
 	}
-	b[96], b[97] = in.Height, in.Flags
+	b[96], b[InodeFlags] = in.Height, in.Flags
 	le.PutUint64(b[104:], uint64(in.Parent))
 	le.PutUint64(b[112:], in.Rdev)
 	le.PutUint64(b[120:], uint64(in.Xattrs))
@@ -111,7 +112,7 @@ func DecodeInode(b []byte, ino Ino, offset int64) (Inode, error) {
 	}
 	in = Inode{
 		Ino: ino, Generation: le.Uint64(b[16:]), Mode: le.Uint32(b[24:]), Nlink: le.Uint32(b[28:]),
-		UID: le.Uint32(b[32:]), GID: le.Uint32(b[36:]), Height: b[96], Flags: b[97],
+		UID: le.Uint32(b[32:]), GID: le.Uint32(b[36:]), Height: b[96], Flags: b[InodeFlags],
 		Parent: Ino(le.Uint64(b[104:])), Rdev: le.Uint64(b[112:]),
 		Xattrs: Node(le.Uint64(b[120:])), Target: Node(le.Uint64(b[128:])),
 	}

@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/pmemfs/pmemfs/internal/core"
 )
 
 // TestSequences runs every operation, and a part of the sequences of two and
@@ -27,6 +29,71 @@ func TestSequences(t *testing.T) {
 		t.Error("it does not look at what it should")
 	}
 }
+
+// TestStaticRefuses does every operation on files that are static: the model
+// says which are refused.
+func TestStaticRefuses(t *testing.T) {
+	w, err := newWorker(context.Background(), &verdicts{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for _, freeze := range []string{"setstatic /a/x", "fill /a/y 0 12388\nsetstatic /a/y", "setstatic @1"} {
+		for _, o := range append(Alphabet[:len(Alphabet):len(Alphabet)], refusals...) {
+			c := &Case{Ops: append(parse(freeze), o), Effort: Effort{Exhaustive: 8, Lines: 2, Samples: 2}}
+			found, skipped, err := w.run(c)
+			if err != nil || skipped {
+				t.Fatal(err, skipped)
+			}
+			for _, v := range found {
+				t.Errorf("\n%v", v)
+			}
+			m := w.base.model.clone()
+			for i, o := range append(opening[:2:2], c.Ops...) {
+				err = m.Apply(o, i, firstTime)
+			}
+			if errors.Is(err, core.ErrStatic) {
+				refused++
+			}
+		}
+	}
+	if refused < 30 {
+		t.Errorf("%d operations were refused", refused)
+	}
+}
+
+// refusals are operations of which the refusal depends on a byte.
+var refusals = parse(`
+	write /a/x 4990 10
+	write /a/x 4990 11
+	write /a/y 12380 8
+	write /a/y 12380 9
+	write @1 5999 1
+	write @1 6000 1
+	truncate /a/x 4999
+	truncate /a/x 5000
+	truncate /a/x 5001
+	truncate /a/y 12388
+	fallocate /a/x 0 5000
+	fallocate /a/x 0 5001
+	keepsize /a/x 0 8192
+	keepsize /a/x 0 8193
+	punch /a/x 1 4095
+	punch /a/x 0 4096
+	punch /a/x 8192 4096
+	zero /a/x 1 4999
+	zero /a/x 1 5000
+	zerokeep /a/x 4097 4095
+	zerokeep /a/x 4097 4096
+	zerokeep /a/x 4096 4096
+	relocate /a/x 8191 1
+	relocate /a/x 8192 1
+	fill /a/x 8191 1
+	fill /a/x 8192 1
+	fill /a/x 0 0
+	store /a/x 4096 8
+	store @1 5000 64
+`)
 
 // TestSameAgain: a run depends on its seed alone.
 func TestSameAgain(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/core"
 	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
@@ -31,6 +32,7 @@ type node struct {
 	uid, gid uint32
 	nlink    uint32
 	size     int64
+	static   bool
 	target   string
 	xattrs   map[string]string
 	entries  map[string]*node
@@ -206,6 +208,9 @@ func (m *Model) Apply(o Op, tag int, now int64) error {
 		if n.kind != layout.ModeRegular {
 			return notRegular(n, o.Verb)
 		}
+		if change := changes[o.Verb]; n.static && change != nil && change(n, o) {
+			return core.ErrStatic
+		}
 		err = do(m, n, o, tag)
 		n.settle()
 		return err
@@ -235,6 +240,10 @@ func notRegular(n *node, verb string) error {
 // applyOther does what works on every kind of file.
 func (m *Model) applyOther(n *node, o Op, tag int) error {
 	switch o.Verb {
+	case "setstatic":
+		return m.setStatic(n, true)
+	case "clearstatic":
+		return m.setStatic(n, false)
 	case "chmod":
 		n.mode = uint32(o.N)
 		n.set(n.mtime, m.now)

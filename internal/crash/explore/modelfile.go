@@ -2,6 +2,9 @@ package explore
 
 import (
 	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
 // fileVerbs are the operations on the contents of regular files.
@@ -32,11 +35,38 @@ var fileVerbs = map[string]func(m *Model, n *node, o Op, tag int) error{
 	"zero":     func(m *Model, n *node, o Op, _ int) error { return m.zero(n, o, true) },
 	"zerokeep": func(m *Model, n *node, o Op, _ int) error { return m.zero(n, o, false) },
 	"relocate": (*Model).relocate,
+	"fill":     (*Model).fill,
 	"store":    func(m *Model, n *node, o Op, tag int) error { return m.store(n, pattern(tag, o.Off, o.N), o.Off, true) },
 	"loose": func(m *Model, n *node, o Op, tag int) error {
 		return m.store(n, pattern(tag, o.Off, o.N), o.Off, false)
 	},
 	"clear": func(m *Model, n *node, o Op, _ int) error { return m.store(n, make([]byte, o.N), o.Off, false) },
+}
+
+// changes says whether an operation would change the size or the blocks of a
+// file. Those that are not here never do so to one whose blocks are all written.
+var changes = map[string]func(n *node, o Op) bool{
+	"write":     func(n *node, o Op) bool { return o.N > 0 && o.Off+o.N > n.size },
+	"append":    func(n *node, o Op) bool { return o.N > 0 },
+	"truncate":  func(n *node, o Op) bool { return o.N != n.size },
+	"fallocate": func(n *node, o Op) bool { return o.Off+o.N > n.size },
+	"keepsize":  func(n *node, o Op) bool { return o.Off+o.N > n.end() },
+	"punch":     func(n *node, o Op) bool { return o.whole() },
+	"zero":      func(n *node, o Op) bool { return o.Off+o.N > n.size || o.whole() },
+	"zerokeep":  func(n *node, o Op) bool { return o.Off+o.N > n.end() || o.whole() },
+	"relocate":  func(n *node, o Op) bool { return o.N > 0 && o.Off < n.end() },
+}
+
+// end is where the last block ends.
+func (n *node) end() int64 {
+	_, end := blocks(0, n.size)
+	return end * blockSize
+}
+
+// whole reports whether there are whole blocks in the operation's range.
+func (o Op) whole() bool {
+	first, end := inner(o.Off, o.N)
+	return first < end
 }
 
 // blocks is the blocks that [off, off+n) touches; inner those wholly in it.
@@ -173,6 +203,42 @@ func (m *Model) relocate(n *node, o Op, _ int) error {
 			delete(n.loose, w)
 		}
 	}
+	return nil
+}
+
+// fill makes blocks of zeros of what was never written.
+func (m *Model) fill(n *node, o Op, _ int) error {
+	switch {
+	case o.N <= 0:
+		return unix.EINVAL
+	case o.Off+o.N > n.end():
+		return unix.ENXIO
+	}
+	first, end := blocks(o.Off, o.N)
+	for b := first; b < end; b++ {
+		if n.data[b] == nil {
+			n.setBlock(b, new(content))
+			n.set(n.mtime, m.now)
+		}
+	}
+	return nil
+}
+
+// setStatic refuses to freeze a file with a block that was never written.
+func (m *Model) setStatic(n *node, static bool) error {
+	if n.kind != layout.ModeRegular {
+		return unix.EINVAL
+	}
+	if n.static == static {
+		return nil
+	}
+	for off := int64(0); static && off < n.size; off += blockSize {
+		if n.data[off/blockSize] == nil {
+			return &core.UnfilledError{Off: off}
+		}
+	}
+	n.static = static
+	n.set(n.mtime, m.now)
 	return nil
 }
 

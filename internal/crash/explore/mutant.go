@@ -276,6 +276,9 @@ var logMutants = []*Mutant{
 		return pass
 	}),
 	{Name: "freed blocks used again before the record that frees them is fenced", rule: freesUnfenced},
+	{Name: "static flag not in the journal", rule: func(sb *layout.Superblock) func(*call) action {
+		return func(c *call) action { return when(setsStatic(sb, c), drop) }
+	}},
 	{Name: "checksum of records not verified", Recovery: fixRecords},
 	{Name: "record without its second line", rule: tornMiddle},
 	{Name: "places not flushed in replay", rule: func(*layout.Superblock) func(*call) action {
@@ -327,6 +330,22 @@ func freesUnfenced(sb *layout.Superblock) func(*call) action {
 		}
 		return pass
 	}
+}
+
+// setsStatic reports whether a call appends a record in which an inode becomes
+// static.
+func setsStatic(sb *layout.Superblock, c *call) (sets bool) {
+	if c.kind != callStream || c.region != regionLog || len(c.p) <= layout.RecordHeader {
+		return false
+	}
+	layout.Changes(c.p, sb.MetaSize, func(ch layout.Change) {
+		if regionOf(sb, ch.Offset) != regionInodes {
+			return
+		}
+		at := layout.InodeFlags - (ch.Offset-sb.InodeTable.Offset)%layout.InodeSize
+		sets = sets || at >= 0 && at < ch.Length() && ch.Bytes[at]&layout.FlagStatic != 0
+	})
+	return sets
 }
 
 // tornMiddle leaves out the second line of records of three lines and more.
@@ -418,6 +437,20 @@ var dataMutants = []*Mutant{
 	simple("zeros around new data left out", func(c *call) action {
 		return when(c.kind == callZero && c.region == regionData, drop)
 	}),
+	{Name: "blocks marked written before their zeros are durable", rule: func(*layout.Superblock) func(*call) action {
+		held := false
+		return func(c *call) action {
+			switch {
+			case c.region == regionData && (c.kind == callZero || c.kind == callFence && held):
+				held = true
+				return hold
+			case c.kind == callFence && c.region == regionMeta && held:
+				held = false
+				return releaseAfter
+			}
+			return pass
+		}
+	}},
 	{Name: "data written after the record", rule: func(*layout.Superblock) func(*call) action {
 		return func(c *call) action {
 			switch {

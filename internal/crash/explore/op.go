@@ -24,7 +24,8 @@ var signatures = map[string]string{
 	"create": "p", "mkdir": "p", "fifo": "p", "symlink": "pa", "link": "pt", "unlink": "p", "rmdir": "p",
 	"rename": "pt", "exchange": "pt", "noreplace": "pt",
 	"write": "pon", "append": "pn", "truncate": "pn",
-	"fallocate": "pon", "keepsize": "pon", "punch": "pon", "zero": "pon", "zerokeep": "pon", "relocate": "pon",
+	"fallocate": "pon", "keepsize": "pon", "punch": "pon", "zero": "pon", "zerokeep": "pon", "relocate": "pon", "fill": "pon",
+	"setstatic": "p", "clearstatic": "p",
 	"chmod": "pm", "chown": "pn", "utimes": "pn", "setxattr": "pan", "rmxattr": "pa",
 	"store": "pon", // through a mapping: write fault, stores, flush, fence
 	"loose": "pon", // the same without flush and fence
@@ -213,6 +214,13 @@ var Alphabet = parse(`
 	zerokeep /a/y 0 20480
 	relocate /a/x 0 65536
 	relocate /a/y 0 65536
+	fill /a/x 0 5000
+	fill /a/y 4096 100
+	fill /a/y 0 12388
+	setstatic /a/x
+	setstatic /a/y
+	setstatic @1
+	clearstatic /a/x
 	chmod /a/x 600
 	chmod /a 700
 	chown /a/y 7
@@ -246,6 +254,7 @@ var Small = parse(`
 	truncate /a/x 9000
 	zero /a/y 100 13000
 	relocate /a/x 0 65536
+	fill /a/y 0 12388
 	setxattr /a/x user.k 5000
 	store /a/y 4100 40
 	clear /a/x 4960 40

@@ -12,10 +12,10 @@ var (
 	names    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "/b/y", "/b/z", "/b/w", "/a", "/b"}
 	dataVerb = []string{
 		"write", "write", "append", "truncate", "truncate", "fallocate", "keepsize", "punch", "zero", "zerokeep",
-		"relocate", "store", "loose", "clear",
+		"relocate", "fill", "store", "loose", "clear",
 	}
 	nameVerb = []string{"create", "mkdir", "link", "unlink", "rmdir", "rename", "exchange"}
-	rest     = []string{"setxattr", "chmod", "sync", "close", "open", "remount"}
+	rest     = []string{"setstatic", "clearstatic", "setxattr", "chmod", "sync", "close", "open", "remount"}
 )
 
 // drawOffset is near the edges of words, lines, blocks and of the files' ends,

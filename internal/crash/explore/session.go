@@ -178,6 +178,8 @@ func (s *session) file(n *core.Node, o Op, tag int) (err error) {
 		err = n.Fallocate(core.ZeroRange|core.KeepSize, o.Off, o.N)
 	case "relocate":
 		err = n.Relocate(o.Off, o.N)
+	case "fill":
+		err = n.Fill(o.Off, o.N)
 	case "store":
 		err = s.store(n, pattern(tag, o.Off, o.N), o.Off, true)
 	case "loose":
@@ -221,6 +223,10 @@ func (s *session) store(n *core.Node, p []byte, off int64, persist bool) error {
 func (s *session) other(n *core.Node, o Op, tag int) (err error) {
 	value := uint32(o.N)
 	switch o.Verb {
+	case "setstatic":
+		err = n.SetStatic(true)
+	case "clearstatic":
+		err = n.SetStatic(false)
 	case "chmod":
 		_, err = n.SetAttr(root, core.SetAttr{Mode: &value})
 	case "chown":

@@ -22,6 +22,7 @@ type item struct {
 	uid, gid uint32
 	nlink    uint32
 	size     int64
+	static   bool
 	times    [2]int64 // mtime, ctime
 	xattrs   string
 	target   string
@@ -46,7 +47,7 @@ var (
 func (t tree) digest() uint64 {
 	var h maphash.Hash
 	h.SetSeed(treeSeed)
-	var b [56]byte
+	var b [57]byte
 	first := make(map[uint64]int, len(t))
 	for i := range t {
 		it := &t[i]
@@ -63,6 +64,10 @@ func (t tree) digest() uint64 {
 		le.PutUint64(b[32:], uint64(it.times[1]))
 		le.PutUint64(b[40:], uint64(first[it.id]))
 		le.PutUint64(b[48:], uint64(len(it.blocks)))
+		b[56] = 0
+		if it.static {
+			b[56] = 1
+		}
 		h.Write(b[:])
 		for _, s := range [...]string{it.path, it.xattrs, it.target} {
 			h.WriteString(s)
@@ -84,7 +89,7 @@ func (m *Model) tree(durable bool) tree {
 	var walk func(path string, n *node)
 	walk = func(path string, n *node) {
 		it := item{
-			path: path, id: uint64(n.id), mode: n.kind | n.mode, uid: n.uid, gid: n.gid, nlink: n.nlink, size: n.size,
+			path: path, id: uint64(n.id), mode: n.kind | n.mode, uid: n.uid, gid: n.gid, nlink: n.nlink, size: n.size, static: n.static,
 			times: [2]int64{n.mtime, n.ctime}, target: n.target, node: n,
 		}
 		if durable && len(n.durable) > 0 {
@@ -139,7 +144,7 @@ func (r *reader) add(fs *core.FS, path string, ino layout.Ino) error {
 		return fmt.Errorf("stat %s: %w", path, err)
 	}
 	it := item{
-		path: path, id: uint64(ino), mode: a.Mode, uid: a.UID, gid: a.GID, nlink: a.Nlink, size: a.Size,
+		path: path, id: uint64(ino), mode: a.Mode, uid: a.UID, gid: a.GID, nlink: a.Nlink, size: a.Size, static: a.Static,
 		times: [2]int64{a.Mtime, a.Ctime},
 	}
 	names, err := fs.ListXattr(root, ino)
@@ -264,6 +269,7 @@ func (want *item) differs(got *item) (out []string) {
 	add("gid", want.gid, got.gid)
 	add("links", want.nlink, got.nlink)
 	add("size", want.size, got.size)
+	add("static", want.static, got.static)
 	if want.xattrs != got.xattrs {
 		out = append(out, fmt.Sprintf("%s: extended attributes %.60s, want %.60s", want.path, got.xattrs, want.xattrs))
 	}
