@@ -399,12 +399,24 @@ type Statfs struct {
 
 // Statfs returns the pool's use.
 func (fs *FS) Statfs() Statfs {
-	used, size := fs.journal.Used()
+	log := fs.journal.Stats()
 	return Statfs{
 		Blocks: fs.blocks.Units(), FreeBlocks: fs.blocks.Free(),
 		Inodes: fs.inodes.Units(), FreeInodes: fs.inodes.Free(),
 		Nodes: fs.nodes.Units(), FreeNodes: fs.nodes.Free(),
-		LogBytes: size, LogUsed: used, MetaBytes: fs.sb.MetaSize,
+		LogBytes: log.SizeBytes, LogUsed: log.UsedBytes, MetaBytes: fs.sb.MetaSize,
 		UUID: hex.EncodeToString(fs.sb.UUID[:]), Label: fs.sb.Label, Created: fs.sb.Created,
 	}
 }
+
+// JournalStats is what the journal holds and has done.
+type JournalStats = journal.Stats
+
+// Stats is what the file system has done since it was mounted.
+type Stats struct {
+	Journal JournalStats `json:"journal"`
+}
+
+// Stats returns what the file system has done since it was mounted. It may be
+// called after Close.
+func (fs *FS) Stats() Stats { return Stats{Journal: fs.journal.Stats()} }

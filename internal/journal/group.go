@@ -38,6 +38,7 @@ func (t *Tx) Stage() (uint64, error) {
 			return 0, fmt.Errorf("%w: %w", unix.EIO, err)
 		}
 		j.head += uint64(len(record))
+		j.counts.transactions++
 		g.records = append(g.records, record...)
 		g.work += recordWork(record, j.record.Zeros())
 		for _, p := range t.order {
@@ -137,12 +138,14 @@ func (j *Journal) write(lsn uint64, records []byte) error {
 func (j *Journal) settle(records []byte, work int64) error {
 	j.durable.Add(uint64(len(records)))
 	j.work += work
+	j.counts.commits++
 	for len(records) > 0 {
 		record := records[:layout.RecordSize(records)]
 		if err := layout.Changes(record, j.sb.MetaSize, j.apply); err != nil {
 			return j.fail(err) // the transaction wrote where it must not
 		}
 		records = records[len(record):]
+		j.counts.committed++
 	}
 	return nil
 }

@@ -125,9 +125,8 @@ func TestStagedIsBounded(t *testing.T) {
 					t.Fatalf("%d bytes of work are staged", j.staged.work)
 				}
 			}
-			used, size := j.Used()
-			if used > size {
-				t.Errorf("%d of %d bytes are used", used, size)
+			if s := j.Stats(); s.UsedBytes > s.SizeBytes {
+				t.Errorf("%d of %d bytes are used", s.UsedBytes, s.SizeBytes)
 			}
 		})
 	}

@@ -66,6 +66,7 @@ type Journal struct {
 	free    []*page // protected by mu: pages for transactions
 	copied  []byte  // protected by mu: a record read back from the log
 	staged  group   // protected by mu: what is not taken by a group commit yet
+	counts  counts  // protected by mu
 	over    overlay // changed with mu held
 
 	// replayed holds the pages that a read-only mount changed by replaying:
@@ -279,14 +280,6 @@ func (j *Journal) HeadLSN() uint64 {
 // DurableLSN is the LSN up to which the log is on the medium.
 func (j *Journal) DurableLSN() uint64 { return j.durable.Load() }
 
-// Used is how many bytes of the log records occupy, staged ones included, and
-// how many there are.
-func (j *Journal) Used() (used, size int64) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return int64(j.head - j.header.Tail), j.sb.Log.Length
-}
-
 // Close commits what is staged, flushes what is in the log to its places and
 // marks the log clean.
 func (j *Journal) Close() error {
@@ -336,6 +329,7 @@ func (j *Journal) trim(keep int64, clean bool) error {
 	next := j.header
 	next.Sequence++
 	next.Tail, next.Clean = tail, clean
+	j.counts.trims++
 	return j.writeHeader(next)
 }
 

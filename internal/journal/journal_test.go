@@ -162,8 +162,8 @@ func TestReplayFromTheLogAlone(t *testing.T) {
 	for round := range uint64(40_000) { // several times around the ring
 		write(t, j, f.node(int(round%3)), round)
 	}
-	if used, size := j.Used(); used == 0 || used > size*3/4 {
-		t.Errorf("%d of %d bytes used", used, size)
+	if s := j.Stats(); s.UsedBytes == 0 || s.UsedBytes > s.SizeBytes*3/4 {
+		t.Errorf("%d of %d bytes used", s.UsedBytes, s.SizeBytes)
 	}
 	f.area.Zero(f.node(0), 3*block)
 	j = f.open(t)

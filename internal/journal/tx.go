@@ -191,6 +191,7 @@ func (t *Tx) Commit() (uint64, error) {
 	if err := j.write(j.head, record); err != nil {
 		return 0, fmt.Errorf("%w: %w", unix.EIO, j.fail(err))
 	}
+	j.counts.transactions++
 	if err := j.settle(record, recordWork(record, j.record.Zeros())); err != nil {
 		return 0, err
 	}
