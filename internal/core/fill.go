@@ -7,8 +7,9 @@ import (
 )
 
 // Filled calls then when every block that [off, off+length) touches is written
-// and not shared, and the metadata that finds them durable. The inode is locked meanwhile, as for the grant of a fault:
-// a seal that then records is one of blocks that are filled.
+// and not shared, and the metadata that finds them durable. The inode is locked
+// meanwhile, as for the grant of a fault: a seal that then records is one of
+// blocks that are filled.
 //
 // An *UnfilledError names the first block that is not. ENXIO when the range
 // reaches beyond the block with the last byte of the file; EINVAL when it is
@@ -95,23 +96,46 @@ func (n *Node) Fill(off, length int64) error {
 	if n.in.fs.readOnly {
 		return unix.EROFS
 	}
+	in := n.in
 	var first, end int64
 	err := n.Hold(func() (err error) {
-		first, end, err = n.in.inside(off, length)
+		first, end, err = in.inside(off, length)
 		return err
 	})
 	for err == nil && first < end {
 		window := min(end, layout.RoundUp(first+1, layout.GiantBlock))
-		if window-first > fillBlocks {
-			err = n.in.fillHoles(first, window)
-		}
-		for err == nil && first < window {
-			next := min(window, layout.RoundUp(first+1, fillBlocks))
-			err = n.in.fillStep(first, next)
-			first = next
+		err = in.fillWindow(first, window)
+		first = window
+	}
+	if err != nil {
+		return err
+	}
+	return n.commit()
+}
+
+// commit makes the inode's metadata durable, if it is only staged.
+func (n *Node) commit() error {
+	n.in.mu.RLock()
+	lsn := n.in.metaLSN
+	n.in.mu.RUnlock()
+	return n.in.fs.commitTo(lsn)
+}
+
+// fillWindow makes [first, end) written, step by step.
+func (in *inode) fillWindow(first, end int64) error {
+	if end-first > fillBlocks {
+		if err := in.fillHoles(first, end); err != nil {
+			return err
 		}
 	}
-	return err
+	for first < end {
+		next := min(end, layout.RoundUp(first+1, fillBlocks))
+		if err := in.fillStep(first, next); err != nil {
+			return err
+		}
+		first = next
+	}
+	return nil
 }
 
 // fillHoles gives the holes in [first, end) unwritten blocks, contiguous ones

@@ -96,6 +96,13 @@ func (n *Node) SetStatic(static bool) error {
 	case in.fs.readOnly:
 		return unix.EROFS
 	}
+	if err := in.setStatic(static); err != nil {
+		return err
+	}
+	return n.commit()
+}
+
+func (in *inode) setStatic(static bool) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.static() == static {

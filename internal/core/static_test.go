@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/crash"
 	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
 )
@@ -333,6 +334,68 @@ func TestSetStatic(t *testing.T) {
 		if err != unix.EROFS {
 			t.Error(err)
 		}
+	}
+}
+
+// TestStaticStaged: what Fill, SetStatic and Filled promise is durable when they
+// return, also where other operations are only staged.
+func TestStaticStaged(t *testing.T) {
+	for _, o := range []Options{{Stage: true}, {Stage: true, Defer: true}} {
+		r := crash.Record(smallAreas(t))
+		fs := must[*FS](t)(Mount(r.Area(0), r.Area(1), o))
+		n := create(t, fs, layout.RootIno, "f")
+		size := int64(3*page + 5)
+		must[Attr](t)(n.SetAttr(root, SetAttr{Size: &size}))
+		// look calls found with the file as each power cut now would leave it.
+		look := func(found func(n *Node) error) {
+			t.Helper()
+			_, err := r.Images(crash.Options{From: r.Now(), To: r.Now(), Lines: 16, Samples: 16}, func(m *crash.Image) error {
+				fs, err := Mount(m.Areas[0], m.Areas[1], Options{ReadOnly: true})
+				if err != nil {
+					return err
+				}
+				defer fs.Close()
+				a, err := fs.Resolve(root, "f", true)
+				if err != nil {
+					return err
+				}
+				n := must[*Node](t)(fs.Open(a.Ino))
+				defer n.Close()
+				return found(n)
+			})
+			if err != nil {
+				t.Errorf("%+v: %v", o, err)
+			}
+		}
+		zeros := func(n *Node) error {
+			got := make([]byte, size)
+			if _, err := n.ReadAt(got, 0); err != nil || !bytes.Equal(got, make([]byte, size)) {
+				return fmt.Errorf("what was filled is not zeros: %.40q, %v", got, err)
+			}
+			return n.Filled(0, size, func() error { return nil })
+		}
+		if err := n.Fill(0, size); err != nil {
+			t.Fatal(err)
+		}
+		look(zeros)
+		if err := n.SetStatic(true); err != nil {
+			t.Fatal(err)
+		}
+		look(func(n *Node) error {
+			if !n.Attr().Static {
+				return errors.New("not static")
+			}
+			return zeros(n)
+		})
+		if err := n.SetStatic(false); err != nil {
+			t.Fatal(err)
+		}
+		look(func(n *Node) error {
+			if n.Attr().Static {
+				return errors.New("still static")
+			}
+			return nil
+		})
 	}
 }
 
