@@ -85,7 +85,8 @@ func importFile(f *os.File, o options) (*File, error) {
 }
 
 // askExport sends one end of a pair of sockets over the exported descriptor, and gets the answer over the other: other
-// processes may be asking over copies of the descriptor at the same time. The reply has three descriptors.
+// processes may be asking over copies of the descriptor at the same time. The reply has the connection's
+// descriptor before those of Hello.
 func askExport(f *os.File, o options) (*wire.Reply, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {

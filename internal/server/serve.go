@@ -318,12 +318,27 @@ func (s *Session) greet(reply *wire.Reply, r *remote, readOnly bool, send func(f
 		return err
 	}
 	defer data.Close()
-	reply.Hello, reply.Files = s.Hello(), append(reply.Files, int(r.page.File().Fd()), int(data.Fd()), int(s.srv.progress.Fd()))
+	page, err := duplicate(r.page.File()) // the session may be ended meanwhile, and its number be another file's
+	if err != nil {
+		return err
+	}
+	defer unix.Close(page)
+	reply.Hello, reply.Files = s.Hello(), append(reply.Files, page, int(data.Fd()), int(s.srv.progress.Fd()))
 	frame, err := wire.AppendReply(nil, reply)
 	if err != nil {
 		return err
 	}
 	return send(frame, reply.Files)
+}
+
+// duplicate returns another descriptor of a file, which may be closed meanwhile.
+func duplicate(f *os.File) (fd int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	controlErr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
+	return fd, errors.Join(controlErr, err)
 }
 
 var _ core.Breaker = breaker{}

@@ -22,8 +22,8 @@
 //
 // What Export gives is one end of a SOCK_SEQPACKET pair; who sends the frame of Hello over it, in one packet, with one
 // descriptor, gets a connection of his own. The descriptor is one end of a stream pair that he has made, over which the
-// reply comes: what it says about mapping, the file (Handle, Attr, Name; N: the flags it was opened with), and three descriptors:
-// the connection, fault page, data area. On the connection everything is as after Hello. The server never writes to the
+// reply comes: what it says about mapping, the file (Handle, Attr, Name; N: the flags it was opened with), and descriptors:
+// the connection, and those that come with Hello. On the connection everything is as after Hello. The server never writes to the
 // exported end, so that nobody who holds a copy of it can take what is meant for another.
 package wire
 
@@ -48,7 +48,7 @@ type Op uint16
 const (
 	opInvalid Op = iota
 
-	OpHello  // Offset: Version; Flags: HelloReadOnly → Hello and two descriptors: fault page, data area
+	OpHello  // Offset: Version; Flags: HelloReadOnly → Hello and three descriptors: fault page, data area, progress page
 	OpInfo   // → Data: JSON
 	OpStatfs // → Statfs
 
