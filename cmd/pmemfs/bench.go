@@ -20,8 +20,8 @@ import (
 func (a *app) bench() *cobra.Command {
 	cmd := a.command(verb{
 		use: "bench BENCHMARK [flags]", short: "Measure what durable stores cost on this machine", args: [2]int{0, -1},
-		long: `Each benchmark makes a pool, serves it in a process of its own, measures, and leaves nothing behind but the files that it
-was asked for. "pmemfs bench BENCHMARK --help" says what it measures, and which fields its object has.
+		long: `Each benchmark makes a pool, serves it in a process of its own, measures, and leaves nothing behind but the files
+that it was asked for. "pmemfs bench BENCHMARK --help" says what it measures, and which fields its object has.
 
 With --json: one object; see the benchmark's help.
 `,
@@ -43,7 +43,7 @@ type reportFlags struct{ svg, markdown string }
 
 func (r *reportFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&r.svg, "svg", "", "write a plot to this `file`")
-	cmd.Flags().StringVar(&r.markdown, "markdown", "", "write a page to this `file`, with the plot in it if there is one")
+	cmd.Flags().StringVar(&r.markdown, "markdown", "", "write a page to this `file`, with the plot if there is one")
 }
 
 // check finds out before the work is done whether its result can be written.
@@ -120,20 +120,22 @@ func (a *app) benchLatency() *cobra.Command {
 	busy := append(bench.Disturbances(), bench.Own)
 	cmd := a.command(verb{
 		use: "latency [flags]", short: "Measure how long single durable stores take", args: [2]int{0, 0},
-		long: `Stores 8 bytes to random cache lines of files of 32 MiB, makes each store durable (flush and fence, by Mapping.Persist), and
-times each by itself, through mappings of the kinds Sync, Sync|Populate and Direct. Beside them stand "raw", the same on a
-plain file mapped by mmap(2), and "clock", two readings of the clock with nothing in between: what measuring adds to
-every other row. All of them take their turns, in 200 rounds, so that what else goes on on the machine hits all alike.
+		long: `Stores 8 bytes to random cache lines of files of 32 MiB, makes each store durable (flush and fence, by
+Mapping.Persist), and times each by itself, through mappings of the kinds Sync, Sync|Populate and Direct. Beside them
+stand "raw", the same on a plain file mapped by mmap(2), and "clock", two readings of the clock with nothing in between:
+what measuring adds to every other row. All of them take their turns, in 200 rounds, so that what else goes on on the
+machine hits all alike.
 
 First it is quiet. The mapping of kind Sync is new then, over a hole: the first store to each of its pages is a fault.
-Then it is busy: another client does to files of its own what --busy says. And in the end ("own" in --busy) it relocates the
-very files that are stored to, which Direct mappings refuse. --busy none leaves it at quiet.
+Then it is busy: another client does to files of its own what --busy says. And in the end ("own" in --busy) it relocates
+the very files that are stored to, which Direct mappings refuse. --busy none leaves it at quiet.
 
 With --json: stores (of each row in each condition), rounds, file_size (bytes), seconds; machine: cpu, cpus, kernel, go,
 flush_method, medium, granularity, emulated; conditions, each with name (quiet, busy, own), done and refused (how often
 the other client has done, or been refused, each operation: truncate, relocate; for own by mapping) and rows, each with
 mapping (clock, raw, Direct, Sync|Populate, Sync), stores, ns (times in nanoseconds: mean, p50, p99, p99_9, p99_99, max;
-null when there is no such mapping), to_direct (the same, divided by Direct's), and unavailable: why there is no such mapping.
+null when there is no such mapping), to_direct (the same, divided by Direct's), and unavailable: why there is no such
+mapping.
 `,
 		example: `  pmemfs bench latency
   pmemfs bench latency --stores 1000000 --busy none

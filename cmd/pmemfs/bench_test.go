@@ -27,7 +27,8 @@ func benchRow(t *testing.T, condition map[string]any, mapping string) map[string
 func TestBenchLatency(t *testing.T) {
 	dir, out := memoryDir(t), t.TempDir()
 	svg, page := filepath.Join(out, "latency.svg"), filepath.Join(out, "latency.md")
-	object := parse(t, ok(t, "bench", "latency", "--stores", "2000", "--dir", dir, "--svg", svg, "--markdown", page, "--json"))
+	object := parse(t, ok(t, "bench", "latency", "--stores", "2000", "--dir", dir, "--svg", svg, "--markdown", page,
+		"--json"))
 	conditions, _ := object["conditions"].([]any)
 	if object["stores"] != 2000.0 || len(conditions) != 3 {
 		t.Fatal(object)
@@ -39,7 +40,9 @@ func TestBenchLatency(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"](latency.svg)", "--stores 2000", "## Quiet", "## Busy", "## Own", `| Sync\|Populate |`, "| raw |"} {
+	for _, want := range []string{
+		"](latency.svg)", "--stores 2000", "## Quiet", "## Busy", "## Own", `| Sync\|Populate |`, "| raw |",
+	} {
 		if !bytes.Contains(text, []byte(want)) {
 			t.Errorf("there is no %q in the page", want)
 		}

@@ -59,7 +59,8 @@ type BusyOptions struct {
 func (o *BusyOptions) any() bool { return len(o.Do)+len(o.Move) > 0 }
 
 func (o *BusyOptions) args() []string {
-	return []string{"bench-busy", "--socket", o.Socket, "--do", strings.Join(o.Do, ","), "--move", strings.Join(o.Move, ",")}
+	do, move := strings.Join(o.Do, ","), strings.Join(o.Move, ",")
+	return []string{"bench-busy", "--socket", o.Socket, "--do", do, "--move", move}
 }
 
 // step is one thing that the other client does again and again.
@@ -68,8 +69,8 @@ type step struct {
 	do   func() error
 }
 
-// Busy is the life of the other client's process. It does one thing after the other until ctx is done, prints a line when
-// it has begun, and in the end what it has done.
+// Busy is the life of the other client's process. It does one thing after the other until ctx is done, prints a line
+// when it has begun, and in the end what it has done.
 func Busy(ctx context.Context, o BusyOptions, stdout io.Writer) error {
 	fsys, err := pmemfs.Dial(o.Socket)
 	if err != nil {
@@ -124,7 +125,8 @@ func (o *BusyOptions) steps(fsys *pmemfs.FS) (steps []step, err error) {
 			return nil, err
 		}
 		pieces := max(info.Size()/movedPiece, 1)
-		steps = append(steps, step{name, func() error { return f.Relocate(rand.Int64N(pieces)*movedPiece, movedPiece) }})
+		move := func() error { return f.Relocate(rand.Int64N(pieces)*movedPiece, movedPiece) }
+		steps = append(steps, step{name, move})
 	}
 	return steps, nil
 }

@@ -68,7 +68,7 @@ type Row struct {
 	Mapping string `json:"mapping"`
 	Stores  int64  `json:"stores"`
 	Times   *Times `json:"ns"`        // nil: it could not be made
-	Ratio   *Times `json:"to_direct"` // Times divided by Direct's; nil: one of the two could not be made, or it is not a store
+	Ratio   *Times `json:"to_direct"` // Times divided by Direct's; nil: one of them is missing, or it is no store
 	Why     string `json:"unavailable,omitempty"`
 
 	hist *hdrhistogram.Histogram
@@ -146,7 +146,8 @@ func (l *latency) makeTargets(med *pmemfs.MediumReport) error {
 		return err
 	}
 	l.targets = []*target{{name: clockReading, batch: clockBatch}, raw}
-	for _, flags := range []pmemfs.MapFlags{pmemfs.Direct | pmemfs.Populate, pmemfs.Sync | pmemfs.Populate, pmemfs.Sync} {
+	kinds := []pmemfs.MapFlags{pmemfs.Direct | pmemfs.Populate, pmemfs.Sync | pmemfs.Populate, pmemfs.Sync}
+	for _, flags := range kinds {
 		t, err := l.mapped(flags)
 		if err != nil {
 			return err
@@ -167,7 +168,8 @@ func rawTarget(name string, fenceOnly bool) (*target, error) {
 		return nil, err
 	}
 	// It is unmapped by the end of the process, as nothing of a run is worth keeping.
-	mem, err := unix.Mmap(int(f.Fd()), 0, latencyFile, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	const access, how = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_POPULATE
+	mem, err := unix.Mmap(int(f.Fd()), 0, latencyFile, access, how)
 	if err != nil {
 		return nil, fmt.Errorf("mmap %s: %w", name, err)
 	}
@@ -244,7 +246,8 @@ func clockBatch(h *hdrhistogram.Histogram, n int64) error {
 // conditions are those that were asked for, beside quiet.
 func (l *latency) conditions() []*Condition {
 	all := []*Condition{{Name: "quiet"}}
-	if others := slices.DeleteFunc(slices.Clone(l.Busy), func(name string) bool { return name == Own }); len(others) > 0 {
+	isOwn := func(name string) bool { return name == Own }
+	if others := slices.DeleteFunc(slices.Clone(l.Busy), isOwn); len(others) > 0 {
 		all = append(all, &Condition{Name: "busy", busy: BusyOptions{Do: others}})
 	}
 	if slices.Contains(l.Busy, Own) {
@@ -259,7 +262,8 @@ func (l *latency) conditions() []*Condition {
 	return all
 }
 
-// measure measures every target in every condition. Meanwhile the goroutine keeps its thread, and no garbage is collected.
+// measure measures every target in every condition. Meanwhile the goroutine keeps its thread, and no garbage is
+// collected.
 func (l *latency) measure(ctx context.Context) error {
 	conditions := l.conditions()
 	for _, c := range conditions {

@@ -17,7 +17,8 @@ func (c *Condition) meaning() string {
 	case "busy":
 		return "another client does this to files of its own: " + times(c.Done.Done)
 	case Own:
-		text := fmt.Sprintf("another client moves the very files that are stored to, %d MiB at a time: %s", movedPiece>>20, times(c.Done.Done))
+		text := fmt.Sprintf("another client moves the very files that are stored to, %d MiB at a time: %s",
+			movedPiece>>20, times(c.Done.Done))
 		if len(c.Refused) > 0 {
 			text += "; refused: " + times(c.Refused)
 		}
@@ -58,18 +59,21 @@ func (c *Condition) table() *table {
 
 // Text writes what was found for people.
 func (l *Latency) Text(w io.Writer) {
-	fmt.Fprintf(w, "%v\n%d stores of %d bytes to each mapping, each flushed, fenced and timed by itself; in brackets: times Direct\n",
-		l.Machine, l.Stores, storeSize)
+	fmt.Fprintf(w, "%v\n%d stores of %d bytes to each mapping, each flushed, fenced and timed by itself; "+
+		"in brackets: times Direct\n", l.Machine, l.Stores, storeSize)
 	for _, c := range l.Conditions {
 		fmt.Fprintf(w, "\n%s: %s\n", c.Name, c.meaning())
 		c.table().text(w)
 	}
-	fmt.Fprintf(w, "\nclock is two readings of the clock with nothing in between; it is in every other figure. %.0f s in all.\n", l.Seconds)
+	fmt.Fprintf(w, "\nclock is two readings of the clock with nothing in between; it is in every other figure. "+
+		"%.0f s in all.\n", l.Seconds)
 }
 
 // SVG writes the plot of percentiles, a panel for each condition.
 func (l *Latency) SVG(w io.Writer) error {
-	colors := map[string]color.Color{clockReading: grey, rawMapping: black, direct: green, "Sync|Populate": orange, "Sync": blue}
+	colors := map[string]color.Color{
+		clockReading: grey, rawMapping: black, direct: green, "Sync|Populate": orange, "Sync": blue,
+	}
 	var panels []panel
 	for _, c := range l.Conditions {
 		p := panel{title: c.Name + ": " + c.title()}
@@ -105,13 +109,15 @@ Measured by
 
     %s
 
-| row | what it is |
-|---|---|
-| clock | two readings of the clock with nothing in between: what measuring adds to every other row. It is not subtracted. What it shows beyond some p99.9 is the machine's own noise, which is in every other row as well. |
-| raw | the same store, flush and fence on a file of the same file system beside the pool, mapped by mmap(2) and populated: the limit |
-| Direct | the blocks are sealed: nobody can move them, and no access ever faults |
-| Sync\|Populate | everything is granted ahead, and can be taken back at any time |
-| Sync | mapped anew over a hole when quiet begins: the first store to each of the %d pages is a fault that allocates a block and makes that durable |
+- **clock** is two readings of the clock with nothing in between: what measuring adds to every other row. It is not
+  subtracted. Where it exceeds some 100 ns the machine has interrupted the program, as it does in every other row: the
+  longer what a row measures takes, the more often.
+- **raw** is the same store, flush and fence on a file of the same file system beside the pool, mapped by mmap(2) and
+  populated: the limit.
+- **Direct**: the blocks are sealed, nobody can move them, and no access ever faults.
+- **Sync|Populate**: everything is granted ahead, and can be taken back at any time.
+- **Sync** is mapped anew over a hole when quiet begins: the first store to each of the %d pages is a fault that
+  allocates a block and makes that durable.
 
 Everything is measured in turn, in %d rounds, so that what else goes on on the machine hits all rows alike. In brackets:
 how many times Direct's figure it is. Where a curve of the plot rises steeply, from what a store takes to what being
@@ -121,12 +127,12 @@ interrupted takes, a small shift of the curve makes a large factor of the figure
 // conditionPages say more about what goes on.
 var conditionPages = map[string]string{
 	"quiet": "Nobody else uses the pool.",
-	"busy": `Another client, a process of its own, truncates and relocates files of its own, which it has mapped, one operation
-every millisecond: the server breaks grants, moves and frees blocks, and resolves faults all the time, and competes for
-the CPUs. Clones will be one more of these operations; there are none yet.`,
-	Own: `Another client relocates the very files that are stored to, %d MiB at a time, one of them every millisecond in turn. A
-store to blocks that are being moved waits until they are at their new place, and faults them in there: that is what
-a break costs. Of Direct mappings the blocks are sealed; the request is refused, at once, and the store does not notice.`,
+	"busy": `Another client, a process of its own, truncates and relocates files of its own, which it has mapped, with a
+millisecond between two operations: the server breaks grants, moves and frees blocks, and resolves faults all the time,
+and competes for the CPUs. Clones will be one more of these operations; there are none yet.`,
+	Own: `Another client relocates the very files that are stored to, %d MiB at a time, in turn, with a millisecond between
+two. A store to blocks that are being moved waits until they are at their new place, and faults them in there: that is
+what a break costs. Of Direct mappings the blocks are sealed: the request is refused, and the blocks stay.`,
 }
 
 // Markdown writes a page. command is what measures it again; plot is the plot's address, empty: there is none.

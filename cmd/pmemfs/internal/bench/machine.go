@@ -55,5 +55,6 @@ func (m Machine) String() string {
 	if m.Emulated {
 		emulated = ", emulated persistent memory"
 	}
-	return fmt.Sprintf("%s, %d CPUs; %s; %s; medium: %s%s, flushed by %s", m.CPU, m.CPUs, m.Kernel, m.Go, m.Medium, emulated, m.FlushMethod)
+	return fmt.Sprintf("%s, %d CPUs; %s; %s; medium: %s%s, flushed by %s",
+		m.CPU, m.CPUs, m.Kernel, m.Go, m.Medium, emulated, m.FlushMethod)
 }

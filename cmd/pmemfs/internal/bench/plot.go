@@ -82,7 +82,8 @@ func (p *panel) plot() (*plot.Plot, error) {
 	q.Legend.Top, q.Legend.Left = true, true
 	q.Legend.XOffs, q.Legend.YOffs, q.Legend.Padding = vg.Points(10), vg.Points(-26), vg.Points(1)
 	for _, style := range []*draw.TextStyle{
-		&q.Title.TextStyle, &q.X.Label.TextStyle, &q.Y.Label.TextStyle, &q.X.Tick.Label, &q.Y.Tick.Label, &q.Legend.TextStyle,
+		&q.Title.TextStyle, &q.Legend.TextStyle,
+		&q.X.Label.TextStyle, &q.Y.Label.TextStyle, &q.X.Tick.Label, &q.Y.Tick.Label,
 	} {
 		style.Font.Variant = "Sans"
 	}

@@ -66,7 +66,9 @@ type Process struct {
 
 // Start starts this program. name is for people. What it writes to standard output must be few lines, for Line.
 func (g *Group) Start(name string, args ...string) (*Process, error) {
-	p := &Process{name: name, cmd: exec.Command(g.self, args...), lines: make(chan string, 4), ended: make(chan struct{})}
+	p := &Process{
+		name: name, cmd: exec.Command(g.self, args...), lines: make(chan string, 4), ended: make(chan struct{}),
+	}
 	p.cmd.Stderr = &p.stderr
 	p.cmd.WaitDelay = time.Second
 	// A group of its own: Ctrl-C is for this process, which ends its children itself.
