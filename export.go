@@ -85,8 +85,8 @@ func importFile(f *os.File, o options) (*File, error) {
 }
 
 // askExport sends one end of a pair of sockets over the exported descriptor, and gets the answer over the other: other
-// processes may be asking over copies of the descriptor at the same time. The reply has the connection's
-// descriptor before those of Hello.
+// processes may be asking over copies of the descriptor at the same time. The reply has the connection's descriptor before
+// those of Hello.
 func askExport(f *os.File, o options) (*wire.Reply, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -112,8 +112,12 @@ func askExport(f *os.File, o options) (*wire.Reply, error) {
 		return nil, err
 	}
 	r, err := readHello(mailbox, 1+helloFiles)
-	if errors.Is(err, io.EOF) {
-		err = errExportGone
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, errExportGone
+	case err == nil && r.Attr == nil:
+		wire.CloseFiles(r.Files)
+		return nil, errProtocol
 	}
 	return r, err
 }

@@ -23,8 +23,8 @@
 // What Export gives is one end of a SOCK_SEQPACKET pair; who sends the frame of Hello over it, in one packet, with one
 // descriptor, gets a connection of his own. The descriptor is one end of a stream pair that he has made, over which the
 // reply comes: what it says about mapping, the file (Handle, Attr, Name; N: the flags it was opened with), and descriptors:
-// the connection, and those that come with Hello. On the connection everything is as after Hello. The server never writes to the
-// exported end, so that nobody who holds a copy of it can take what is meant for another.
+// the connection, and those that come with Hello. On the connection everything is as after Hello. The server never writes
+// to the exported end, so that nobody who holds a copy of it can take what is meant for another.
 package wire
 
 // Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
