@@ -557,6 +557,7 @@ func TestStatic(t *testing.T) {
 	must(t, f.Fill(3*page, page))
 	wantUnfilled(t, f.SetStatic(true), 5*page, "unwritten")
 	must(t, f.Fill(0, cellLen))
+	must(t, f.Allocate(8*page, page, true)) // beyond the end, which is frozen, too
 	if statOf(t, f).Static {
 		t.Error("the file is static before it was frozen")
 	}

@@ -20,7 +20,7 @@ import (
 // -rapid.checks=10000.
 
 const (
-	modelBlocks  = 16 // of a file, at most
+	modelBlocks  = 8 // of a file, at most
 	modelFiles   = 2
 	modelClients = 3
 )
@@ -513,6 +513,18 @@ func (m *model) doMap(rt *rapid.T) {
 	}
 }
 
+// look has every mapping show what it has of the files, as often as not: pages that nobody has accessed are another case.
+func (m *model) look() {
+	if m.draw("look", 2) == 0 {
+		return
+	}
+	for _, mp := range m.maps {
+		if n := min(mp.n, m.files[mp.file].size-mp.off); n > 0 {
+			m.load(mp, span{0, n})
+		}
+	}
+}
+
 func (m *model) someMapping() *modelMapping {
 	return m.maps[m.draw("mapping", len(m.maps))]
 }
@@ -595,7 +607,10 @@ func (m *model) ahead(f *modelFile, from int64) {
 
 func (m *model) doLoad(*rapid.T) {
 	mp := m.someMapping()
-	s := m.accessed(mp)
+	m.load(mp, m.accessed(mp))
+}
+
+func (m *model) load(mp *modelMapping, s span) {
 	v := m.access(mp, s, false)
 	a := m.ask(mp.client, order{Do: "load", Map: mp.id, Off: s.off, N: s.n}, v)
 	at := mp.off + s.off
@@ -734,6 +749,7 @@ func TestSealModel(t *testing.T) {
 					what = "unmap"
 				}
 				actions[what](rt)
+				m.look()
 				done[what]++
 			},
 		})
