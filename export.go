@@ -16,19 +16,19 @@ import (
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
-// Export gives a descriptor that stands for the open file and can be given to other processes: by inheritance, or over any
-// unix socket (SCM_RIGHTS). There [Import] makes an open file of it, any number of times: it has this one's access mode and
-// O_APPEND, and the flag of [File.AllowDirect], whether that is set before or after. So a privileged process can open a
-// file, allow Direct mappings of it and hand it to one that may neither seal nor even connect to the server.
+// Export gives a descriptor that stands for the open file and can be given to other processes: by inheritance, or over
+// any unix socket (SCM_RIGHTS). There [Import] makes an open file of it, any number of times: it has this one's access
+// mode and O_APPEND, and the flag of [File.AllowDirect], whether that is set before or after. So a privileged process
+// can open a file, allow Direct mappings of it and hand it to one that may neither seal nor even connect to the server.
 //
-// Whoever has the descriptor can do with the file what its access mode allows, and, if he means harm, more: as every client
-// he gets a descriptor of the pool's whole data area, for writing when this file is open for writing. Give away what you
-// would trust with the contents of all files of the pool.
+// Whoever has the descriptor can do with the file what its access mode allows, and, if he means harm, more: as every
+// client he gets a descriptor of the pool's whole data area, for writing when this file is open for writing. Give away
+// what you would trust with the contents of all files of the pool.
 //
-// The descriptor stays good when this file is closed or this process has ended, until its last copy is closed, the server
-// ends, or somebody calls shutdown(2) on a copy. It needs no connection to this FS and does not keep it open. EOPNOTSUPP:
-// the pool has no server; EISDIR: only regular files are exported; EUSERS: there are too many exported descriptors (1024,
-// 256 of a user).
+// The descriptor stays good when this file is closed or this process has ended, until its last copy is closed, the
+// server ends, or somebody calls shutdown(2) on a copy. It needs no connection to this FS and does not keep it open.
+// EOPNOTSUPP: the pool has no server; EISDIR: only regular files are exported; EUSERS: there are too many exported
+// descriptors (1024, 256 of a user).
 func (f *File) Export() (*os.File, error) {
 	r, err := f.call("export", &wire.Request{Op: wire.OpExport, Path: f.name})
 	if err != nil {
@@ -41,16 +41,16 @@ func (f *File) Export() (*os.File, error) {
 	return os.NewFile(uintptr(r.Files[0]), f.name), nil
 }
 
-// Import opens the file that an exported descriptor stands for: see [File.Export]. The descriptor stays as it is, and may be
-// closed. The name of the new File is the exporter's. It has a position of its own, at the beginning; for what else the
-// file may be used, this process's own user, groups and capabilities count, as with a file that it has opened.
+// Import opens the file that an exported descriptor stands for: see [File.Export]. The descriptor stays as it is, and
+// may be closed. The name of the new File is the exporter's. It has a position of its own, at the beginning; for what
+// else the file may be used, this process's own user, groups and capabilities count, as with a file that it has opened.
 //
-// The File has a connection of its own, see [File.FS], which serves this file and nothing else, whoever this process is:
-// what takes names fails with EACCES. It ends when the File is closed and the last of its mappings unmapped. The options
-// [Require] and [OpenReadOnly] are understood.
+// The File has a connection of its own, see [File.FS], which serves this file and nothing else, whoever this process
+// is: what takes names fails with EACCES. It ends when the File is closed and the last of its mappings unmapped. The
+// options [Require] and [OpenReadOnly] are understood.
 //
-// EINVAL: f is not an exported descriptor. [ErrServerGone]: the server has ended, or somebody has shut the descriptor down;
-// the file must be exported again. EUSERS: there are too many imported files (512, 256 of a user).
+// EINVAL: f is not an exported descriptor. [ErrServerGone]: the server has ended, or somebody has shut the descriptor
+// down; the file must be exported again. EUSERS: there are too many imported files (512, 256 of a user).
 func Import(f *os.File, opts ...Option) (*File, error) {
 	if f == nil {
 		return nil, pathError("import", "", os.ErrInvalid)
@@ -85,8 +85,8 @@ func importFile(f *os.File, o options) (*File, error) {
 }
 
 // askExport sends one end of a pair of sockets over the exported descriptor, and gets the answer over the other: other
-// processes may be asking over copies of the descriptor at the same time. The reply has the connection's descriptor before
-// those of Hello.
+// processes may be asking over copies of the descriptor at the same time. The reply has the connection's descriptor
+// before those of Hello.
 func askExport(f *os.File, o options) (*wire.Reply, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -125,7 +125,8 @@ func askExport(f *os.File, o options) (*wire.Reply, error) {
 var errExportGone error = &detailed{"nobody is at the other end of the exported descriptor: the server is gone, " +
 	"or the descriptor was shut down; the file must be exported anew", ErrServerGone}
 
-// checkExported refuses what is not an exported descriptor, before anything is sent that somebody else would take for his.
+// checkExported refuses what is not an exported descriptor, before anything is sent that somebody else would take for
+// his.
 func checkExported(fd int) error {
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if err == nil && domain == unix.AF_UNIX {
@@ -175,12 +176,12 @@ func newConn(fd int) (*net.UnixConn, error) {
 	return c.(*net.UnixConn), nil
 }
 
-// FS returns the FS that the file belongs to. That of an imported file serves nothing but the file, and is closed with it
-// and its last mapping.
+// FS returns the FS that the file belongs to. That of an imported file serves nothing but the file, and is closed with
+// it and its last mapping.
 func (f *File) FS() *FS { return f.fsys }
 
-// lease counts what needs the FS of an imported file: the open file, its mappings, and calls that are about to make one.
-// With the last of them the FS is closed.
+// lease counts what needs the FS of an imported file: the open file, its mappings, and calls that are about to make
+// one. With the last of them the FS is closed.
 type lease struct{ atomic.Int64 }
 
 // hold keeps the FS open until release. ErrClosed: there is nothing left that would.

@@ -37,8 +37,8 @@ type importer struct {
 	m     *pmemfs.Mapping
 }
 
-// importerRole becomes a user and does what it is told with a descriptor that it is given: UID. The descriptor is number 3,
-// or comes over the socket that is number 3 when UID ends with "+socket".
+// importerRole becomes a user and does what it is told with a descriptor that it is given: UID. The descriptor is
+// number 3, or comes over the socket that is number 3 when UID ends with "+socket".
 func importerRole(args []string, in *bufio.Scanner) error {
 	v := &importer{given: os.NewFile(3, "given")}
 	number, socket := strings.CutSuffix(args[0], "+socket")
@@ -73,8 +73,8 @@ func importerRole(args []string, in *bufio.Scanner) error {
 	return nil
 }
 
-// obey does one of: dial SOCKET, import, import-again, close-given, map FLAGS LENGTH, unmap, store OFFSET BYTE, load OFFSET,
-// write TEXT, write-at TEXT, read, truncate SIZE, allow, close, descriptors POOL, names.
+// obey does one of: dial SOCKET, import, import-again, close-given, map FLAGS LENGTH, unmap, store OFFSET BYTE, load
+// OFFSET, write TEXT, write-at TEXT, read, truncate SIZE, allow, close, descriptors POOL, names.
 func (v *importer) obey(verb string, args []string) (string, error) {
 	num := func(i int) int {
 		n, err := strconv.Atoi(args[i])
@@ -217,8 +217,8 @@ func exporterRole(args []string, in *bufio.Scanner) error {
 	return errors.New("it should have been killed")
 }
 
-// impostorRole asks an exported descriptor, its 3, for a connection, as if it were the process that has made the socket which
-// is its 4.
+// impostorRole asks an exported descriptor, its 3, for a connection, as if it were the process that has made the socket
+// which is its 4.
 func impostorRole([]string, *bufio.Scanner) error {
 	frame, err := wire.AppendRequest(nil, &wire.Request{ID: 1, Op: wire.OpHello, Offset: wire.Version})
 	if err != nil {
@@ -381,8 +381,8 @@ func TestImportUnflagged(t *testing.T) {
 	}
 }
 
-// The descriptor is sent to one process and inherited by another; both import it, at the same time and more than once, and
-// with Sync mappings each sees what the other stores.
+// The descriptor is sent to one process and inherited by another; both import it, at the same time and more than once,
+// and with Sync mappings each sees what the other stores.
 func TestImportTwice(t *testing.T) {
 	needRoot(t)
 	socket, _ := serve(t, newPool(t))

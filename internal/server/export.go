@@ -15,8 +15,8 @@ import (
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
-// Limits of exports, so that nobody uses up the server's descriptors and threads. Whoever has an exported descriptor may
-// connect by it, who otherwise may not: those connections leave room for others.
+// Limits of exports, so that nobody uses up the server's descriptors and threads. Whoever has an exported descriptor
+// may connect by it, who otherwise may not: those connections leave room for others.
 const (
 	maxExports     = 1024
 	maxUserExports = maxExports / 4
@@ -92,7 +92,8 @@ func (s *Server) export(h *handle, name string, uid uint32) (int, error) {
 	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET, func(fd int) error {
 		// Each message comes with its sender. The address is a mark only: nobody can connect to it.
 		name := wire.ExportPrefix + hex.EncodeToString(random())
-		return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1), unix.Bind(fd, &unix.SockaddrUnix{Name: name}))
+		return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1),
+			unix.Bind(fd, &unix.SockaddrUnix{Name: name}))
 	})
 	if err != nil {
 		return -1, err
@@ -125,8 +126,8 @@ func (s *Server) addExport(e *export) error {
 	return nil
 }
 
-// end lets go of the file. It does not close conn: that closes what others have put into messages not read yet, which can
-// take as long as they like.
+// end lets go of the file. It does not close conn: that closes what others have put into messages not read yet, which
+// can take as long as they like.
 func (e *export) end() {
 	e.over.Do(func() {
 		e.srv.mu.Lock()
@@ -153,8 +154,8 @@ func (s *Server) endExports() {
 // maxComplaints is how many messages of an export are complained of in the log.
 const maxComplaints = 10
 
-// serve answers messages until the last copy of the other end is closed. Nobody waits for it, because it may hang in the
-// closing of what it was sent; until it does not, it counts.
+// serve answers messages until the last copy of the other end is closed. Nobody waits for it, because it may hang in
+// the closing of what it was sent; until it does not, it counts.
 func (e *export) serve() {
 	defer func() {
 		e.end()
@@ -248,10 +249,10 @@ func (e *export) connect(p packet) error {
 	return nil
 }
 
-// sender finds out who has sent a packet: the process that has made the socket which came with it, by what the kernel has
-// noted then (user, groups, descriptor of the process), as with a process that connects. The credentials of the message
-// itself would be the real user's, and a privileged process in a namespace can lie in them; here they only make sure that
-// nobody sends what another process has made. The caller closes pidfd.
+// sender finds out who has sent a packet: the process that has made the socket which came with it, by what the kernel
+// has noted then (user, groups, descriptor of the process), as with a process that connects. The credentials of the
+// message itself would be the real user's, and a privileged process in a namespace can lie in them; here they only make
+// sure that nobody sends what another process has made. The caller closes pidfd.
 func sender(p packet) (peer, error) {
 	fd := p.files[0]
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
@@ -267,8 +268,8 @@ func sender(p packet) (peer, error) {
 		return peer{}, err
 	}
 	if who.pid == 0 || who.pid != p.pid {
-		return peer{}, errors.Join(fmt.Errorf("process %d sends a socket that process %d has made: %w", p.pid, who.pid, unix.EPERM),
-			unix.Close(who.pidfd))
+		return peer{}, errors.Join(unix.Close(who.pidfd),
+			fmt.Errorf("process %d sends a socket that process %d has made: %w", p.pid, who.pid, unix.EPERM))
 	}
 	return who, nil
 }

@@ -203,7 +203,9 @@ func TestBadImports(t *testing.T) {
 	}
 	defer file.Close()
 	var sockets []int
-	for _, kind := range [][2]int{{unix.AF_UNIX, unix.SOCK_DGRAM}, {unix.AF_UNIX, unix.SOCK_SEQPACKET}, {unix.AF_INET, unix.SOCK_STREAM}} {
+	for _, kind := range [][2]int{
+		{unix.AF_UNIX, unix.SOCK_DGRAM}, {unix.AF_UNIX, unix.SOCK_SEQPACKET}, {unix.AF_INET, unix.SOCK_STREAM},
+	} {
 		fd, err := unix.Socket(kind[0], kind[1]|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -299,8 +301,8 @@ func versioned(t *testing.T, version int64) []byte {
 	return frame
 }
 
-// An importer that does not read gets no session, and one that sends the end of a connection to this very server confuses
-// nobody but himself.
+// An importer that does not read gets no session, and one that sends the end of a connection to this very server
+// confuses nobody but himself.
 func TestImporterThatDoesNotRead(t *testing.T) {
 	s := newServer(t, Options{Logf: t.Logf})
 	socket := serving(t, s)
@@ -444,7 +446,8 @@ func TestDescriptorsAreRefused(t *testing.T) {
 	}
 }
 
-// The end of Serve ends exports and imported connections, and waits for nobody who is made to wait by what was sent to him.
+// The end of Serve ends exports and imported connections, and waits for nobody who is made to wait by what was sent to
+// him.
 func TestShutdownWithExports(t *testing.T) {
 	s := newServer(t, Options{Logf: t.Logf})
 	l, err := Listen(filepath.Join(t.TempDir(), "socket"), Access{GID: -1})
