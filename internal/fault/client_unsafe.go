@@ -310,23 +310,20 @@ func (r *Range) ask(page, count uint64, write bool) (next uint64, code Code) {
 	c := r.client.entry
 	k := <-r.client.asks
 	defer func() { r.client.asks <- k }()
-	s := tryClaim(c)
-	for s == nil {
+	w := wait{slot: tryClaim(c)}
+	for w.slot == noSlot {
 		if serverGone(c) {
 			return 0, CodeServerGone
 		}
 		time.Sleep(50 * time.Microsecond)
-		s = tryClaim(c)
+		w.slot = tryClaim(c)
 	}
-	a := &c.asks[k]
-	a.entry, a.slot, a.page, a.write = uint32(r.index), c.page.indexOf(s), page, write
+	a, s := &c.asks[k], &c.page.faults[w.slot]
+	a.entry, a.slot, a.page, a.write = uint32(r.index), w.slot, page, write
 	waits := load32(&a.state) + askNext + askWaits
 	store32(&a.state, waits)
-	post(c, s, r.entry.mapping, page, count, write)
-	for n := spinRounds; n > 0 && load32(&s.state) != slotAnswered; n-- {
-		pause()
-	}
-	for w := (watch{life: load32(&c.life), takeovers: load32(&c.page.takeovers)}); ; {
+	w.request(c, r.entry.mapping, page, count, write)
+	for {
 		if finish(c, a); load32(&a.state) == waits-askWaits+askOver {
 			return a.next, a.code
 		}
@@ -338,11 +335,6 @@ func (r *Range) ask(page, count uint64, write bool) (next uint64, code Code) {
 			w.inVain(c)
 		}
 	}
-}
-
-// indexOf is the index of a slot of the page.
-func (p *sharedPage) indexOf(s *faultSlot) uint32 {
-	return uint32((uintptr(unsafe.Pointer(s)) - uintptr(unsafe.Pointer(&p.faults))) / unsafe.Sizeof(*s))
 }
 
 // MapRun maps a run that has not been asked for by a fault, such as a run of a mapping without a server. With a server,
@@ -362,7 +354,8 @@ func (r *Range) MapRun(reply Reply) Code {
 		return CodeBeyondEnd
 	}
 	defer unpin(&r.entry.users)
-	return mapRun(r.entry, uint64(reply.FirstPage), uint64(reply.Count), uint64(reply.Offset), flags)
+	run := faultSlot{first: uint64(reply.FirstPage), pages: uint64(reply.Count), offset: uint64(reply.Offset), flags: flags}
+	return mapAnswer(r.entry, &run, run.first, reply.Writable)
 }
 
 // TakeBack does to pages [first, first+count) what a break would do. For mappings without a server.
@@ -382,7 +375,8 @@ func (r *Range) TakeBack(first, count int64, to Access) error {
 
 // Resume tells the client that another server process has taken over its fault page: from now on the death of that one
 // is looked for. It takes over the descriptor (pidfd_open(2)) in any case. os.ErrClosed: Close or Abandon has been
-// called, or the client's patience is over, so that faults have failed. EINVAL: the client was made without a descriptor.
+// called, or the client's patience is over, so that faults have failed. EINVAL: the client was made without a
+// descriptor.
 func (c *Client) Resume(serverPidfd int) error {
 	defer unix.Close(serverPidfd)
 	c.end.Lock()

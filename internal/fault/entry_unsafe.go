@@ -8,7 +8,8 @@ import (
 
 // Everything in this file runs on the signal stack of any thread at any instant, or is called from there. All of it is
 // nosplit (there is no room to grow), norace and nocheckptr (no instrumentation), takes no lock, allocates nothing and
-// stores no pointer. The linker checks that the frames together fit into what nosplit functions may use.
+// stores no pointer. The linker checks that the frames together fit into what nosplit functions may use, which they must
+// in builds for debuggers, too (-gcflags='-N -l').
 
 // What the entries in assembly call; see there why through variables.
 var (
@@ -89,34 +90,85 @@ func (e *rangeEntry) contains(address uint64) bool {
 //go:nocheckptr
 func unpin(users *uint32) { add32(users, ^uint32(0)) }
 
-// resolve asks the server for the page of a pinned range and maps what it answers.
+// resolve asks the server for the page of a pinned range and maps what it answers. It also finishes what goroutines have
+// asked for meanwhile.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
 func resolve(e *rangeEntry, page uint64, write bool) Code {
 	c := &clients[e.client%maxClients]
-	if c.page == nil || load32(&e.state) != rangeActive {
-		return unserved(c)
+	w := wait{slot: noSlot}
+	for !w.advance(c, e, page, write) {
+		for helped, a := pinAnswered(); a != nil; helped, a = pinAnswered() {
+			finish(helped, a)
+			unpin(&helped.users)
+		}
 	}
-	s := claim(c)
-	if s == nil {
-		return CodeServerGone
+	if w.code != CodeOK {
+		return w.code
 	}
-	post(c, s, e.mapping, page, 1, write)
+	s := &c.page.faults[w.slot%faultSlots]
+	w.code = mapAnswer(e, s, page, write)
+	freeSlot(c, s)
+	return w.code
+}
+
+// wait is how far somebody who waits for an answer has got, and what is known of the server.
+type wait struct {
+	slot            uint32 // noSlot: none claimed yet
+	code            Code   // CodeOK, or why no answer will come
+	life, takeovers uint32 // of the client and the page, when they were looked at last
+	naps            uint32 // without a server since then
+}
+
+const noSlot = faultSlots
+
+// advance claims a slot, posts the request, or waits, until it naps: then it returns false, and is to be called again.
+// It returns true when the slot is answered, or code is not CodeOK because it will not be.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (w *wait) advance(c *clientEntry, e *rangeEntry, page uint64, write bool) bool {
+	if w.slot == noSlot {
+		if c.page == nil || load32(&e.state) != rangeActive {
+			w.code = unserved(c)
+			return true
+		}
+		if serverGone(c) {
+			w.code = CodeServerGone
+			return true
+		}
+		if w.slot = claim(c); w.slot == noSlot {
+			return false
+		}
+		w.request(c, e.mapping, page, 1, write)
+	}
+	s := &c.page.faults[w.slot%faultSlots]
+	if load32(&s.state) == slotAnswered {
+		return true
+	}
+	if serverGone(c) {
+		w.code = CodeServerGone // the slot is lost, as is the connection
+		return true
+	}
+	napOn(c, s, w)
+	return false
+}
+
+// request posts the request of the claimed slot, and waits a moment for the answer.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (w *wait) request(c *clientEntry, mapping uint32, page, count uint64, write bool) {
+	s := &c.page.faults[w.slot%faultSlots]
+	post(c, s, mapping, page, count, write)
 	for n := spinRounds; n > 0 && load32(&s.state) != slotAnswered; n-- {
 		pause()
 	}
-	w := watch{life: load32(&c.life), takeovers: load32(&c.page.takeovers)}
-	for load32(&s.state) != slotAnswered {
-		if serverGone(c) {
-			return CodeServerGone // the slot is lost, as is the connection
-		}
-		napOn(c, s, &w)
-	}
-	code := mapAnswer(e, s, page, write)
-	freeSlot(c, s)
-	return code
+	w.life, w.takeovers = load32(&c.life), load32(&c.page.takeovers)
 }
 
 // unserved is why a fault fails without the server being asked.
@@ -131,40 +183,39 @@ func unserved(c *clientEntry) Code {
 	return CodeBeyondEnd
 }
 
-// claim takes a free slot, and waits for one if there is none; nil when the server is gone: those who have the slots
-// look.
+// claim takes a free slot. When there is none it naps until there may be one, and returns noSlot. Whether there is a
+// server is looked after by those who have the slots.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func claim(c *clientEntry) *faultSlot {
-	for !serverGone(c) {
-		bell := load32(&c.freeBell)
-		if s := tryClaim(c); s != nil {
-			return s
-		}
-		help()
+func claim(c *clientEntry) uint32 {
+	bell := load32(&c.freeBell)
+	slot := tryClaim(c)
+	if slot == noSlot {
 		add32(&c.freeSleeper, 1)
 		futex(&c.freeBell, futexOpWait, bell, &claimNap)
 		add32(&c.freeSleeper, ^uint32(0))
 	}
-	return nil
+	return slot
 }
 
-// tryClaim takes a free slot; nil if there is none. Threads begin to look at different slots, so that they do not meet.
+// tryClaim takes a free slot; noSlot if there is none. Threads begin to look at different slots, so that they do not
+// meet.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func tryClaim(c *clientEntry) *faultSlot {
+func tryClaim(c *clientEntry) uint32 {
 	first := add32(&c.hint, 1)
 	for i := uint32(0); i < faultSlots; i++ {
-		s := &c.page.faults[(first+i)%faultSlots]
+		slot := (first + i) % faultSlots
+		s := &c.page.faults[slot]
 		if load32(&s.state) == slotFree && cas32(&s.state, slotFree, slotClaimed) {
-			return s
+			return slot
 		}
 	}
-	return nil
+	return noSlot
 }
 
 // post makes the request of a claimed slot visible, and wakes the server if it sleeps.
@@ -190,8 +241,7 @@ func post(c *clientEntry, s *faultSlot, mapping uint32, page, count uint64, writ
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func napOn(c *clientEntry, s *faultSlot, w *watch) {
-	help()
+func napOn(c *clientEntry, s *faultSlot, w *wait) {
 	store32(&s.clientSleeps, 1)
 	state := load32(&s.state)
 	if state == slotAnswered {
@@ -204,12 +254,6 @@ func napOn(c *clientEntry, s *faultSlot, w *watch) {
 
 const timedOut = ^uintptr(unix.ETIMEDOUT) + 1
 
-// watch is what somebody who waits for an answer knows of the server.
-type watch struct {
-	life, takeovers uint32 // of the client and the page, when they were looked at last
-	naps            uint32 // without a server since then
-}
-
 // inVain is called after each nap in which nothing came. When the server process has ended, and no other one has come
 // for longer than the client's patience, it ends the connection for good. A server that has taken over the page, but
 // not yet made itself known to Resume, is not looked for: it has as long again.
@@ -217,7 +261,7 @@ type watch struct {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func (w *watch) inVain(c *clientEntry) {
+func (w *wait) inVain(c *clientEntry) {
 	life, takeovers := load32(&c.life), load32(&c.page.takeovers)
 	if life != w.life || takeovers != w.takeovers || !serverDied(c) {
 		w.life, w.takeovers, w.naps = life, takeovers, 0
@@ -251,38 +295,36 @@ func serverDied(c *clientEntry) bool {
 	return n == 1
 }
 
-// mapAnswer maps the run of an answered slot, which is to be freed afterwards in any case.
+// pinAnswered finds an ask, of whichever client, that has been answered and is not yet mapped; nil if there is none. It
+// keeps the client from being closed until unpin(&c.users).
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func mapAnswer(e *rangeEntry, s *faultSlot, page uint64, write bool) Code {
-	if code := Code(s.code); code != CodeOK {
-		return code
-	}
-	if s.first > page || s.first+s.pages <= page || (write && s.flags&slotWritable == 0) {
-		return CodeIO // it would fault again at once, and for ever
-	}
-	return mapRun(e, s.first, s.pages, s.offset, s.flags)
-}
-
-// help finishes what goroutines have asked for, by whichever client, and has been answered.
-//
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func help() {
+func pinAnswered() (c *clientEntry, a *ask) {
 	high := load32(&clientsHigh)
 	for i := uint32(0); i < high && i < maxClients; i++ {
-		c := &clients[i]
+		c = &clients[i]
 		add32(&c.users, 1)
 		if load32(&c.live) != 0 && c.page != nil {
 			for k := range c.asks {
-				finish(c, &c.asks[k])
+				if a = &c.asks[k]; a.answered(c) {
+					return c, a
+				}
 			}
 		}
 		unpin(&c.users)
 	}
+	return nil, nil
+}
+
+// answered reports whether an ask waits to be finished.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (a *ask) answered(c *clientEntry) bool {
+	return load32(&a.state)&askMask == askWaits && load32(&c.page.faults[a.slot%faultSlots].state) == slotAnswered
 }
 
 // finish maps what an ask has been answered with, if it has been answered and nobody else does. It cannot be preempted
@@ -333,7 +375,8 @@ func acknowledge(p *sharedPage) {
 	}
 }
 
-// mapRun replaces pages [first, first+pages) of a pinned range by the blocks at offset of the data area.
+// mapAnswer replaces pages of a pinned range by the run of an answered slot, which is to be freed afterwards in any case.
+// page is what was asked for.
 //
 // Postcondition: when the range has been retired or the server has gone meanwhile, the run is inaccessible. Whoever ends
 // the use of a range stores that before it makes the range inaccessible; here the order is the opposite.
@@ -341,22 +384,26 @@ func acknowledge(p *sharedPage) {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func mapRun(e *rangeEntry, first, pages, offset uint64, flags uint32) Code {
+func mapAnswer(e *rangeEntry, s *faultSlot, page uint64, write bool) Code {
+	if code := Code(s.code); code != CodeOK {
+		return code
+	}
 	c := &clients[e.client%maxClients]
-	total := (e.end - e.start) / PageSize
+	first, pages, flags, total := s.first, s.pages, s.flags, (e.end-e.start)/PageSize
 	if first >= total || pages == 0 || pages > total-first {
 		return CodeIO
 	}
-	address, length := e.start+first*PageSize, pages*PageSize
-	var r uintptr
-	switch {
-	case flags&slotZeros != 0:
-		r = mmap(address, length, unix.PROT_READ, nothingFlags, -1, 0)
-	case flags&slotWritable != 0:
-		r = mmap(address, length, unix.PROT_READ|unix.PROT_WRITE, uintptr(c.mapFlags), c.dataFd, c.base+offset)
-	default:
-		r = mmap(address, length, unix.PROT_READ, uintptr(c.mapFlags), c.dataFd, c.base+offset)
+	if page < first || page-first >= pages || (write && flags&slotWritable == 0) {
+		return CodeIO // it would fault again at once, and for ever
 	}
+	address, length := e.start+first*PageSize, pages*PageSize
+	prot, how, fd, offset := uintptr(unix.PROT_READ), uintptr(c.mapFlags), int(c.dataFd), c.base+s.offset
+	if flags&slotZeros != 0 {
+		how, fd, offset = nothingFlags, -1, 0
+	} else if flags&slotWritable != 0 {
+		prot |= unix.PROT_WRITE
+	}
+	r := systemCall(unix.SYS_MMAP, uintptr(address), uintptr(length), prot, how|unix.MAP_FIXED, uintptr(fd), uintptr(offset))
 	if failed(r) {
 		store32(&e.noDowngrade, 1)
 		plug(address, length)
@@ -384,13 +431,6 @@ func plug(address, length uint64) {
 	fd := -1
 	systemCall(unix.SYS_MMAP, uintptr(address), uintptr(length), unix.PROT_NONE, nothingFlags|unix.MAP_FIXED_NOREPLACE,
 		uintptr(fd), 0)
-}
-
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func mmap(address, length uint64, prot, flags uintptr, fd int32, offset uint64) uintptr {
-	return systemCall(unix.SYS_MMAP, uintptr(address), uintptr(length), prot, flags|unix.MAP_FIXED, uintptr(fd), uintptr(offset))
 }
 
 // failed tells an errno from the result of a system call.
@@ -506,7 +546,9 @@ func restrict(e *rangeEntry, address, length uint64, to Access) bool {
 //go:norace
 //go:nocheckptr
 func forbid(address, length uint64) bool {
-	if !failed(mmap(address, length, unix.PROT_NONE, nothingFlags, -1, 0)) {
+	fd := -1
+	if !failed(systemCall(unix.SYS_MMAP, uintptr(address), uintptr(length), unix.PROT_NONE, nothingFlags|unix.MAP_FIXED,
+		uintptr(fd), 0)) {
 		return true
 	}
 	return !failed(systemCall(unix.SYS_MPROTECT, uintptr(address), uintptr(length), unix.PROT_NONE, 0, 0, 0))

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -94,6 +95,22 @@ func TestAtomics(t *testing.T) {
 	})
 	if sum != 12*n || *plain != 4*n {
 		t.Errorf("sum %d, plain %d", sum, *plain)
+	}
+}
+
+// The frames of the entries fit into what nosplit functions may use in builds for debuggers, too: they would not link.
+func TestLinksForDebuggers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: compiles the package for two architectures")
+	}
+	for _, arch := range []string{"amd64", "arm64"} {
+		build := exec.Command("go", "test", "-c", "-gcflags=-N -l", "-o", os.DevNull, ".")
+		build.Env = append(os.Environ(), "GOARCH="+arch, "GOFLAGS=")
+		if out, err := build.CombinedOutput(); errors.Is(err, exec.ErrNotFound) {
+			t.Skipf("SKIPPED: %v", err)
+		} else if err != nil {
+			t.Errorf("%s: %v\n%s", arch, err, out)
+		}
 	}
 }
 

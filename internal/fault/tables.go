@@ -82,7 +82,7 @@ type rangeEntry struct {
 	users       uint32
 	client      uint32 // index in clients
 	mapping     uint32 // as the server knows it
-	noDowngrade uint32 // 1: pages that the server thinks are mapped may not be; see mapRun
+	noDowngrade uint32 // 1: pages that the server thinks are mapped may not be; see mapAnswer
 	_           uint32
 	start, end  uint64 // [start, end), multiples of rangeAlign
 }
