@@ -386,7 +386,8 @@ func (fs *FS) fenceData() error {
 	return fs.data.Fence()
 }
 
-// Statfs is the pool's use, in blocks of 4 KiB, inodes and nodes.
+// Statfs is the pool's use, in blocks of 4 KiB, inodes and nodes. The last 32
+// free nodes are kept for operations that free blocks.
 type Statfs struct {
 	Blocks, FreeBlocks int64
 	Inodes, FreeInodes int64
