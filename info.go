@@ -3,6 +3,7 @@ package pmemfs
 import (
 	"encoding/json"
 
+	"github.com/pmemfs/pmemfs/internal/core"
 	"github.com/pmemfs/pmemfs/internal/grant"
 	"github.com/pmemfs/pmemfs/internal/server"
 	"github.com/pmemfs/pmemfs/internal/wire"
@@ -58,14 +59,25 @@ type Stat struct {
 	Static     bool   `json:"static"` // size and place of the blocks are frozen; see File.SetStatic
 }
 
-// Stats says what the owner of a pool has to do with at the moment. Its JSON form is stable.
+// Stats says what the owner of a pool has to do with at the moment, and what it has done since it opened the pool. Its
+// JSON form is stable.
 type Stats = server.Stats
+
+// JournalStats is the part of Stats about the log: how full it is, what waits to become durable, and how many
+// transactions share a commit. Its JSON form is stable.
+type JournalStats = core.JournalStats
+
+// FaultStats is the part of Stats about page faults of clients. Its JSON form is stable.
+type FaultStats = server.FaultStats
+
+// ClientLimits is the part of Stats about what each client may have. Its JSON form is stable.
+type ClientLimits = server.Limits
 
 // Frames counts the records that the owner of a pool has of who may access which blocks: there are some only for what is
 // mapped or pinned, and one for each run of blocks, however long it is. Its JSON form is stable.
 type Frames = grant.Usage
 
-// Stats returns what the owner of the pool has to do with at the moment.
+// Stats returns what the owner of the pool has to do with at the moment, and what it has done.
 func (fsys *FS) Stats() (s Stats, err error) {
 	r, err := fsys.call(&wire.Request{Op: wire.OpStats})
 	if err == nil {

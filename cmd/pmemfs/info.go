@@ -29,7 +29,8 @@ directory, by two small files that are removed at once.
 
 With --require it fails unless the medium gives that granularity, and says what is missing.
 
-With --json: pool, socket (of a server), pid (of the owner), uuid, label, format_version, map_mask, read_only;
+With --json: pool, socket (of a server), pid (of the owner), uuid, label, format_version, commit (the policy: op or
+interval=DURATION), map_mask, read_only;
 medium: path, kind, file_system, domain, granularity, emulated, power_cut (where power cuts are emulated), map_sync,
 meta_size, data_size, alignment, read_only, flush_method, stream_method, evidence (what, how, result); use:
 block_size, blocks, free_blocks, inodes, free_inodes, meta_blocks, free_meta_blocks; is_pool; clients (connections,
@@ -63,16 +64,20 @@ type infoResult struct {
 	FormatVersion int               `json:"format_version"`
 	Use           pmemfs.StatfsInfo `json:"use"`
 	IsPool        bool              `json:"is_pool"`
-	pmemfs.Stats
+	Clients       int               `json:"clients"`
+	Exports       int               `json:"exports"`
+	Frames        pmemfs.Frames     `json:"frames"`
 }
 
 func (a *app) inspect(pool string, require pmemfs.Granularity) (*infoResult, error) {
 	r := &infoResult{FormatVersion: layout.Version, IsPool: true} // other versions are refused
 	err := a.look(pool, func(fsys *pmemfs.FS) (err error) {
 		r.Info = fsys.Info()
-		if r.Use, err = fsys.Statfs(); err == nil {
-			r.Stats, err = fsys.Stats()
+		if r.Use, err = fsys.Statfs(); err != nil {
+			return err
 		}
+		s, err := fsys.Stats()
+		r.Clients, r.Exports, r.Frames = s.Clients, s.Exports, s.Frames
 		return err
 	}, pmemfs.Require(require))
 	return r, err
@@ -112,6 +117,7 @@ func (r *infoResult) text(w io.Writer) {
 	fields{
 		{"pool", r.Pool}, {"label", label}, {"uuid", r.UUID}, {"format", fmt.Sprintf("version %d", r.FormatVersion)},
 		{"owner", owner},
+		{"commit", commitText(r.Commit)},
 		{"data", used(u.Blocks, u.FreeBlocks, u.BlockSize)},
 		{"meta", fmt.Sprintf("%s; for directories and block maps %s", formatSize(r.Medium.MetaSize), used(u.MetaBlocks, u.FreeMetaBlocks, u.BlockSize))},
 		{"inodes", fmt.Sprintf("%d, %d free", u.Inodes, u.FreeInodes)},
@@ -139,6 +145,14 @@ func (r *infoResult) refusedFlags() string {
 		return flagNames(refused) + ": stores must become durable without a system call, and this medium lies behind a page cache"
 	}
 	return flagNames(refused) + ": page faults must be resolved by a server (pmemfs serve)"
+}
+
+// commitText says what a policy means.
+func commitText(p pmemfs.CommitPolicy) string {
+	if p == pmemfs.CommitOp {
+		return "op: an operation is durable when it returns"
+	}
+	return fmt.Sprintf("%v: operations are durable after Sync, or when the interval is over", p)
 }
 
 // framesText says what there is of each kind of record.

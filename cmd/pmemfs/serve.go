@@ -25,6 +25,8 @@ type serveVerb struct {
 	group    string
 	direct   []string // groups
 	limits   limits
+	commit   server.CommitPolicy
+	metrics  string // address; empty: none
 	readOnly bool
 	wait     time.Duration
 	powerCut powerCutFlag
@@ -45,15 +47,25 @@ Who has the capability CAP_LINUX_IMMUTABLE, or is in a group that is given with 
 with Direct) and freeze files. What one client may have is limited, so that none can use up the server or keep all
 blocks where they are: the flags --max-...
 
+With --commit op an operation is durable when it returns; those that need it at the same time share the cost. With
+--commit interval=200ms an operation returns as soon as others can see what it did, and is durable after Sync, or when
+the interval is over (1ms to 1h; interval alone: 1s). The default is the medium's: op on byte-addressable media,
+interval behind a page cache, where durability takes a system call. See also docs/guarantees.md.
+
+With --metrics the numbers of "pmemfs stat SOCKET" are served over HTTP at /metrics of that address, for Prometheus. Whoever
+can reach the address can read them: nobody is asked who he is, and it is not encrypted. They name no files.
+
 With --power-cut the server emulates, whatever the medium is, persistent memory that loses its power when "pmemfs powercut"
 says so: what programs stored to their mappings and did not flush and fence is lost then, and they find out what they forgot.
 They work on a copy of the pool in memory. With a seed (--power-cut=7) a random part of what they forgot survives, as it
 does when a CPU evicts lines from its caches. For tests only; when the server ends everything is in the pool.
 
-With --json: when it is ready, pool, socket, pid, uuid, label, medium (as of "pmemfs info"), read_only.
+With --json: when it is ready, pool, socket, pid, uuid, label, medium (as of "pmemfs info"), commit (the
+policy), read_only, metrics (a URL, with --metrics).
 `,
 		example: `  pmemfs serve /dev/shm/pool --socket /tmp/pool.sock
-  pmemfs serve /mnt/pmem0/pool --socket /run/pmemfs/pool.sock --require cache-line --mode 0660 --group db`,
+  pmemfs serve /mnt/pmem0/pool --socket /run/pmemfs/pool.sock --require cache-line --mode 0660 --group db
+  pmemfs serve /mnt/disk/pool --socket /run/pmemfs/pool.sock --commit interval=200ms --metrics localhost:9090`,
 		run: func(cmd *cobra.Command, args []string) (result, error) {
 			if s.socket == "" {
 				return nil, usageError(cmd, "--socket is missing")
@@ -72,6 +84,9 @@ With --json: when it is ready, pool, socket, pid, uuid, label, medium (as of "pm
 	f.StringVar(&s.group, "group", "", "the group that the group bits of --mode are for")
 	f.StringArrayVar(&s.direct, "direct-group", nil, "a `GROUP`, by name or number, whose members may seal and freeze; may be repeated")
 	s.limits.add(cmd)
+	f.TextVar(&s.commit, "commit", server.CommitPolicy{}, "when operations become durable: the `POLICY` op, interval or interval=DURATION")
+	f.Lookup("commit").DefValue = "the medium's"
+	f.StringVar(&s.metrics, "metrics", "", "an `ADDRESS`, such as localhost:9090, to serve numbers at for Prometheus; unauthenticated")
 	f.BoolVar(&s.readOnly, "read-only", false, "change nothing, and give clients read access only")
 	s.powerCut.add(cmd)
 	f.DurationVar(&s.wait, "wait", 10*time.Second, "how long to wait for a former owner, and its clients' mappings, to go")
@@ -87,9 +102,16 @@ func (s *serveVerb) run(pool string, limits server.Limits) error {
 	if err != nil {
 		return unable(err)
 	}
+	var m *metrics
+	if s.metrics != "" {
+		if m, err = listenMetrics(s.metrics, s.stderr); err != nil {
+			return err
+		}
+		defer m.close()
+	}
 	srv, err := server.Open(pool, server.Options{
 		ReadOnly: s.readOnly, Require: s.require.Granularity, Wait: s.wait, PowerCut: s.powerCut.options,
-		DirectGroups: direct, Limits: limits,
+		DirectGroups: direct, Limits: limits, Commit: s.commit,
 		Logf: func(format string, args ...any) { fmt.Fprintf(s.stderr, format+"\n", args...) },
 	})
 	if err != nil {
@@ -99,10 +121,18 @@ func (s *serveVerb) run(pool string, limits server.Limits) error {
 	if err != nil {
 		return errors.Join(listenRemedy(s.socket, err), srv.Close())
 	}
-	if err := s.announce(srv, l.Path()); err != nil {
+	if m != nil {
+		m.serve(srv)
+	}
+	if err := s.announce(srv, l.Path(), m); err != nil {
 		return errors.Join(err, l.Close(), srv.Close())
 	}
-	return server.Run(s.ctx, srv, l, func(*server.Server) { fmt.Fprintln(s.stderr, "pmemfs: the power was cut, and is back") })
+	return server.Run(s.ctx, srv, l, func(next *server.Server) {
+		if m != nil {
+			m.server.Store(next)
+		}
+		fmt.Fprintln(s.stderr, "pmemfs: the power was cut, and is back")
+	})
 }
 
 // access says who may connect.
@@ -199,11 +229,16 @@ func listenRemedy(socket string, err error) error {
 }
 
 // announce tells that the server is ready: the socket listens, and connections are accepted in a moment.
-func (s *serveVerb) announce(srv *server.Server, socket string) error {
+func (s *serveVerb) announce(srv *server.Server, socket string, m *metrics) error {
 	i := srv.Info()
-	return s.print(&serving{
-		Pool: i.Medium.Path, Socket: socket, PID: i.PID, UUID: i.UUID, Label: i.Label, Medium: i.Medium, ReadOnly: s.readOnly,
-	})
+	r := &serving{
+		Pool: i.Medium.Path, Socket: socket, PID: i.PID, UUID: i.UUID, Label: i.Label, Medium: i.Medium, Commit: i.Commit,
+		ReadOnly: s.readOnly,
+	}
+	if m != nil {
+		r.Metrics = m.url()
+	}
+	return s.print(r)
 }
 
 // serving is what a server says when it is ready.
@@ -214,9 +249,15 @@ type serving struct {
 	UUID     string              `json:"uuid"`
 	Label    string              `json:"label"`
 	Medium   pmemfs.MediumReport `json:"medium"`
+	Commit   pmemfs.CommitPolicy `json:"commit"`
 	ReadOnly bool                `json:"read_only"`
+	Metrics  string              `json:"metrics,omitempty"`
 }
 
 func (r *serving) text(w io.Writer) {
-	fmt.Fprintf(w, "serving %s at %s: %s\n", r.Pool, r.Socket, guarantee(&r.Medium))
+	fmt.Fprintf(w, "serving %s at %s: %s; commit policy %v", r.Pool, r.Socket, guarantee(&r.Medium), r.Commit)
+	if r.Metrics != "" {
+		fmt.Fprintf(w, "; metrics at %s", r.Metrics)
+	}
+	fmt.Fprintln(w)
 }

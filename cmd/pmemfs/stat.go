@@ -14,16 +14,36 @@ import (
 )
 
 func (a *app) stat() *cobra.Command {
-	var follow bool
+	var (
+		follow bool
+		watch  time.Duration
+	)
 	cmd := a.command(verb{
-		use: "stat POOL PATH... [flags]", short: "Print all attributes of files", args: [2]int{2, -1},
-		long: `With --json: files, each with path, type, permissions, target (of a symlink), ino, generation, mode (st_mode of
-stat(2)), nlink, uid, gid, size (bytes), blocks (of 4 KiB), atime, mtime, ctime, btime (ns since 1970), static (see "pmemfs
-freeze"), and xattrs, from names to values in base64.
+		use: "stat POOL [PATH...] [flags]", args: [2]int{1, -1},
+		short: "Print all attributes of files, or the numbers of a server",
+		long: statsHelp + `
+With PATHs their attributes are printed. With --json: files, each with path, type, permissions, target (of a symlink),
+ino, generation, mode (st_mode of stat(2)), nlink, uid, gid, size (bytes), blocks (of 4 KiB), atime, mtime, ctime,
+btime (ns since 1970), static (see "pmemfs freeze"), and xattrs, from names to values in base64.
 `,
-		example: `  pmemfs stat /dev/shm/pool /data/orders.log
+		example: `  pmemfs stat /run/pmemfs/pool.sock
+  pmemfs stat /run/pmemfs/pool.sock --watch 1s
+  pmemfs stat /run/pmemfs/pool.sock --json | jq .journal.combined
+  pmemfs stat /dev/shm/pool /data/orders.log
   pmemfs stat /run/pmemfs/pool.sock / --json | jq '.files[0].mtime'`,
-		run: func(_ *cobra.Command, args []string) (result, error) {
+		run: func(cmd *cobra.Command, args []string) (result, error) {
+			switch watching := cmd.Flags().Changed("watch"); {
+			case watching && (len(args) > 1 || a.json || !isSocket(args[0])):
+				return nil, usageError(cmd, "--watch goes with the socket of a server, and with neither PATH nor --json")
+			case watching && watch < minWatch:
+				return nil, usageError(cmd, "--watch %v: it must be at least %v", watch, minWatch)
+			case watching:
+				return nil, a.watchStats(args[0], watch)
+			case len(args) == 1 && follow:
+				return nil, usageError(cmd, "--dereference goes with PATH")
+			case len(args) == 1:
+				return a.ownerStats(args[0])
+			}
 			r := &statResult{Files: []*statEntry{}}
 			err := a.look(args[0], func(fsys *pmemfs.FS) error {
 				return each(args[1:], func(name string) error { return r.add(fsys, tree.PoolName(name), follow) })
@@ -32,6 +52,7 @@ freeze"), and xattrs, from names to values in base64.
 		},
 	})
 	cmd.Flags().BoolVarP(&follow, "dereference", "L", false, "follow symbolic links")
+	cmd.Flags().DurationVar(&watch, "watch", 0, "print the numbers of a server at this interval, with rates, until Ctrl-C")
 	return cmd
 }
 

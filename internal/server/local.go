@@ -58,6 +58,7 @@ func (s *Session) Populate(id uint32, page, count int64, write bool, mapRun func
 			next = r.FirstPage + r.Count
 			return nil
 		})
+		s.srv.counts.fault(write, err)
 		if err != nil {
 			return at - page, err
 		}

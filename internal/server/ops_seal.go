@@ -1,7 +1,6 @@
 package server
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -42,11 +41,6 @@ func (s *Session) setStatic(q *wire.Request) (*wire.Reply, error) {
 		}
 		return nil, h.node.SetStatic(q.Flags == 1)
 	})
-}
-
-func (s *Session) stats(*wire.Request) (*wire.Reply, error) {
-	data, err := json.Marshal(s.srv.Stats())
-	return &wire.Reply{Data: data}, err
 }
 
 // mayDirect checks that the client may seal what it maps by a handle.

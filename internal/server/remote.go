@@ -78,6 +78,7 @@ func pidfdEnded(pidfd int) bool {
 func (s *Session) serveFaults(r *remote) {
 	err := r.page.Serve(func(q *fault.Request) fault.Reply {
 		reply, err := s.serveFault(q)
+		s.srv.counts.fault(q.Write, err)
 		if err != nil && s.srv.off.Load() {
 			return fault.Reply{Code: fault.CodeServerGone}
 		}

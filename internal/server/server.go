@@ -40,11 +40,11 @@ type Options struct {
 // Limits bound what one client may have, so that none can use up the server or keep all blocks where they are. A field that
 // is 0 means the default in brackets.
 type Limits struct {
-	Handles     int   // open files and directories (65,536)
-	Mappings    int   // (4,096)
-	Grants      int64 // runs of blocks that it can access (65,536: about what the kernel lets a process map)
-	PinnedBytes int64 // a range that is pinned twice counts twice (256 MiB)
-	SealedBytes int64 // in Direct mappings (half of the data area)
+	Handles     int   `json:"handles"`      // open files and directories (65,536)
+	Mappings    int   `json:"mappings"`     // (4,096)
+	Grants      int64 `json:"grants"`       // runs of blocks that it can access (65,536: about what the kernel lets a process map)
+	PinnedBytes int64 `json:"pinned_bytes"` // a range that is pinned twice counts twice (256 MiB)
+	SealedBytes int64 `json:"sealed_bytes"` // in Direct mappings (half of the data area)
 }
 
 // withDefaults returns the limits for a pool whose data area has so many bytes.
@@ -75,6 +75,7 @@ type Server struct {
 
 	clients sync.WaitGroup // connections that are being served
 	off     atomic.Bool    // the power is cut, or about to be
+	counts  counters
 
 	mu       sync.Mutex
 	sessions map[*Session]struct{} // protected by mu
@@ -151,6 +152,7 @@ func (s *Server) mount() (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("mount %s: %w", s.report.Path, err), s.pool.Close())
 	}
+	s.counts.since = time.Now()
 	s.startCommitter()
 	return nil
 }
@@ -202,6 +204,7 @@ func (s *Server) admit(sess *Session) error {
 		}
 	}
 	s.sessions[sess] = struct{}{}
+	s.counts.requests[wire.OpHello].Add(1)
 	if s.power != nil {
 		sess.issuer = s.power.Issuer()
 	}
@@ -234,20 +237,6 @@ type Info struct {
 func (s *Server) Info() Info {
 	st := s.fs.Statfs()
 	return Info{PID: os.Getpid(), UUID: st.UUID, Label: st.Label, Medium: s.report, Commit: s.opts.Commit}
-}
-
-// Stats is what Stats is answered with, as JSON.
-type Stats struct {
-	Clients int         `json:"clients"` // sessions, the asking one included
-	Exports int         `json:"exports"` // open files that exported descriptors stand for
-	Frames  grant.Usage `json:"frames"`
-}
-
-// Stats says what the server has to do with now.
-func (s *Server) Stats() Stats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return Stats{Clients: len(s.sessions), Exports: len(s.exports), Frames: s.grants.Usage()}
 }
 
 // Pool gives an embedding program the means to map the data area.

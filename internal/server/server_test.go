@@ -45,8 +45,8 @@ func (l *lines) all() []string {
 	return slices.Clone(l.text)
 }
 
-// newServer opens a pool of its own.
-func newServer(t *testing.T, o Options) *Server {
+// newPool makes a pool.
+func newPool(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "pmemfs-server")
 	if err != nil {
@@ -65,7 +65,13 @@ func newServer(t *testing.T, o Options) *Server {
 	if err := errors.Join(core.Format(p.Meta(), p.Data(), core.FormatOptions{Zeroed: true}), p.Close()); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(pool, o)
+	return pool
+}
+
+// newServer opens a pool of its own.
+func newServer(t *testing.T, o Options) *Server {
+	t.Helper()
+	s, err := Open(newPool(t), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -130,6 +130,7 @@ func (s *Session) dispatch(q *wire.Request) (*wire.Reply, error) {
 	if q.Op >= wire.OpEnd || ops[q.Op].do == nil {
 		return nil, fmt.Errorf("operation %d: %w", q.Op, unix.ENOSYS)
 	}
+	s.srv.counts.requests[q.Op].Add(1)
 	beyond := ops[q.Op].beyond || q.Op == wire.OpSetAttr && q.Handle == 0
 	switch {
 	case beyond && s.imported:
