@@ -29,12 +29,12 @@ With --json: one object; see the benchmark's help.
   pmemfs bench latency --stores 100000 --json`,
 		run: func(cmd *cobra.Command, args []string) (result, error) {
 			if len(args) == 0 {
-				return nil, usageError(cmd, "which benchmark: latency?")
+				return nil, usageError(cmd, "which benchmark: latency, commit?")
 			}
 			return nil, usageError(cmd, "there is no benchmark %q", args[0])
 		},
 	})
-	cmd.AddCommand(a.benchLatency())
+	cmd.AddCommand(a.benchLatency(), a.benchCommit())
 	return cmd
 }
 
@@ -72,15 +72,17 @@ func (r *reportFlags) plotAddress() string {
 
 // report is what a benchmark has found.
 type report interface {
-	SVG(w io.Writer) error
 	Markdown(w io.Writer, command, plot string)
 }
+
+// plotted is a report with a plot.
+type plotted interface{ SVG(w io.Writer) error }
 
 // write writes the files that were asked for.
 func (r *reportFlags) write(cmd *cobra.Command, found report) error {
 	var errs []error
-	if r.svg != "" {
-		errs = append(errs, writeFile(r.svg, found.SVG))
+	if p, ok := found.(plotted); ok && r.svg != "" {
+		errs = append(errs, writeFile(r.svg, p.SVG))
 	}
 	if r.markdown != "" {
 		errs = append(errs, writeFile(r.markdown, func(w io.Writer) error {

@@ -39,8 +39,8 @@ type stage struct {
 	fsys     *pmemfs.FS
 }
 
-// newStage makes a pool of size bytes below dir and serves it. Only what is used of it takes room.
-func newStage(ctx context.Context, dir string, size int64) (_ *stage, err error) {
+// newStage makes a pool of size bytes below dir and serves it, with more flags if there are any. Only what is used of it takes room.
+func newStage(ctx context.Context, dir string, size int64, serve ...string) (_ *stage, err error) {
 	s := &stage{}
 	defer func() {
 		if err != nil {
@@ -58,7 +58,7 @@ func newStage(ctx context.Context, dir string, size int64) (_ *stage, err error)
 	if s.children, err = child.NewGroup(); err != nil {
 		return nil, err
 	}
-	if s.server, err = s.children.Start("the server", "serve", pool, "--socket", s.socket); err != nil {
+	if s.server, err = s.children.Start("the server", append([]string{"serve", pool, "--socket", s.socket}, serve...)...); err != nil {
 		return nil, err
 	}
 	if _, err := s.server.Line(ctx); err != nil {
