@@ -2,6 +2,7 @@ package journal
 
 import (
 	"fmt"
+	"math/bits"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -12,9 +13,10 @@ import (
 // group is what is committed together: finished records, one behind the other,
 // and what follows them.
 type group struct {
+	from    uint64 // LSN where it begins
 	records []byte
 	work    int64   // see recordWork
-	pages   []*page // that the records changed
+	pages   []*page // that the records changed, each once
 	last    []func()
 }
 
@@ -43,9 +45,7 @@ func (t *Tx) Stage() (uint64, error) {
 		g.work += recordWork(record, j.record.Zeros())
 		for _, p := range t.order {
 			if p.zeroed || p.dirty != [len(p.dirty)]uint64{} {
-				p.lsn = j.head
-				g.pages = append(g.pages, p)
-				j.over.put(p)
+				j.stagePage(p)
 			}
 		}
 	}
@@ -57,6 +57,36 @@ func (t *Tx) Stage() (uint64, error) {
 	g.last = append(g.last, t.last...)
 	t.end(true)
 	return lsn, nil
+}
+
+// stagePage places a page of a transaction over the medium's, or into one that
+// is there already. Those who read other objects of that one meanwhile read
+// other words of it.
+func (j *Journal) stagePage(p *page) {
+	staged := j.over.find(p.number)
+	if staged == nil {
+		staged = p
+		j.over.put(p)
+	} else {
+		staged.take(p)
+	}
+	if staged.lsn <= j.staged.from {
+		j.staged.pages = append(j.staged.pages, staged)
+	}
+	staged.lsn = j.head
+}
+
+// take changes what another page of the same number changes.
+func (p *page) take(q *page) {
+	if q.zeroed {
+		clear(p.bytes[:])
+	}
+	for i, rest := range q.dirty {
+		for ; rest != 0; rest &= rest - 1 {
+			at := (i*64 + bits.TrailingZeros64(rest)) * layout.WordSize
+			copy(p.bytes[at:at+layout.WordSize], q.bytes[at:])
+		}
+	}
 }
 
 // Commit makes everything that was staged up to an LSN durable, and perhaps
@@ -80,7 +110,7 @@ func (j *Journal) Commit(lsn uint64) error {
 func (j *Journal) commitGroup() error {
 	j.mu.Lock()
 	g, from := j.staged, j.durable.Load()
-	j.staged = group{}
+	j.staged = group{from: j.head}
 	err := j.failed
 	if err == nil && len(g.records) > 0 {
 		err = j.makeRoom(g.work)
@@ -100,7 +130,7 @@ func (j *Journal) commitGroup() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", unix.EIO, j.fail(err))
 	}
-	j.over.drop(g.pages)
+	j.over.drop(g.pages, j.durable.Load())
 	for _, fn := range g.last {
 		fn()
 	}
@@ -153,10 +183,9 @@ func (j *Journal) settle(records []byte, work int64) error {
 // overlay is the pages of the meta area as staged transactions want them, over
 // those of the medium.
 //
-// Invariant: a page is in it from when it was staged until its record is
-// applied in place, or a later one of the same number is staged. Whoever reads
-// an object sees one or the other; both hold the same bytes of that object,
-// whose lock he has.
+// Invariant: a page is in it from when it was staged until the last record that
+// changes it is applied in place. Whoever reads an object sees one or the other;
+// both hold the same bytes of that object, whose lock he has.
 type overlay struct {
 	count  atomic.Int64 // pages that are there: with none nobody looks further
 	chunks []atomic.Pointer[overlayChunk]
@@ -181,7 +210,7 @@ func (o *overlay) find(number int64) *page {
 	return c[number%layout.Fanout].Load()
 }
 
-// put places a page over an older one, if there is one.
+// put adds a page.
 func (o *overlay) put(p *page) {
 	at := &o.chunks[p.number/layout.Fanout]
 	c := at.Load()
@@ -189,17 +218,16 @@ func (o *overlay) put(p *page) {
 		c = new(overlayChunk)
 		at.Store(c)
 	}
-	if c[p.number%layout.Fanout].Load() == nil {
-		o.count.Add(1) // before it can be found: who sees no count looks at the medium, which is older
-	}
+	o.count.Add(1)
 	c[p.number%layout.Fanout].Store(p)
 }
 
-// drop takes pages away that are in place, but for those that were staged
-// again.
-func (o *overlay) drop(pages []*page) {
+// drop takes pages away that are in place, but for those that were staged again
+// since.
+func (o *overlay) drop(pages []*page, durable uint64) {
 	for _, p := range pages {
-		if o.chunks[p.number/layout.Fanout].Load()[p.number%layout.Fanout].CompareAndSwap(p, nil) {
+		if p.lsn <= durable {
+			o.chunks[p.number/layout.Fanout].Load()[p.number%layout.Fanout].Store(nil)
 			o.count.Add(-1)
 		}
 	}

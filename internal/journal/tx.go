@@ -15,10 +15,11 @@ const wordsPerPage = layout.BlockSize / layout.WordSize
 // page is a block of the meta area as a transaction wants it.
 //
 // Invariant: words whose bit in dirty is clear are as in the View (or zero,
-// when zeroed). Once staged, number, bytes and lsn do not change any more.
+// when zeroed). Once staged it is the journal's: lsn and what is in bytes change
+// with the builder's lock held, and dirty and zeroed mean nothing.
 type page struct {
 	number int64
-	lsn    uint64 // behind the record that it was staged with
+	lsn    uint64 // behind the last record that it was staged with
 	zeroed bool
 	dirty  [wordsPerPage / 64]uint64
 	bytes  [layout.BlockSize]byte
