@@ -156,6 +156,30 @@ func TestFaultsAreCounted(t *testing.T) {
 	}
 }
 
+// TestPopulateIsCounted: where nobody resolves page faults, runs that are asked for count as such.
+func TestPopulateIsCounted(t *testing.T) {
+	pool := newPool(t)
+	put(t, pool, "f", strings.Repeat("x", 16<<10))
+	fsys, err := pmemfs.Open(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { fsys.Close() })
+	f, err := fsys.OpenFile("f", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, flags := range []pmemfs.MapFlags{pmemfs.Shared | pmemfs.Populate, pmemfs.Shared | pmemfs.Populate | pmemfs.ReadOnly} {
+		if _, err := f.Map(0, 16<<10, flags); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := fsys.Stats()
+	if want := (pmemfs.FaultStats{Read: 1, Write: 1}); err != nil || s.Faults != want {
+		t.Errorf("%+v, %v", s.Faults, err)
+	}
+}
+
 // TestStatOfOwner: the numbers of a pool that this process opens, and what does not go together.
 func TestStatOfOwner(t *testing.T) {
 	eachWay(t, func(t *testing.T, pool string) {
