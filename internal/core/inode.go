@@ -320,7 +320,8 @@ const keptNodes = 32
 // newNode allocates a node, zeroed, and returns it with its offset.
 func (u *update) newNode(owner *layout.Inode) (layout.Node, int64, error) {
 	if !u.frees && u.fs.nodes.Free() <= keptNodes {
-		return 0, 0, fmt.Errorf("no free nodes in the meta area, but those kept for operations that free blocks: %w", unix.ENOSPC)
+		return 0, 0, fmt.Errorf("no free nodes in the meta area, but those kept for operations that free blocks: %w",
+			unix.ENOSPC)
 	}
 	runs, err := u.fs.nodes.Reserve(1, -1)
 	if err != nil {

@@ -81,7 +81,8 @@ func (fs *FS) reclaimOrphans() {
 		default:
 		}
 		if err := fs.reclaimOrphan(ino); err != nil && !errors.Is(err, unix.EBADF) {
-			slog.Error("reclaiming what was removed while open; pmemfs check names what is damaged", "inode", uint64(ino), "error", err)
+			slog.Error("reclaiming what was removed while open; pmemfs check names what is damaged",
+				"inode", uint64(ino), "error", err)
 		}
 		if in := fs.held[ino]; in != nil {
 			in.put()

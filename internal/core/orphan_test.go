@@ -91,7 +91,11 @@ func TestAdopt(t *testing.T) {
 		ino        layout.Ino
 		generation uint64
 		want       error
-	}{{removed.ino, removed.generation + 1, unix.ESTALE}, {named.ino, named.generation - 1, unix.ESTALE}, {400, 1, unix.ENOENT}} {
+	}{
+		{removed.ino, removed.generation + 1, unix.ESTALE},
+		{named.ino, named.generation - 1, unix.ESTALE},
+		{400, 1, unix.ENOENT},
+	} {
 		if _, err := fs.Adopt(c.ino, c.generation); err != c.want {
 			t.Errorf("inode %d, generation %d: %v, want %v", c.ino, c.generation, err, c.want)
 		}
@@ -104,7 +108,8 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("%+v, before %+v", got, before)
 	}
 
-	a, b := must[*Node](t)(fs.Adopt(removed.ino, removed.generation)), must[*Node](t)(fs.Adopt(removed.ino, removed.generation))
+	a := must[*Node](t)(fs.Adopt(removed.ino, removed.generation))
+	b := must[*Node](t)(fs.Adopt(removed.ino, removed.generation))
 	n := must[*Node](t)(fs.Adopt(named.ino, named.generation))
 	fs.Reclaim()
 	fs.Reclaim()

@@ -103,10 +103,14 @@ func TestSealed(t *testing.T) {
 			}},
 			{"punch its last block", true, func(f *frozenTree) error { return f.allocate(punch, 2*page, page) }},
 			{"punch all", true, func(f *frozenTree) error { return f.allocate(punch, 0, 1<<30) }},
-			{"punch a block of it with parts of others", true, func(f *frozenTree) error { return f.allocate(punch, 100, 2*page) }},
+			{"punch a block of it and parts of others", true, func(f *frozenTree) error {
+				return f.allocate(punch, 100, 2*page)
+			}},
 			{"punch a part of a block", false, func(f *frozenTree) error { return f.allocate(punch, page+8, 100) }},
 			{"punch parts of two blocks", false, func(f *frozenTree) error { return f.allocate(punch, page+8, page) }},
-			{"punch beside it with a part of it", false, func(f *frozenTree) error { return f.allocate(punch, 3*page-8, 3*page) }},
+			{"punch beside it and a part of it", false, func(f *frozenTree) error {
+				return f.allocate(punch, 3*page-8, 3*page)
+			}},
 			{"zero its first block", true, func(f *frozenTree) error { return f.allocate(zero, page, page) }},
 			{"zero around it", true, func(f *frozenTree) error { return f.allocate(zero|KeepSize, 8, 7*page) }},
 			{"zero parts of blocks", false, func(f *frozenTree) error { return f.allocate(zero, page+8, page) }},
@@ -229,10 +233,14 @@ func TestStatic(t *testing.T) {
 		{"zero a block", true, func(f *frozenTree) error { return f.allocate(zero|KeepSize, page, page) }},
 		{"zero parts of blocks", false, func(f *frozenTree) error { return f.allocate(zero, 5, page) }},
 		{"zero beyond the end", true, func(f *frozenTree) error { return f.allocate(zero, 2*page+5, 96) }},
-		{"zero beyond the end, keep size", false, func(f *frozenTree) error { return f.allocate(zero|KeepSize, 2*page+5, 96) }},
+		{"zero beyond the end, keep size", false, func(f *frozenTree) error {
+			return f.allocate(zero|KeepSize, 2*page+5, 96)
+		}},
 		{"allocate what there is", false, func(f *frozenTree) error { return f.allocate(0, 0, size) }},
 		{"allocate beyond the end", true, func(f *frozenTree) error { return f.allocate(0, 0, size+1) }},
-		{"allocate to the end of the last block, keep size", false, func(f *frozenTree) error { return f.allocate(KeepSize, 0, 3*page) }},
+		{"allocate to the end of the last block, keep size", false, func(f *frozenTree) error {
+			return f.allocate(KeepSize, 0, 3*page)
+		}},
 		{"allocate behind the end, keep size", true, func(f *frozenTree) error { return f.allocate(KeepSize, 3*page, 1) }},
 		{"relocate", true, func(f *frozenTree) error { return f.n.Relocate(0, 1) }},
 		{"relocate behind the end", false, func(f *frozenTree) error { return f.n.Relocate(3*page, page) }},
@@ -282,7 +290,8 @@ func TestSetStatic(t *testing.T) {
 		t.Helper()
 		var unfilled *UnfilledError
 		err := n.SetStatic(true)
-		if !errors.As(err, &unfilled) || !errors.Is(err, unix.EINVAL) || *unfilled != (UnfilledError{off, what}) || n.Attr().Static {
+		if !errors.As(err, &unfilled) || !errors.Is(err, unix.EINVAL) || *unfilled != (UnfilledError{off, what}) ||
+			n.Attr().Static {
 			t.Errorf("%v, want %s at %d", err, what, off)
 		}
 	}
