@@ -295,13 +295,6 @@ func (in *inode) plan(first, end int64) (p plan, err error) {
 	return p, err
 }
 
-func count(pieces []piece) (n int64) {
-	for _, p := range pieces {
-		n += p.count
-	}
-	return n
-}
-
 // targets is all pieces of the plan, holes with the blocks they will get.
 func (p plan) targets(runs []alloc.Run) []piece {
 	out := append([]piece(nil), p.written...)
