@@ -45,7 +45,13 @@ func (p CommitPolicy) String() string {
 	case policyOp:
 		return "op"
 	case policyInterval:
-		return "interval=" + p.interval.String()
+		text := p.interval.String() // of an hour: 1h0m0s
+		for _, zeros := range []string{"m0s", "h0m"} {
+			if strings.HasSuffix(text, zeros) {
+				text = text[:len(text)-2]
+			}
+		}
+		return "interval=" + text
 	}
 	return "default"
 }
