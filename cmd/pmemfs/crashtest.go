@@ -19,6 +19,8 @@ type crashtestOptions struct {
 	seed   uint64
 	time   time.Duration
 	replay string
+	policy string
+	medium string
 }
 
 const crashtestLong = `Sequences of operations run on a simulated medium in memory; no pool is needed and none is touched. For the last operation
@@ -26,6 +28,11 @@ of each sequence the images are made that a power cut may leave between any two 
 not durable, torn as a medium may tear. Each image must mount, pass every check of "pmemfs check", and show the state
 before or after the operation. Some are used further: the power is cut in their replay, and again in the replay after
 that; then files are added and everything is removed, and nothing may be left in use.
+
+With --policy op each operation is durable when it returns. With --policy interval operations are staged, and become durable
+together, by a commit or a sync, which are operations then, too; each sequence is run as it is and followed by a commit. The
+state must be one after some operation, and contain all that was made durable. With --medium page-cache it is a disk behind
+the kernel's page cache, written back at any time, of which a fence is an fdatasync.
 
 All sequences of one and of two operations are run, of three and more over a smaller set. With --time it ends after that
 long, and goes on with random longer sequences when the others are done before. docs/crash.md says what is promised and
@@ -36,7 +43,7 @@ again, alone. Ctrl-C ends the test and prints what was done so far.
 
 Exit code 0: no violation; 1: violations; 2: it could not be run.
 
-With --json: depth, seed, sequences, skipped (that a shorter one stands for), total, epochs, made (images, with equal
+With --json: depth, policy, medium, seed, sequences, skipped (that a shorter one stands for), total, epochs, made (images, with equal
 ones), images (distinct ones), used_further, replay_images (power cuts in recovery), violations, complete, seconds,
 images_per_second, and cases: for each violation file, operations, image and text.
 `
@@ -49,6 +56,7 @@ func (a *app) crashtest() *cobra.Command {
 		example: `  pmemfs crashtest --depth 1
   pmemfs crashtest --depth 2 --json
   pmemfs crashtest --time 1h --seed 7
+  pmemfs crashtest --depth 1 --policy interval --medium page-cache
   pmemfs crashtest --replay pmemfs-crash-1.case`,
 		run: func(cmd *cobra.Command, _ []string) (result, error) {
 			if o.depth < 1 || o.depth > 4 {
@@ -57,23 +65,31 @@ func (a *app) crashtest() *cobra.Command {
 			if o.time < 0 {
 				return nil, usageError(cmd, "a time of %v", o.time)
 			}
+			setting, err := explore.ParseSetting(o.policy, o.medium)
+			if err != nil {
+				return nil, usageError(cmd, "%v", err)
+			}
 			if o.replay != "" {
 				return a.replayCase(o.replay)
 			}
-			return a.runCrashtest(o)
+			return a.runCrashtest(o, setting)
 		},
 	})
 	f := cmd.Flags()
 	f.IntVar(&o.depth, "depth", 2, "longest systematic sequences, in `operations`")
 	f.Uint64Var(&o.seed, "seed", 1, "`number` that random choices follow from")
 	f.DurationVar(&o.time, "time", 0, "end after this `duration`, such as 90s or 2h (default: when all sequences are done)")
+	f.StringVar(&o.policy, "policy", "op", "when operations become durable: `op` (each when it returns) or interval (together, later)")
+	f.StringVar(&o.medium, "medium", "cpu-cache", "what is simulated: `cpu-cache` (memory behind the CPU's caches) or page-cache (a disk)")
 	f.StringVar(&o.replay, "replay", "", "run the case in this `file` instead")
 	return cmd
 }
 
 type crashtestResult struct {
-	Depth int    `json:"depth,omitempty"`
-	Seed  uint64 `json:"seed"`
+	Depth  int    `json:"depth,omitempty"`
+	Policy string `json:"policy"`
+	Medium string `json:"medium"`
+	Seed   uint64 `json:"seed"`
 	explore.Report
 	Complete bool      `json:"complete"`
 	Seconds  float64   `json:"seconds"`
@@ -88,13 +104,13 @@ type badCase struct {
 	Text       string   `json:"text"`
 }
 
-func (a *app) runCrashtest(o crashtestOptions) (result, error) {
-	r := &crashtestResult{Depth: o.depth, Seed: o.seed, Cases: []badCase{}}
-	bar := a.newProgress("crashtest", explore.Sequences(o.depth), false)
+func (a *app) runCrashtest(o crashtestOptions, s explore.Setting) (result, error) {
+	r := &crashtestResult{Depth: o.depth, Policy: o.policy, Medium: o.medium, Seed: o.seed, Cases: []badCase{}}
+	bar := a.newProgress("crashtest", explore.Sequences(s, o.depth), false)
 	var lost error // a case that could not be written
 	start := time.Now()
 	e := explore.Options{
-		Depth: o.depth, Seed: o.seed, Effort: explore.Thorough, Workers: runtime.GOMAXPROCS(0),
+		Setting: s, Depth: o.depth, Seed: o.seed, Effort: explore.Thorough, Workers: runtime.GOMAXPROCS(0),
 		Progress: func(done explore.Report) { bar.set(min(done.Sequences+done.Skipped, done.Total)) },
 		Violation: func(v *explore.Violation) {
 			bar.clear()
@@ -170,7 +186,9 @@ func (a *app) replayCase(name string) (result, error) {
 	if err != nil {
 		return nil, unable(fmt.Errorf("%s: %w", name, err))
 	}
-	r := &crashtestResult{Seed: c.Seed, Complete: true, Cases: []badCase{}}
+	r := &crashtestResult{
+		Policy: c.Setting.Policy(), Medium: c.Setting.Medium(), Seed: c.Seed, Complete: true, Cases: []badCase{},
+	}
 	start := time.Now()
 	report, found, err := explore.RunCase(a.ctx, c)
 	r.Report = report

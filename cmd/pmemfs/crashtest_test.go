@@ -19,6 +19,19 @@ func TestCrashtest(t *testing.T) {
 	if got["violations"] != 0.0 || got["complete"] != false {
 		t.Errorf("%v violations, complete: %v", got["violations"], got["complete"])
 	}
+	if got["policy"] != "op" || got["medium"] != "cpu-cache" {
+		t.Errorf("by default policy %v on medium %v", got["policy"], got["medium"])
+	}
+}
+
+// TestCrashtestSettings: the policy and the medium that are asked for are tried, and no others are there.
+func TestCrashtestSettings(t *testing.T) {
+	got := parse(t, ok(t, "crashtest", "--depth", "1", "--time", "1s", "--policy", "interval", "--medium", "page-cache", "--json"))
+	if got["policy"] != "interval" || got["medium"] != "page-cache" || got["sequences"] == 0.0 || got["violations"] != 0.0 {
+		t.Error(got)
+	}
+	fails(t, 2, []string{"op or interval"}, "crashtest", "--policy", "never")
+	fails(t, 2, []string{"cpu-cache or page-cache"}, "crashtest", "--medium", "paper")
 }
 
 // TestCrashtestReplay runs a case with a fault put in on purpose, and without.
@@ -31,6 +44,8 @@ func TestCrashtestReplay(t *testing.T) {
 	}{
 		{"good", good, 0, "0 violations"},
 		{"bad", good + "mutant written data not fenced\n", 1, "a power cut leaves what it must not"},
+		{"staged", good + "setting interval page-cache\nop sync /a/x\n", 0, "0 violations"},
+		{"unknown setting", good + "setting never paper\n", 2, "op or interval"},
 		{"no case", "hello\n", 2, "line 1: not a crash case"},
 		{"no operation", "pmemfs crash case 1\n", 2, "it has no operations"},
 		{"unknown operation", good + "op fly /a\n", 2, "line 3"},

@@ -13,10 +13,11 @@ import (
 // Case is a sequence of operations with all that decides which images of its
 // last operation are looked at. Its text form is what --replay reads.
 type Case struct {
-	Ops    []Op
-	Effort Effort
-	Seed   uint64 // of the samples
-	Mutant string // a fault put in on purpose; empty: none
+	Ops     []Op
+	Setting Setting
+	Effort  Effort
+	Seed    uint64 // of the samples
+	Mutant  string // a fault put in on purpose; empty: none
 }
 
 // Effort says how many images are made, as crash.Options does, and which of
@@ -36,7 +37,10 @@ var (
 )
 
 func (c *Case) options() crash.Options {
-	return crash.Options{Exhaustive: c.Effort.Exhaustive, Lines: c.Effort.Lines, Samples: c.Effort.Samples, Seed: c.Seed}
+	e := c.Effort
+	return crash.Options{
+		Model: c.Setting.model(), Exhaustive: e.Exhaustive, Lines: e.Lines, Samples: e.Samples, Seed: c.Seed,
+	}
 }
 
 const caseHeader = "pmemfs crash case 1"
@@ -46,6 +50,9 @@ func (c *Case) String() string {
 	var b strings.Builder
 	e := c.Effort
 	fmt.Fprintf(&b, "%s\nseed %d\nimages %d %d %d %d\n", caseHeader, c.Seed, e.Exhaustive, e.Lines, e.Samples, e.Deep)
+	if c.Setting != (Setting{}) {
+		fmt.Fprintf(&b, "setting %s %s\n", c.Setting.Policy(), c.Setting.Medium())
+	}
 	if c.Mutant != "" {
 		fmt.Fprintf(&b, "mutant %s\n", c.Mutant)
 	}
@@ -91,6 +98,9 @@ func (c *Case) parse(line string) (err error) {
 	switch key {
 	case "seed":
 		c.Seed, err = strconv.ParseUint(rest, 10, 64)
+	case "setting":
+		policy, medium, _ := strings.Cut(rest, " ")
+		c.Setting, err = ParseSetting(policy, medium)
 	case "mutant":
 		if c.Mutant = rest; findMutant(rest) == nil {
 			err = fmt.Errorf("there is no mutant %q", rest)

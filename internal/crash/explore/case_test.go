@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,13 +15,14 @@ import (
 
 // TestText: what is written is read again.
 func TestText(t *testing.T) {
-	for _, o := range Alphabet {
+	for _, o := range slices.Concat(Alphabet, staged) {
 		if got, err := ParseOp(o.String()); err != nil || got != o {
 			t.Errorf("%q is read as %+v, %v", o, got, err)
 		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		c := &Case{Seed: rapid.Uint64().Draw(t, "seed"), Effort: Short, Mutant: rapid.SampledFrom([]string{"", "record not fenced"}).Draw(t, "mutant")}
+		c.Setting = rapid.SampledFrom(Settings).Draw(t, "setting")
 		for range rapid.IntRange(1, 4).Draw(t, "n") {
 			c.Ops = append(c.Ops, rapid.SampledFrom(Alphabet).Draw(t, "op"))
 		}
@@ -40,6 +42,7 @@ func FuzzReadCase(f *testing.F) {
 	f.Add((&Case{Ops: Alphabet, Effort: Thorough}).String())
 	f.Add(caseHeader + "\nop write /a/x 99999999999 1\n")
 	f.Add(caseHeader + "\nimages 1 2 3\n")
+	f.Add(caseHeader + "\nsetting interval page-cache\nop commit\n")
 	f.Add(caseHeader + "\nmutant none\nop remount")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := ReadCase(strings.NewReader(text))

@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
 
 // Options for Run.
 type Options struct {
+	Setting  Setting
 	Depth    int // sequences of up to so many operations; those longer than 2 of Small only
 	Seed     uint64
 	Effort   Effort
@@ -78,19 +80,21 @@ func sequences(alphabet []Op, depth int, fn func([]Op) bool) {
 	}
 }
 
-func alphabetOf(depth int) []Op {
-	if depth > 2 {
-		return Small
+// endings is what follows each sequence: where operations are staged their
+// records get to the medium by a commit.
+func (s Setting) endings() [][]Op {
+	if s.Interval {
+		return [][]Op{nil, staged[:1]}
 	}
-	return Alphabet
+	return [][]Op{nil}
 }
 
 // Sequences is how many sequences there are up to a depth.
-func Sequences(depth int) (n int64) {
+func Sequences(s Setting, depth int) (n int64) {
 	for d := 1; d <= depth; d++ {
-		count := int64(1)
+		count := int64(len(s.endings()))
 		for range d {
-			count *= int64(len(alphabetOf(d)))
+			count *= int64(len(s.alphabet(d)))
 		}
 		n += count
 	}
@@ -116,7 +120,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	}
 	inner, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	r := &run{opts: o, cases: make(chan *Case, 64), stop: stop, report: Report{Total: Sequences(o.Depth)}}
+	r := &run{opts: o, cases: make(chan *Case, 64), stop: stop, report: Report{Total: Sequences(o.Setting, o.Depth)}}
 	var workers sync.WaitGroup
 	v := &verdicts{}
 	for range max(o.Workers, 1) {
@@ -147,7 +151,7 @@ type run struct {
 
 func (r *run) feed(ctx context.Context) {
 	give := func(ops []Op) bool {
-		c := &Case{Ops: ops, Effort: r.opts.Effort, Seed: seedOf(r.opts.Seed, ops)}
+		c := &Case{Ops: ops, Setting: r.opts.Setting, Effort: r.opts.Effort, Seed: seedOf(r.opts.Seed, ops)}
 		select {
 		case r.cases <- c:
 			return true
@@ -157,35 +161,41 @@ func (r *run) feed(ctx context.Context) {
 	}
 	for depth := 1; depth <= r.opts.Depth; depth++ {
 		n := 0
-		sequences(alphabetOf(depth), depth, func(ops []Op) bool {
+		sequences(r.opts.Setting.alphabet(depth), depth, func(ops []Op) bool {
 			n++
 			if depth > 1 && r.opts.Every > 1 && n%r.opts.Every != 0 {
 				return true
 			}
-			return give(ops)
+			for _, ending := range r.opts.Setting.endings() {
+				if !give(slices.Concat(ops, ending)) {
+					return false
+				}
+			}
+			return true
 		})
 	}
 	if b, err := theBase(); err == nil && r.opts.Random {
 		rng := rand.New(rand.NewPCG(r.opts.Seed, 0))
-		for give(randomOps(rng, b.model)) {
+		for give(randomOps(rng, b.model, r.opts.Setting)) {
 		}
 	}
 }
 
 // randomOps is a sequence of 3 to 8 operations, of which all but the last
 // succeed.
-func randomOps(rng *rand.Rand, m *Model) (ops []Op) {
+func randomOps(rng *rand.Rand, m *Model, s Setting) (ops []Op) {
+	alphabet, endings := s.alphabet(1), s.endings()
 	m = m.clone()
 	for i, o := range opening {
 		m.Apply(o, i, firstTime)
 	}
 	for n := 3 + rng.IntN(6); len(ops) < n; {
-		o := Alphabet[rng.IntN(len(Alphabet))]
+		o := alphabet[rng.IntN(len(alphabet))]
 		if m.Apply(o, len(ops), firstTime) == nil {
 			ops = append(ops, o)
 		}
 	}
-	return ops
+	return append(ops, endings[rng.IntN(len(endings))]...)
 }
 
 func (r *run) work(ctx context.Context, w *worker) {

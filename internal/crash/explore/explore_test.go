@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,6 +31,39 @@ func TestSequences(t *testing.T) {
 	}
 }
 
+// TestSettings runs every operation and some random sequences under each commit
+// policy, on each medium.
+func TestSettings(t *testing.T) {
+	for _, s := range Settings {
+		t.Run(s.Policy()+" on "+s.Medium(), func(t *testing.T) {
+			random := int64(150)
+			if raceDetector || testing.Short() {
+				random = 10
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			o := Options{
+				Setting: s, Depth: 1, Seed: 1, Effort: Effort{Exhaustive: 64, Lines: 6, Samples: 6, Deep: 24},
+				Workers: runtime.GOMAXPROCS(0), Random: true,
+				Progress: func(r Report) {
+					if r.Sequences+r.Skipped >= r.Total+random {
+						cancel()
+					}
+				},
+				Violation: func(v *Violation) { t.Errorf("\n%v", v) },
+			}
+			r, err := Run(ctx, o)
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			t.Logf("%+v", r)
+			if r.Sequences < int64(len(Alphabet))+random || r.Images < r.Sequences || r.Deep == 0 || r.Replayed == 0 {
+				t.Error("it does not look at what it should")
+			}
+		})
+	}
+}
+
 // TestStaticRefuses does every operation on files that are static: the model
 // says which are refused.
 func TestStaticRefuses(t *testing.T) {
@@ -49,7 +83,7 @@ func TestStaticRefuses(t *testing.T) {
 				t.Errorf("\n%v", v)
 			}
 			m := w.base.model.clone()
-			for i, o := range append(opening[:2:2], c.Ops...) {
+			for i, o := range slices.Concat(opening, c.Ops) {
 				err = m.Apply(o, i, firstTime)
 			}
 			if errors.Is(err, core.ErrStatic) {

@@ -18,7 +18,7 @@ func (w *worker) further(m *crash.Image, d verdict) error {
 		return err
 	}
 	n := 0
-	_, err = w.replay.Images(crash.Options{Exhaustive: 16, Lines: 4, Samples: 4}, func(m *crash.Image) error {
+	_, err = w.replay.Images(crash.Options{Model: w.c.Setting.model(), Exhaustive: 16, Lines: 4, Samples: 4}, func(m *crash.Image) error {
 		n++
 		w.report.Replayed++
 		t, err := w.look(m.Areas)
@@ -54,7 +54,7 @@ func (w *worker) writable(r *crash.Recorder, m *crash.Image, d verdict) (*core.F
 	if w.mutant != nil {
 		meta, data = w.mutant.areas(w.base.sb, meta, data)
 	}
-	s, err := newSession(meta, data, firstTime-opTime)
+	s, err := newSession(meta, data, firstTime-opTime, w.c.Setting)
 	if err != nil {
 		return nil, fmt.Errorf("mount for writing: %w", err)
 	}
@@ -69,7 +69,7 @@ func (w *worker) replayAgain(m *crash.Image, d verdict) error {
 	if _, err := w.writable(w.again, m, d); err != nil {
 		return err
 	}
-	_, err := w.again.Images(crash.Options{Exhaustive: 4, Lines: 2, Samples: 2}, func(m *crash.Image) error {
+	_, err := w.again.Images(crash.Options{Model: w.c.Setting.model(), Exhaustive: 4, Lines: 2, Samples: 2}, func(m *crash.Image) error {
 		w.report.Replayed++
 		t, err := w.look(m.Areas)
 		if err == nil && t.digest() != d {
@@ -108,6 +108,9 @@ func use(fs *core.FS, t tree) error {
 		return fmt.Errorf("with a new file in each directory: %w", err)
 	}
 	if err := removeAll(fs, layout.RootIno); err != nil {
+		return err
+	}
+	if err := fs.Commit(); err != nil { // what is freed can be had then
 		return err
 	}
 	if err := check(fs); err != nil {

@@ -23,8 +23,8 @@ type content [blockSize]byte
 
 // node is a file, directory or symbolic link of the model.
 //
-// Invariants: bytes of data at and behind size are zeros; loose has words of
-// blocks in data only.
+// Invariants: bytes of data at and behind size are zeros; frames has the blocks
+// of data, and loose words of them only.
 type node struct {
 	id       int // the same in all copies of a model
 	kind     uint32
@@ -38,24 +38,35 @@ type node struct {
 	entries  map[string]*node
 	parent   *node
 	data     map[int64]*content // the blocks that were written; immutable, replaced as a whole
+	frames   map[int64]int      // where they lie: the same number as long as it is the same place
+	frame    int                // the last number that was given
 	loose    map[int64][]uint64 // by word: what the medium may hold instead
 	opened   int
 	mtime    int64
 	ctime    int64
 	durable  [][2]int64 // mtime and ctime that the medium may have instead; immutable but for its length
+	recorded int64      // time of the last operation with a record that concerns it
 }
 
-// Model is a plain file system in memory: what core should be. A change is
-// durable when the operation returns, but for what loose and durable say.
+// Model is a plain file system in memory: what core should be.
+//
+// What a power cut may leave is one of a list of states, each as it was after
+// some operation, but for what loose and durable say. A store in place is made
+// in all of them that have the same block there: it needs no record. It is loose
+// where it may be missing, in the states after it, too; but not behind a record
+// that was made after the store, because what was stored before a record is
+// durable before it is.
 type Model struct {
+	setting Setting
 	root    *node
 	handles map[string]*node
 	next    int
-	now     int64
+	now     int64 // time of the last operation
 
 	// states is what a power cut during the present operation may leave besides
-	// its end: copies of before, and of stages between.
-	states []*Model
+	// its end, past what one after it may: copies of before, and of stages
+	// between. Oldest first.
+	states, past []*Model
 }
 
 func newModel() *Model {
@@ -75,10 +86,10 @@ func (m *Model) newNode(kind, mode uint32) *node {
 	return n
 }
 
-// clone copies everything but states.
+// clone copies everything but states and past.
 func (m *Model) clone() *Model {
 	seen := map[*node]*node{}
-	out := &Model{handles: map[string]*node{}, next: m.next, now: m.now, root: m.root.clone(seen)}
+	out := &Model{setting: m.setting, handles: map[string]*node{}, next: m.next, now: m.now, root: m.root.clone(seen)}
 	for name, n := range m.handles {
 		out.handles[name] = n.clone(seen)
 	}
@@ -95,7 +106,7 @@ func (n *node) clone(seen map[*node]*node) *node {
 	c := new(node)
 	*c = *n
 	seen[n] = c
-	c.xattrs, c.data, c.loose = maps.Clone(n.xattrs), maps.Clone(n.data), maps.Clone(n.loose)
+	c.xattrs, c.data, c.loose, c.frames = maps.Clone(n.xattrs), maps.Clone(n.data), maps.Clone(n.loose), maps.Clone(n.frames)
 	c.parent = n.parent.clone(seen)
 	if n.entries != nil {
 		c.entries = make(map[string]*node, len(n.entries))
@@ -106,13 +117,11 @@ func (n *node) clone(seen map[*node]*node) *node {
 	return c
 }
 
-// find returns a node of this copy.
-func (m *Model) find(id int) (found *node) {
+// nodes calls fn for each node of this copy, some of them more than once.
+func (m *Model) nodes(fn func(n *node)) {
 	var walk func(n *node)
 	walk = func(n *node) {
-		if n.id == id {
-			found = n
-		}
+		fn(n)
 		for _, e := range n.entries {
 			walk(e)
 		}
@@ -121,12 +130,22 @@ func (m *Model) find(id int) (found *node) {
 	for _, n := range m.handles {
 		walk(n)
 	}
+}
+
+// find returns a node of this copy.
+func (m *Model) find(id int) (found *node) {
+	m.nodes(func(n *node) {
+		if n.id == id {
+			found = n
+		}
+	})
 	return found
 }
 
 // set makes times durable, as every transaction that changes the inode does.
+// ctime is now.
 func (n *node) set(mtime, ctime int64) {
-	n.mtime, n.ctime = mtime, ctime
+	n.mtime, n.ctime, n.recorded = mtime, ctime, ctime
 	n.timesDurable()
 }
 
@@ -139,16 +158,79 @@ func (n *node) touch(now int64) {
 func (n *node) timesDurable() { n.durable = nil }
 
 // settle: who uses a file last makes its times durable.
-func (n *node) settle() {
+func (m *Model) settle(n *node) {
 	if n.opened == 0 {
+		m.writeTimes(n)
+	}
+}
+
+// writeTimes makes a record of times that are only in memory.
+func (m *Model) writeTimes(n *node) {
+	if len(n.durable) > 0 {
 		n.timesDurable()
+		n.recorded = m.now
+		m.record()
 	}
 }
 
 func (n *node) isDir() bool { return n.kind == layout.ModeDirectory }
 
 // stage notes that the present state is one that a power cut may leave.
-func (m *Model) stage() { m.states = append(m.states, m.clone()) }
+func (m *Model) stage() {
+	m.states = append(m.states, m.clone())
+	m.past = append(m.past, m.clone())
+}
+
+// begin: what an operation finds may be left by a power cut in it.
+func (m *Model) begin(now int64) {
+	m.states = nil
+	for _, s := range m.past {
+		m.states = append(m.states, s.clone())
+	}
+	m.stage()
+	m.now = now
+}
+
+// end drops what a power cut after the operation cannot leave any more.
+func (m *Model) end(o Op) {
+	changed := false
+	m.nodes(func(n *node) { changed = changed || n.recorded == m.now })
+	if changed && !o.mapped() { // whose record comes first, or is that of the times
+		m.record()
+	}
+	switch {
+	case m.setting == Setting{}:
+		m.past = nil
+	case m.setting.commits(o):
+		m.commit()
+	}
+}
+
+// record: what was stored before a record is durable when that is.
+func (m *Model) record() {
+	if m.setting.PageCache {
+		m.nodes(func(n *node) { n.loose = nil })
+	}
+}
+
+// fenced: on a disk all contents are durable.
+func (m *Model) fenced() {
+	for _, s := range append(m.past, m) {
+		s.record()
+	}
+}
+
+// commit makes everything durable.
+func (m *Model) commit() {
+	m.past = nil
+	m.fenced()
+}
+
+// sync makes durable what concerns a node, and all that is older.
+func (m *Model) sync(n *node) {
+	m.past = slices.DeleteFunc(m.past, func(s *Model) bool { return s.now < n.recorded })
+	m.fenced()
+}
 
 // resolve returns what a path leads to; symbolic links are not followed.
 func (m *Model) resolve(path string) (*node, error) {
@@ -189,12 +271,21 @@ func (m *Model) split(path string) (*node, string, error) {
 // Apply does an operation; tag makes its data different from others'. When it
 // fails nothing has changed.
 func (m *Model) Apply(o Op, tag int, now int64) error {
-	m.now, m.states = now, nil
-	m.stage()
+	m.begin(now)
+	err := m.apply(o, tag)
+	m.end(o)
+	return err
+}
+
+func (m *Model) apply(o Op, tag int) error {
 	if do := namespaceVerbs[o.Verb]; do != nil {
 		return do(m, o)
 	}
-	if o.Verb == "remount" {
+	switch o.Verb {
+	case "commit":
+		m.commit()
+		return nil
+	case "remount":
 		return m.remount()
 	}
 	if err := o.valid(); err != nil {
@@ -212,7 +303,7 @@ func (m *Model) Apply(o Op, tag int, now int64) error {
 			return core.ErrStatic
 		}
 		err = do(m, n, o, tag)
-		n.settle()
+		m.settle(n)
 		return err
 	}
 	return m.applyOther(n, o, tag)
@@ -273,9 +364,10 @@ func (m *Model) applyOther(n *node, o Op, tag int) error {
 	case "close":
 		delete(m.handles, o.Path)
 		n.opened--
-		n.settle()
+		m.settle(n)
 	case "sync":
-		n.timesDurable()
+		m.writeTimes(n)
+		m.sync(n)
 	}
 	return nil
 }
@@ -287,6 +379,7 @@ func (m *Model) remount() error {
 		n.timesDurable()
 		delete(m.handles, name)
 	}
+	m.commit()
 	return nil
 }
 
@@ -494,9 +587,24 @@ func (n *node) setWord(w int64, v uint64, loose []uint64) {
 
 func (n *node) setBlock(block int64, b *content) {
 	if n.data == nil {
-		n.data = map[int64]*content{}
+		n.data, n.frames = map[int64]*content{}, map[int64]int{}
+	}
+	if n.data[block] == nil {
+		n.move(block)
 	}
 	n.data[block] = b
+}
+
+// move gives a block another place.
+func (n *node) move(block int64) {
+	n.frame++
+	n.frames[block] = n.frame
+}
+
+// forget forgets a block.
+func (n *node) forget(block int64) {
+	delete(n.data, block)
+	delete(n.frames, block)
 }
 
 func (n *node) setLoose(w int64, now uint64, values []uint64) {
@@ -544,25 +652,68 @@ func words(off, n int64, fn func(w int64)) {
 	}
 }
 
-// inPlace stores p over written blocks. Until the operation ends each word is
-// old or new; after it, if it is durable, new.
+// inPlace stores p, which ends before n does, over written blocks. Until the
+// operation ends each word is old or new; after it, if it is durable, new.
 func (m *Model) inPlace(n *node, p []byte, off int64, durable bool) {
-	during := m.states[len(m.states)-1].find(n.id)
-	words(off, int64(len(p)), func(w int64) {
-		if n.data[w*wordSize/blockSize] == nil {
+	where := n
+	store := func(to *node, part []byte, during bool) {
+		words(off, int64(len(part)), func(w int64) {
+			if !to.same(where, w) {
+				return
+			}
+			old := to.values(w)
+			var now []uint64
+			for _, v := range old {
+				now = append(now, over(v, w, part, off))
+			}
+			switch {
+			case during:
+				to.setLoose(w, old[0], append(old, now...))
+			case durable:
+				to.setWord(w, now[0], now)
+			default:
+				to.setWord(w, now[0], append(now, old...))
+			}
+		})
+	}
+	m.older(m.states, n, int64(len(p)), off, func(to *node, length int64) { store(to, p[:length], true) })
+	m.older(m.past, n, int64(len(p)), off, func(to *node, length int64) { store(to, p[:length], false) })
+	store(n, p, false)
+}
+
+// older calls fn for a node in states, from the last one back, with as much of
+// length bytes at off as the file had from then on: what was cut off meanwhile
+// is made durable before something else is stored there.
+func (m *Model) older(states []*Model, n *node, length, off int64, fn func(to *node, length int64)) {
+	for i := len(states) - 1; i >= 0; i-- {
+		to := states[i].find(n.id)
+		if to == nil {
 			return
 		}
-		old := n.values(w)
-		var now []uint64
-		for _, v := range old {
-			now = append(now, over(v, w, p, off))
+		if length = min(length, to.size-off); length <= 0 {
+			return
 		}
-		if during != nil && during.data[w*wordSize/blockSize] != nil {
-			during.setLoose(w, during.word(w), append(slices.Clone(during.loose[w]), now...))
-		}
-		if !durable {
-			now = append(now, old...)
-		}
-		n.setWord(w, now[0], now)
-	})
+		fn(to, length)
+	}
+}
+
+// same reports whether a word lies in the same place in two states of a file.
+func (n *node) same(other *node, w int64) bool {
+	b := w * wordSize / blockSize
+	return n.data[b] != nil && n.frames[b] == other.frames[b]
+}
+
+// persisted: the lines of [off, off+length) are durable.
+func (m *Model) persisted(n *node, off, length int64) {
+	first := off / lineSize * lineSize
+	length = (off+length+lineSize-1)/lineSize*lineSize - first
+	settle := func(to *node, _ int64) {
+		words(first, length, func(w int64) {
+			if to.same(n, w) {
+				delete(to.loose, w)
+			}
+		})
+	}
+	m.older(m.past, n, 1, off, settle)
+	settle(n, 0)
 }

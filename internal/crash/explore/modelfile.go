@@ -87,7 +87,11 @@ func (m *Model) write(n *node, p []byte, off int64) {
 	}
 	// What lies behind the end of the file does not show before the new size.
 	if visible := min(int64(len(p)), n.size-off); visible > 0 {
-		m.inPlace(n, p[:visible], off, true)
+		m.inPlace(n, p[:visible], off, !m.setting.PageCache)
+	}
+	if placed {
+		n.touch(m.now)
+		return
 	}
 	for b := first; b < last; b++ {
 		if n.data[b] == nil {
@@ -102,11 +106,7 @@ func (m *Model) write(n *node, p []byte, off int64) {
 		n.setWord(w, values[0], values)
 	})
 	n.size = max(n.size, end)
-	if placed {
-		n.touch(m.now)
-	} else {
-		n.set(m.now, m.now)
-	}
+	n.set(m.now, m.now)
 }
 
 // cut sets the size; what was behind it is gone.
@@ -116,7 +116,7 @@ func (n *node) cut(size int64) {
 	for b, old := range n.data {
 		switch {
 		case b >= keep:
-			delete(n.data, b)
+			n.forget(b)
 		case (b+1)*blockSize > size:
 			c := *old
 			clear(c[size-b*blockSize:])
@@ -148,7 +148,7 @@ func (m *Model) edges(n *node, off, length int64) (stored bool) {
 		if lo < hi && n.data[lo/blockSize] != nil {
 			stored = true
 			if hi = min(hi, n.size); lo < hi {
-				m.inPlace(n, make([]byte, hi-lo), lo, true)
+				m.inPlace(n, make([]byte, hi-lo), lo, !m.setting.PageCache)
 			}
 		}
 	}
@@ -159,7 +159,7 @@ func (m *Model) edges(n *node, off, length int64) (stored bool) {
 func (n *node) drop(first, end int64) {
 	for b := range n.data {
 		if b >= first && b < end {
-			delete(n.data, b)
+			n.forget(b)
 		}
 	}
 	for w := range n.loose {
@@ -196,6 +196,8 @@ func (m *Model) relocate(n *node, o Op, _ int) error {
 	for b := range n.data {
 		if b >= first && b < end {
 			n.timesDurable()
+			n.recorded = m.now
+			n.move(b)
 		}
 	}
 	for w := range n.loose {
@@ -221,6 +223,7 @@ func (m *Model) fill(n *node, o Op, _ int) error {
 			n.set(n.mtime, m.now)
 		}
 	}
+	m.sync(n)
 	return nil
 }
 
@@ -230,6 +233,7 @@ func (m *Model) setStatic(n *node, static bool) error {
 		return unix.EINVAL
 	}
 	if n.static == static {
+		m.sync(n)
 		return nil
 	}
 	for off := int64(0); static && off < n.size; off += blockSize {
@@ -239,6 +243,7 @@ func (m *Model) setStatic(n *node, static bool) error {
 	}
 	n.static = static
 	n.set(n.mtime, m.now)
+	m.sync(n)
 	return nil
 }
 
@@ -254,16 +259,15 @@ func (m *Model) store(n *node, p []byte, off int64, persist bool) error {
 	if n.data[block] == nil {
 		n.setBlock(block, new(content))
 		n.set(m.now, m.now)
+		m.record()
 		m.stage()
 	} else {
 		n.touch(m.now)
 	}
 	m.inPlace(n, p, off, false)
 	if persist {
-		first := off / lineSize * lineSize
-		words(first, off+int64(len(p))-first, func(w int64) { delete(n.loose, w) })
-		last := (off + int64(len(p)) - 1) / lineSize * lineSize
-		words(last, lineSize, func(w int64) { delete(n.loose, w) })
+		m.persisted(n, off, int64(len(p)))
+		m.sync(n)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package explore
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -31,8 +32,11 @@ var signatures = map[string]string{
 	"loose": "pon", // the same without flush and fence
 	"clear": "pon", // the same with zeros
 	"open":  "pt", "close": "p", "sync": "p",
-	"remount": "",
+	"remount": "", "commit": "",
 }
+
+// mapped reports whether the operation is stores through a mapping.
+func (o Op) mapped() bool { return o.Verb == "store" || o.Verb == "loose" || o.Verb == "clear" }
 
 // String is the text form.
 func (o Op) String() string {
@@ -157,6 +161,7 @@ var baseTree = parse(`
 var opening = parse(`
 	open /o @1
 	unlink /o
+	commit
 `)
 
 // Alphabet is every operation of the systematic sequences.
@@ -239,6 +244,28 @@ var Alphabet = parse(`
 	sync @2
 	remount
 `)
+
+// staged is what joins the operations where they are staged: that by which
+// they become durable.
+var staged = parse(`
+	commit
+	sync /a/x
+	sync /a/z
+	sync /a
+	sync @1
+`)
+
+// alphabet is the operations of sequences of a length.
+func (s Setting) alphabet(depth int) []Op {
+	out := Alphabet
+	if depth > 2 {
+		out = Small
+	}
+	if s.Interval {
+		out = slices.Concat(out, staged)
+	}
+	return out
+}
 
 // Small is the operations of longer systematic sequences: those by which
 // blocks, nodes and inodes come, go and are used again.

@@ -2,6 +2,7 @@ package explore
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -88,7 +89,7 @@ func TestRandom(t *testing.T) {
 // succeeding leaves out the operations that fail.
 func succeeding(m *Model, ops []Op) (out []Op) {
 	m = m.clone()
-	for i, o := range append(opening[:2:2], ops...) {
+	for i, o := range slices.Concat(opening, ops) {
 		if m.Apply(o, i, firstTime) == nil && i >= len(opening) {
 			out = append(out, o)
 		}

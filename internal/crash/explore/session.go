@@ -25,17 +25,20 @@ type session struct {
 	handles    map[string]*core.Node
 	now        int64
 	random     *rand.ChaCha8
+	setting    Setting
 }
 
 func (s *session) options() core.Options {
-	return core.Options{Now: func() int64 { return s.now }, Random: s.random}
+	o := s.setting.options()
+	o.Now, o.Random = func() int64 { return s.now }, s.random
+	return o
 }
 
 // newSession mounts the pool. now is the time of the operations until it is
 // changed.
-func newSession(meta, data medium.Area, now int64) (*session, error) {
+func newSession(meta, data medium.Area, now int64, setting Setting) (*session, error) {
 	s := &session{
-		meta: meta, data: data, now: now, handles: map[string]*core.Node{},
+		meta: meta, data: data, now: now, setting: setting, handles: map[string]*core.Node{},
 		random: rand.NewChaCha8([32]byte{byte(now >> 8), byte(now >> 16), byte(now >> 24), 1}),
 	}
 	return s, s.mount()
@@ -59,7 +62,17 @@ func (s *session) close() error {
 
 // run does an operation.
 func (s *session) run(o Op, tag int) error {
-	if o.Verb == "remount" {
+	if err := s.do(o, tag); err != nil || !s.setting.commits(o) {
+		return err
+	}
+	return s.fs.Commit()
+}
+
+func (s *session) do(o Op, tag int) error {
+	switch o.Verb {
+	case "commit":
+		return s.fs.Commit()
+	case "remount":
 		if err := s.fs.Close(); err != nil { // with files still open, as a server may
 			return err
 		}
@@ -191,7 +204,8 @@ func (s *session) file(n *core.Node, o Op, tag int) (err error) {
 }
 
 // store does what a program with a mapping does: the fault, stores to the
-// block that it was granted, and with persist a flush and a fence.
+// block that it was granted, and with persist, as in a Sync mapping, a flush
+// and a fence.
 func (s *session) store(n *core.Node, p []byte, off int64, persist bool) error {
 	size := n.Attr().Size
 	if _, end := blocks(0, size); off/blockSize >= end {
@@ -201,7 +215,7 @@ func (s *session) store(n *core.Node, p []byte, off int64, persist bool) error {
 		return unix.EINVAL
 	}
 	var at int64
-	err := n.Fault(off/blockSize, true, true, layout.HugeBlocks, 1, func(r core.Run) error {
+	err := n.Fault(off/blockSize, true, persist, layout.HugeBlocks, 1, func(r core.Run) error {
 		if !r.Writable {
 			return errors.New("a write fault was answered without the right to write")
 		}

@@ -43,7 +43,7 @@ func makeBase() (*base, error) {
 	if b.sb, err = layout.ReadSuperblock(b.meta.Bytes()); err != nil {
 		return nil, err
 	}
-	s, err := newSession(b.meta, b.data, firstTime)
+	s, err := newSession(b.meta, b.data, firstTime, Setting{})
 	if err != nil {
 		return nil, err
 	}
@@ -103,11 +103,12 @@ type worker struct {
 	report   Report // of this worker
 
 	// of the present case
-	c       *Case
-	mutant  *Mutant
-	allowed []allowed // states during the last operation
-	found   []*Violation
-	fresh   int
+	c      *Case
+	mutant *Mutant
+	during []allowed // states that may be left in the last operation
+	after  []allowed // and when it has returned
+	found  []*Violation
+	fresh  int
 }
 
 // allowed is a state that an image may show.
@@ -116,8 +117,11 @@ type allowed struct {
 	digests [2]uint64
 }
 
-func allow(m *Model) allowed {
-	return allowed{m, [2]uint64{m.tree(false).digest(), m.tree(true).digest()}}
+func allow(states []*Model) (out []allowed) {
+	for _, m := range states {
+		out = append(out, allowed{m, [2]uint64{m.tree(false).digest(), m.tree(true).digest()}})
+	}
+	return out
 }
 
 func newWorker(ctx context.Context, v *verdicts) (*worker, error) {
@@ -180,11 +184,12 @@ func (w *worker) operations(c *Case) error {
 	if w.mutant != nil {
 		meta, data = w.mutant.areas(w.base.sb, meta, data)
 	}
-	s, err := newSession(meta, data, firstTime)
+	s, err := newSession(meta, data, firstTime, c.Setting)
 	if err != nil {
 		return w.violation("", "mount: %v", err)
 	}
 	m := w.base.model.clone()
+	m.setting = c.Setting
 	for _, o := range opening {
 		if err := errors.Join(s.run(o, 0), m.Apply(o, 0, firstTime)); err != nil {
 			return w.violation("", "%v: %v", o, err)
@@ -207,10 +212,7 @@ func (w *worker) operations(c *Case) error {
 	if d := m.differs(t); d != "" {
 		return w.violation("", "when all is done: %s", d)
 	}
-	w.allowed = w.allowed[:0]
-	for _, before := range append(m.states, m) {
-		w.allowed = append(w.allowed, allow(before))
-	}
+	w.during, w.after = allow(append(m.states, m)), allow(append(m.past, m))
 	stats, err := w.cases.Images(options, w.image)
 	w.report.Epochs += int64(stats.Epochs)
 	return err
@@ -231,9 +233,9 @@ func (w *worker) image(m *crash.Image) error {
 		return err
 	}
 	w.report.Made++
-	states := w.allowed
+	states := w.during
 	if m.Last {
-		states = states[len(states)-1:]
+		states = w.after
 	}
 	d, known := verdict(0), false
 	if w.mutant == nil || w.mutant.Recovery == nil {
