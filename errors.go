@@ -32,8 +32,9 @@ var (
 	ErrStatic error = &detailed{"the file is static: its size and the place of its blocks are frozen until it is thawed", ErrSealed}
 
 	// ErrServerGone is returned by every call, and is the reason of every failed access to a mapping, once the
-	// connection to the server is lost. Whether the operation under way was done is not known. It matches
-	// ECONNRESET.
+	// server has ended, or has died and no other one has taken over in time: see [Reconnect]. It is also returned by a
+	// call that was under way when the server died, if it may have changed something: whether it did is not known.
+	// It matches ECONNRESET.
 	ErrServerGone error = &sentinel{"the pmemfs server is gone", unix.ECONNRESET}
 
 	// ErrCorrupt is returned when a structure on the medium is damaged; the error's text names it. It matches

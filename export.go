@@ -47,7 +47,8 @@ func (f *File) Export() (*os.File, error) {
 //
 // The File has a connection of its own, see [File.FS], which serves this file and nothing else, whoever this process
 // is: what takes names fails with EACCES. It ends when the File is closed and the last of its mappings unmapped. The
-// options [Require] and [OpenReadOnly] are understood.
+// options [Require], [OpenReadOnly] and [Reconnect] are understood; when the server has died and another one has taken
+// over, the mappings go on, but calls fail with [ErrServerGone].
 //
 // EINVAL: f is not an exported descriptor. [ErrServerGone]: the server has ended, or somebody has shut the descriptor
 // down; the file must be exported again. EUSERS: there are too many imported files (512, 256 of a user).
@@ -72,11 +73,11 @@ func importFile(f *os.File, o options) (*File, error) {
 		wire.CloseFiles(r.Files[1:])
 		return nil, err
 	}
-	space, err := newSpace(r.Hello, r.Files[1:], conn)
+	fsys, err := newFS(conn, r, r.Files[1:], "", o)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	fsys := &FS{t: newConnection(conn, space.abandon), hello: r.Hello, space: space, lease: new(lease)}
+	fsys.lease = new(lease)
 	fsys.lease.Add(1)
 	if err := fsys.askInfo("", o.require); err != nil {
 		return nil, errors.Join(err, fsys.Close())

@@ -417,7 +417,13 @@ func (fsys *FS) Statfs() (StatfsInfo, error) {
 func (fsys *FS) MapMask() MapFlags { return MapFlags(fsys.hello.MapMask) }
 
 // Info says what is behind the FS: the pool, its medium and how that was found out.
-func (fsys *FS) Info() Info { return fsys.info }
+func (fsys *FS) Info() Info {
+	i := fsys.info
+	if pid := fsys.space.server.Load(); pid != 0 {
+		i.PID = int(pid) // perhaps not the first
+	}
+	return i
+}
 
 // Close closes the FS. Open files are closed, and mappings lose all access, as if unmapped. An embedded pool is
 // unmounted cleanly.
@@ -426,6 +432,9 @@ func (fsys *FS) Close() error {
 		defer fsys.release() // until here nothing that is unmapped closes it
 	}
 	var errs []error
+	if c, ok := fsys.t.(*connection); ok {
+		c.hurry()
+	}
 	for _, m := range fsys.space.list() {
 		errs = append(errs, m.Unmap())
 	}

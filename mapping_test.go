@@ -591,11 +591,11 @@ func TestClientDies(t *testing.T) {
 	})
 }
 
-// When the server dies, calls and accesses fail with an error that says so, and nothing of the pool can be reached.
+// When the server dies and no other one is waited for, calls and accesses fail with an error that says so, and nothing of the pool can be reached.
 func TestServerDies(t *testing.T) {
 	pool := newPool(t)
 	socket, srv := serve(t, pool)
-	fsys := dial(t, socket)
+	fsys := dial(t, socket, pmemfs.Reconnect(0))
 	f := sized(t, fsys, "f", 8*page)
 	m := mapped(t, f, 0, 8*page, pmemfs.Sync)
 	m.Bytes()[page] = 1

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,6 +64,7 @@ func Open(pool string, opts ...Option) (*FS, error) {
 func open(pool string, o options) (*FS, error) {
 	srv, err := server.Open(pool, server.Options{
 		ReadOnly: o.readOnly, Require: o.require, Wait: o.wait, PowerCut: o.powerCut, Commit: o.commit,
+		Alone: true,
 	})
 	if err != nil {
 		return nil, err
@@ -101,12 +103,11 @@ func dial(socket string, o options) (*FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	hello, space, err := greet(conn, o)
+	fsys, err := greet(conn, socket, o)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	fsys := &FS{t: newConnection(conn, space.abandon), hello: hello, space: space}
 	if err := fsys.askInfo(socket, o.require); err != nil {
 		return nil, errors.Join(err, fsys.Close())
 	}
@@ -117,26 +118,46 @@ func dial(socket string, o options) (*FS, error) {
 const helloTimeout = 30 * time.Second
 
 // greet says Hello and receives the descriptors.
-func greet(conn *net.UnixConn, o options) (*wire.Hello, *addressSpace, error) {
+func greet(conn *net.UnixConn, socket string, o options) (*FS, error) {
 	frame, err := helloFrame(o)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
+	}
+	// The name by which another server will be found, from whatever directory the program is in by then.
+	if socket, err = filepath.Abs(socket); err != nil {
+		return nil, err
 	}
 	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if _, err := conn.Write(frame); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	r, err := readHello(conn, helloFiles)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	space, err := newSpace(r.Hello, r.Files, conn)
+	fsys, err := newFS(conn, r, r.Files, socket, o)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return r.Hello, space, conn.SetDeadline(time.Time{})
+	return fsys, conn.SetDeadline(time.Time{})
+}
+
+// newFS makes an FS of the reply to Hello: files are the descriptors that came with it, which it takes over as it does the
+// connection. socket is where to look for another server, absolute; "": nowhere.
+func newFS(conn *net.UnixConn, r *wire.Reply, files []int, socket string, o options) (*FS, error) {
+	space, err := newSpace(r.Hello, files, conn)
+	if err != nil {
+		return nil, err
+	}
+	var way *wayBack
+	token, err := wire.DecodeToken(r.Data)
+	if err == nil && o.reconnect > 0 && space.opts.ServerPidfd >= 0 {
+		way = &wayBack{socket: socket, token: token, hello: r.Hello, patience: o.reconnect}
+		space.opts.Patience = o.reconnect
+	}
+	return &FS{t: newConnection(conn, space, way), hello: r.Hello, space: space}, nil
 }
 
 func helloFrame(o options) ([]byte, error) {
@@ -155,7 +176,9 @@ func readHello(conn *net.UnixConn, files int) (r *wire.Reply, err error) {
 	}
 	r, err = wire.DecodeReply(body)
 	if err == nil {
-		err = replyError(r)
+		if err = replyError(r); err != nil {
+			err = &refusal{err}
+		}
 	}
 	if err == nil && (len(fds) != files || r.Hello == nil || r.Hello.Version != wire.Version) {
 		err = errProtocol
@@ -180,11 +203,18 @@ func newSpace(h *wire.Hello, files []int, conn *net.UnixConn) (*addressSpace, er
 		wire.CloseFiles(files[:2])
 		return nil, err
 	}
-	return &addressSpace{progress: page, mappings: map[*Mapping]struct{}{}, opts: fault.ClientOptions{
+	space := &addressSpace{progress: page, mappings: map[*Mapping]struct{}{}, opts: fault.ClientOptions{
 		Page: os.NewFile(uintptr(files[0]), "fault page"), Data: os.NewFile(uintptr(files[1]), "data area"),
 		Base: h.Base, MapFlags: int(h.MapFlags), ServerPidfd: serverPidfd(conn),
-	}}, nil
+	}}
+	space.server.Store(h.PID)
+	return space, nil
 }
+
+// refusal is an error that a server has answered Hello with.
+type refusal struct{ error }
+
+func (r *refusal) Unwrap() error { return r.error }
 
 // serverPidfd returns a descriptor of the process that listens, -1 when the kernel has none to give: then the end of
 // the connection alone tells of its death.

@@ -35,10 +35,12 @@ type options struct {
 	wait     time.Duration
 	powerCut *medium.PowerCutOptions
 	commit   CommitPolicy
+
+	reconnect time.Duration
 }
 
 func collect(opts []Option) options {
-	var o options
+	o := options{reconnect: defaultReconnect}
 	for _, f := range opts {
 		f(&o)
 	}
@@ -76,6 +78,18 @@ func CommitEvery(interval time.Duration) CommitPolicy { return server.CommitEver
 // Commit sets when what operations do becomes durable, for the whole pool as long as it is open. Dial refuses it: a server's
 // policy is set where it is started.
 func Commit(p CommitPolicy) Option { return func(o *options) { o.commit = p } }
+
+const defaultReconnect = 30 * time.Second
+
+// Reconnect says for how long the death of a server is survived: so long page faults and calls wait for another server to
+// take over, which then serves the mappings and open files as if nothing had happened. Default: 30 s. When d is over, or at
+// once if d is 0, everything is lost: mappings become inaccessible, and all fails with [ErrServerGone]. That is also so when
+// the server ends in good order. A call that was under way when the server died, and that may have changed something, fails
+// with ErrServerGone, for nobody knows whether it was done. For Dial and [Import].
+//
+// A server that commits at intervals (see [CommitEvery]) forgets the last of what it did when it dies, and programs must know:
+// everything is lost at once then, as with one that is read-only or emulates power cuts.
+func Reconnect(d time.Duration) Option { return func(o *options) { o.reconnect = d } }
 
 // PowerCut makes Open emulate, whatever the pool is on, persistent memory that loses its power when [FS.CutPower] is
 // called: stores through a mapping that were not flushed and fenced by then are lost. With a seed other than 0 a random

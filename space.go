@@ -2,8 +2,10 @@ package pmemfs
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +27,8 @@ type addressSpace struct {
 	gone     bool                  // protected by mu: no more mappings
 	mappings map[*Mapping]struct{} // protected by mu
 	taken    []taken               // protected by mu; embedded: what breaks have taken and restore will give back
+
+	server atomic.Int64 // the process of the server
 }
 
 // taken is a run of pages of an embedded mapping.
@@ -77,6 +81,47 @@ func (s *addressSpace) isGone() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.gone
+}
+
+// resume is told that another server has taken over the fault page, and of its process. It takes over the descriptor.
+func (s *addressSpace) resume(pidfd, pid int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case pidfd < 0:
+		return os.ErrInvalid
+	case s.gone:
+		unix.Close(pidfd)
+		return ErrServerGone
+	case s.client != nil:
+		if err := s.client.Resume(pidfd); err != nil {
+			return err
+		}
+	default:
+		unix.Close(s.opts.ServerPidfd)
+		s.opts.ServerPidfd = pidfd
+	}
+	s.server.Store(int64(pid))
+	return nil
+}
+
+// serverEnded says that the server has ended in good order, or that page faults have failed: there is nothing to wait for.
+func (s *addressSpace) serverEnded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone || s.client != nil && s.client.Lost() {
+		return true
+	}
+	closed, err := fault.PageClosed(s.opts.Page)
+	return closed || err != nil
+}
+
+// takenOver says that another server has taken over the fault page.
+func (s *addressSpace) takenOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, err := fault.PageTakeovers(s.opts.Page)
+	return n > 0 && err == nil
 }
 
 // abandon takes every access away, because the server is gone, and lets go of the data area: its descriptor carries the

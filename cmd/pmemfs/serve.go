@@ -29,6 +29,8 @@ type serveVerb struct {
 	metrics  string // address; empty: none
 	readOnly bool
 	wait     time.Duration
+	runtime  string // directory
+	survive  server.Survivors
 	powerCut powerCutFlag
 }
 
@@ -51,6 +53,12 @@ With --commit op an operation is durable when it returns; those that need it at 
 --commit interval=200ms an operation returns as soon as others can see what it did, and is durable after Sync, or when
 the interval is over (1ms to 1h; interval alone: 1s). The default is the medium's: op on byte-addressable media,
 interval behind a page cache, where durability takes a system call. See also docs/guarantees.md.
+
+What programs have open and mapped survives the death of the server: the next one at the same socket takes them over, and
+they go on without noticing. For that the server keeps what it knows of them in --runtime-dir, which should be in memory.
+One that finds clients of a server that has died takes them over (--survivors adopt), or waits for them to give up what
+they have (wait), up to --wait, or names them and ends (refuse). With --commit interval, --read-only or --power-cut nobody
+is taken over, neither by this server nor by the next: its clients have lost everything when it dies.
 
 With --metrics the numbers of "pmemfs stat SOCKET" are served over HTTP at /metrics of that address, for Prometheus. Whoever
 can reach the address can read them: nobody is asked who he is, and it is not encrypted. They name no files.
@@ -89,7 +97,9 @@ policy), read_only, metrics (a URL, with --metrics).
 	f.StringVar(&s.metrics, "metrics", "", "an `ADDRESS`, such as localhost:9090, to serve numbers at for Prometheus; unauthenticated")
 	f.BoolVar(&s.readOnly, "read-only", false, "change nothing, and give clients read access only")
 	s.powerCut.add(cmd)
-	f.DurationVar(&s.wait, "wait", 10*time.Second, "how long to wait for a former owner, and its clients' mappings, to go")
+	f.DurationVar(&s.wait, "wait", 10*time.Second, "how long to wait for a former owner to go, and for clients of its that are not taken over")
+	f.StringVar(&s.runtime, "runtime-dir", "/dev/shm", "a `DIRECTORY` in memory, where what lets clients survive the server is kept")
+	f.TextVar(&s.survive, "survivors", server.AdoptSurvivors, "what to do about clients of a server that has died: `adopt`, wait or refuse")
 	return cmd
 }
 
@@ -111,7 +121,7 @@ func (s *serveVerb) run(pool string, limits server.Limits) error {
 	}
 	srv, err := server.Open(pool, server.Options{
 		ReadOnly: s.readOnly, Require: s.require.Granularity, Wait: s.wait, PowerCut: s.powerCut.options,
-		DirectGroups: direct, Limits: limits, Commit: s.commit,
+		DirectGroups: direct, Limits: limits, Commit: s.commit, RuntimeDir: s.runtime, Survivors: s.survive,
 		Logf: func(format string, args ...any) { fmt.Fprintf(s.stderr, format+"\n", args...) },
 	})
 	if err != nil {

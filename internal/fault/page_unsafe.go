@@ -86,5 +86,8 @@ func futexWake(word *uint32) {
 	unix.Syscall(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexOpWake, everyone)
 }
 
-// closedOffset is where in the file the word closed is.
-const closedOffset = int64(unsafe.Offsetof(sharedPage{}.closed))
+// Where in the file words are.
+const (
+	closedOffset    = int64(unsafe.Offsetof(sharedPage{}.closed))
+	takeoversOffset = int64(unsafe.Offsetof(sharedPage{}.takeovers))
+)

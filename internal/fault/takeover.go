@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -87,15 +88,34 @@ func (p *Page) takeOver() error {
 	return nil
 }
 
+// Leave gives a page with a name up as the death of this process would: the client waits, and another server process may
+// take it over. Serve must not be running, and nobody may use the page any more.
+func (p *Page) Leave() error {
+	if !p.enter() {
+		return os.ErrClosed
+	}
+	p.closed.Store(true)
+	p.leave()
+	return p.file.Close()
+}
+
 // everything overlaps every run.
 var everything = AddressRun{Address: 0, Length: math.MaxUint64}
 
 // PageClosed reports whether a server has ended a page in an orderly way: it will not come back. page is as for
 // ClientOptions.
 func PageClosed(page *os.File) (bool, error) {
+	n, err := pageWord(page, closedOffset)
+	return n != 0, err
+}
+
+// PageTakeovers returns how many servers have taken over a page, the one that has made it not counted.
+func PageTakeovers(page *os.File) (uint32, error) { return pageWord(page, takeoversOffset) }
+
+func pageWord(page *os.File, off int64) (uint32, error) {
 	var word [4]byte
-	if _, err := page.ReadAt(word[:], closedOffset); err != nil {
-		return false, fmt.Errorf("fault page: %w", err)
+	if _, err := page.ReadAt(word[:], off); err != nil {
+		return 0, fmt.Errorf("fault page: %w", err)
 	}
-	return word != [4]byte{}, nil
+	return binary.NativeEndian.Uint32(word[:]), nil
 }

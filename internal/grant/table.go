@@ -240,11 +240,16 @@ func (m *Mapping) Seal() error {
 	if err := m.within("sealed blocks", m.held.sealedBlocks, m.count, t.limits.SealedBlocks); err != nil {
 		return err
 	}
-	t.files[m.file].pins.insert(m.first, m.first+m.count, m.id, m)
+	m.seal()
+	return nil
+}
+
+// seal is Seal of a mapping that is not sealed. Needs Table.mu.
+func (m *Mapping) seal() {
+	m.table.files[m.file].pins.insert(m.first, m.first+m.count, m.id, m)
 	m.sealed = true
 	m.held.seals++
 	m.held.sealedBlocks += m.count
-	return nil
 }
 
 // Pin seals a run of blocks of the file until Unpin or Unmap: until then every break that touches it fails. A run may be
@@ -261,17 +266,21 @@ func (m *Mapping) Pin(first, count int64) error {
 	if err := m.within("pinned blocks", m.held.pinnedBlocks, count, t.limits.PinnedBlocks); err != nil {
 		return err
 	}
-	r := run{first, count}
+	m.pin(run{first, count})
+	return nil
+}
+
+// pin is Pin without its checks. Needs Table.mu.
+func (m *Mapping) pin(r run) {
 	p := m.pins[r]
 	if p.taken == 0 {
-		p.id = t.newID()
-		t.files[m.file].pins.insert(first, first+count, p.id, m)
+		p.id = m.table.newID()
+		m.table.files[m.file].pins.insert(r.first, r.first+r.count, p.id, m)
 		m.held.pins++
 	}
-	m.held.pinnedBlocks += count
+	m.held.pinnedBlocks += r.count
 	p.taken++
 	m.pins[r] = p
-	return nil
 }
 
 // Unpin takes one Pin of exactly this run back. It fails with ErrUnmapped if there is none.

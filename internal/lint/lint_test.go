@@ -32,7 +32,7 @@ var layers = map[string][]string{
 	"internal/session":       {"internal/medium"},
 	"internal/wire":          {},
 	"internal/server": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant",
-		"internal/fault", "internal/wire"},
+		"internal/fault", "internal/wire", "internal/session"},
 	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/wire",
 		"internal/server"},
 }

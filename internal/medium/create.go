@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,6 +38,7 @@ func (pr prober) create(path string, metaSize, dataSize int64, o Options) (_ *Po
 	if o.ReadOnly {
 		return nil, &fs.PathError{Op: "create pool", Path: path, Err: fmt.Errorf("%w: read-only", unix.EINVAL)}
 	}
+	o.Adopt = nil // a pool that is overwritten takes nobody over
 	c := creation{prober: pr, o: o, p: &Pool{path: path}, metaSize: metaSize, dataSize: dataSize}
 	defer func() {
 		if err != nil {
@@ -90,7 +90,7 @@ func (c *creation) directory() error {
 	if c.p.dataFile, err = c.makeFile(dataName); err != nil {
 		return err
 	}
-	if err := c.p.lock(c.dir, nil, time.Now().Add(c.o.Wait)); err != nil {
+	if err := c.p.lock(c.dir, c.o); err != nil {
 		return err
 	}
 	meta, data, err := c.look(c.p)
@@ -215,7 +215,7 @@ func (c *creation) device(st fs.FileInfo) error {
 	if err := c.openDevice(c.p, st); err != nil {
 		return err
 	}
-	if err := c.p.lock(nil, nil, time.Now().Add(c.o.Wait)); err != nil {
+	if err := c.p.lock(nil, c.o); err != nil {
 		return err
 	}
 	_, d, err := c.look(c.p)

@@ -104,8 +104,9 @@ func lockOwner(meta *os.File, device, readOnly bool, deadline time.Time) error {
 
 // survivors are those who have the mapping lock of an earlier owner, as far as an opener has found out.
 type survivors struct {
-	adopt   func(live []int) map[int]int // Options.Adopt; nil: no slot is taken over
-	adopted map[int]int                  // slot -> pid of who is taken over; nil until adopt was asked
+	adopt   func(live []int) map[int]int // Options.Adopt
+	asked   bool                         // adopt was
+	adopted map[int]int                  // slot -> pid of who is taken over
 
 	slotless bool  // the flock is refused
 	foreign  bool  // bytes of slots are locked in a way that is not ours: who has a slot is not known
@@ -122,8 +123,8 @@ func (s *survivors) look(data *os.File) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if s.adopted == nil && s.adopt != nil && len(live) > 0 && !foreign {
-		s.adopted = s.adopt(live)
+	if !s.asked && len(live) > 0 && !foreign {
+		s.asked, s.adopted = true, s.adopt(live)
 	}
 	s.slotless, s.foreign, s.inWay = !alone, foreign, s.inWay[:0]
 	for _, slot := range live {
@@ -136,9 +137,8 @@ func (s *survivors) look(data *os.File) (bool, error) {
 
 // lockMapping takes the mapping lock, shared when it returns nil. A writer finds out first that nobody else has it, but for
 // clients that it takes over.
-func lockMapping(data *os.File, readOnly bool, adopt func(live []int) map[int]int, deadline time.Time) error {
+func lockMapping(data *os.File, readOnly bool, s *survivors, deadline time.Time) error {
 	if !readOnly {
-		s := survivors{adopt: adopt}
 		ok, err := lockUntil(deadline, func() (bool, error) { return s.look(data) })
 		if err != nil {
 			return err

@@ -34,6 +34,8 @@ type Options struct {
 	// keep the pool from being opened. The others are waited for. It is called while the owner lock is held. nil: none is
 	// taken over. identity is Pool.Identity.
 	Adopt func(identity string, live []int) map[int]int
+	// Refuse does not wait for clients of an earlier owner: Wait is for the owner alone.
+	Refuse bool
 	// MetaSize returns, from the bytes of a whole device, the size in bytes of its meta area, or why that is not a pool.
 	// Only devices need it: this package does not know what a pool's first block looks like.
 	MetaSize func(device []byte) (int64, error)
@@ -85,7 +87,7 @@ func (pr prober) open(path string, o Options) (_ *Pool, err error) {
 		return nil, err
 	}
 	defer dir.Close() // nil for a device, which is fine
-	if err := p.lock(dir, o.Adopt, time.Now().Add(o.Wait)); err != nil {
+	if err := p.lock(dir, o); err != nil {
 		return nil, err
 	}
 	meta, data, err := pr.look(p)
@@ -170,7 +172,8 @@ func openIn(dir *os.File, name string, flags int) (*os.File, error) {
 }
 
 // lock takes both locks, and then makes sure that the names still mean the files that were locked.
-func (p *Pool) lock(dir *os.File, adopt func(identity string, live []int) map[int]int, deadline time.Time) error {
+func (p *Pool) lock(dir *os.File, o Options) error {
+	deadline := time.Now().Add(o.Wait)
 	if err := lockOwner(p.metaFile, p.device, p.readOnly, deadline); err != nil {
 		return err
 	}
@@ -178,11 +181,14 @@ func (p *Pool) lock(dir *os.File, adopt func(identity string, live []int) map[in
 	if p.identity, err = identify(p.dataFile); err != nil {
 		return err
 	}
-	takeOver := func(live []int) map[int]int { return adopt(p.identity, live) }
-	if adopt == nil {
-		takeOver = nil
+	s := survivors{adopt: func([]int) map[int]int { return nil }}
+	if o.Adopt != nil {
+		s.adopt = func(live []int) map[int]int { return o.Adopt(p.identity, live) }
 	}
-	if err := lockMapping(p.dataFile, p.readOnly, takeOver, deadline); err != nil {
+	if o.Refuse {
+		deadline = time.Now()
+	}
+	if err := lockMapping(p.dataFile, p.readOnly, &s, deadline); err != nil {
 		return err
 	}
 	if p.device {

@@ -154,6 +154,8 @@ func TestAdopt(t *testing.T) {
 	inUseBy(t, "a second owner", err, ErrInUse, os.Getpid())
 	p.Close()
 
+	_, err = Open(path, Options{Wait: time.Hour, Refuse: true})
+	inUseBy(t, "they are not waited for", err, ErrSurvivors, a.pid(), b.pid())
 	opened := make(chan error)
 	go func() {
 		p, _, err := adopting(path, patience, map[int]int{3: a.pid()})

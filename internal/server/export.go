@@ -280,7 +280,8 @@ func (e *export) welcome(q *wire.Request, who peer, mailbox int) error {
 		return errors.Join(errShutdown, unix.Close(who.pidfd))
 	}
 	defer e.srv.clients.Done()
-	r, err := newRemote(who.pid, who.pidfd, e.srv.opts.BreakTimeout)
+	readOnly := q.Flags&wire.HelloReadOnly != 0
+	r, err := e.srv.newRemote(who, readOnly, true)
 	if err != nil {
 		return err
 	}
@@ -294,7 +295,8 @@ func (e *export) welcome(q *wire.Request, who peer, mailbox int) error {
 	}
 	defer unix.Close(theirs)
 	sess := newSession(e.srv, who.pid, who.cred, q.Flags&wire.HelloReadOnly != 0)
-	sess.conn, sess.taker, sess.imported = conn, r, true
+	sess.taker, sess.imported = r, true
+	sess.conn.Store(conn)
 	err = checkHello(q)
 	if err == nil {
 		err = e.srv.admit(sess)
@@ -314,7 +316,7 @@ func (e *export) welcome(q *wire.Request, who peer, mailbox int) error {
 // introduce gives a session the handle, and the client what he must have for it.
 func (e *export) introduce(sess *Session, r *remote, reply *wire.Reply, mailbox int) error {
 	e.handle.users.Add(1) // the export is one already
-	id, err := sess.handles.add(e.handle)
+	id, err := sess.addHandle(e.handle)
 	if err != nil {
 		e.handle.put()
 		return err

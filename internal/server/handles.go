@@ -1,12 +1,14 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/session"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
@@ -37,6 +39,45 @@ func (h *handle) put() {
 
 func (h *handle) readable() bool { return h.flags&unix.O_ACCMODE != unix.O_WRONLY }
 func (h *handle) writable() bool { return h.flags&unix.O_ACCMODE != unix.O_RDONLY }
+
+// saved is what is recorded of a handle of the session.
+func (h *handle) saved() session.Handle {
+	return session.Handle{Ino: uint64(h.node.Ino()), Generation: h.node.Attr().Generation, Flags: h.flags, Direct: h.direct.Load()}
+}
+
+// addHandle gives a handle a number.
+func (s *Session) addHandle(h *handle) (uint32, error) {
+	f := s.record()
+	if f == nil {
+		return s.handles.add(h, nil)
+	}
+	saved := h.saved()
+	return s.handles.add(h, func(n uint32) error {
+		saved.Number = n
+		return f.PutHandle(saved)
+	})
+}
+
+// closeHandle takes a number back. EBADF: there is no such handle.
+func (s *Session) closeHandle(n uint32) error {
+	h, err := s.handles.remove(n)
+	if err != nil {
+		return err
+	}
+	if f := s.record(); f != nil {
+		s.forgotten(f.DropHandle(n))
+	}
+	h.put()
+	return nil
+}
+
+// forgotten takes the outcome of dropping a record. One that stays is taken for what it says by the next server, until the
+// client tells it better.
+func (s *Session) forgotten(err error) {
+	if err != nil && !errors.Is(err, unix.ESHUTDOWN) {
+		s.srv.logf("process %d: %v", s.pid, err)
+	}
+}
 
 // use calls f with a handle of the client. EBADF: there is none.
 func (s *Session) use(q *wire.Request, f func(*handle) (*wire.Reply, error)) (*wire.Reply, error) {

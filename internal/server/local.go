@@ -16,7 +16,7 @@ type local struct{ grant.Client }
 
 func (local) resolvesFaults() bool { return false }
 func (local) ended() bool          { return false }
-func (local) close()               {}
+func (local) close() error         { return nil }
 
 // PID lets errors name the process.
 func (local) PID() int { return os.Getpid() }

@@ -13,6 +13,7 @@ import (
 	"github.com/pmemfs/pmemfs/internal/fault"
 	"github.com/pmemfs/pmemfs/internal/grant"
 	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/session"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
@@ -22,12 +23,12 @@ import (
 // comes.
 type mapping struct {
 	srv      *Server
-	handle   *handle // one of its users: a removed file lives until it is unmapped
-	first    int64   // file block
-	length   int64   // bytes
-	address  uint64  // in the client
-	writable bool
-	fixed    bool        // Direct or Unchecked
+	handle   *handle     // one of its users: a removed file lives until it is unmapped
+	first    int64       // file block
+	length   int64       // bytes
+	address  uint64      // in the client
+	flags    uint32      // as the client has asked for; Advise changes durable only
+	outlives bool        // the client may outlive the server, whose heir must know of every block that it can store to
 	durable  atomic.Bool // stores are durable once flushed: the metadata must be before they are allowed
 
 	mu      sync.RWMutex
@@ -39,6 +40,8 @@ type mapping struct {
 
 // pinned is a run of blocks of the file.
 type pinned struct{ first, count int64 }
+
+func (m *mapping) writable() bool { return m.flags&wire.MapReadOnly == 0 }
 
 func (m *mapping) pages() int64 { return (m.length + blockSize - 1) / blockSize }
 
@@ -124,13 +127,7 @@ func (s *Session) mapFile(q *wire.Request) (*wire.Reply, error) {
 			}
 		}
 		h.users.Add(1) // it is one already, as this request
-		m := &mapping{
-			srv: s.srv, handle: h, first: q.Offset / blockSize, length: q.Length, address: q.Address, writable: write,
-			fixed: q.Flags&(wire.MapDirect|wire.MapUnchecked) != 0,
-			pins:  newTable[pinned]("pin", maxPins, "of one mapping: unpin some"),
-		}
-		m.durable.Store(q.Flags&(wire.MapSync|wire.MapDirect) != 0)
-		m.grants = s.srv.grants.Map(s.taker, uint64(h.node.Ino()), m.first, m.pages(), m.address, q.Handle)
+		m := s.newMapping(h, q.Handle, q.Offset/blockSize, q.Length, q.Address, q.Flags)
 		if direct {
 			fill := q.Flags&wire.MapPopulate != 0 && h.writable() && !s.readOnly
 			if err := m.filled(q.Offset, q.Length, fill, m.grants.Seal); err != nil {
@@ -138,7 +135,7 @@ func (s *Session) mapFile(q *wire.Request) (*wire.Reply, error) {
 				return nil, err
 			}
 		}
-		id, err := s.mappings.add(m)
+		id, err := s.addMapping(m, q.Handle)
 		if err != nil {
 			m.end()
 			return nil, err
@@ -150,13 +147,49 @@ func (s *Session) mapFile(q *wire.Request) (*wire.Reply, error) {
 // maxAddress is above every address of a process on amd64 and arm64.
 const maxAddress = 1 << 52
 
-func (s *Session) unmap(q *wire.Request) (*wire.Reply, error) {
-	m, err := s.mappings.remove(q.Handle)
+// newMapping takes over one use of a handle, of which number is the number.
+func (s *Session) newMapping(h *handle, number uint32, first, length int64, address uint64, flags uint32) *mapping {
+	m := &mapping{
+		srv: s.srv, handle: h, first: first, length: length, address: address, flags: flags, outlives: s.record() != nil,
+		pins: newTable[pinned]("pin", maxPins, "of one mapping: unpin some"),
+	}
+	m.durable.Store(flags&(wire.MapSync|wire.MapDirect) != 0)
+	m.grants = s.srv.grants.Map(s.taker, uint64(h.node.Ino()), first, m.pages(), address, number)
+	return m
+}
+
+// addMapping gives a mapping a number. handle is the number that its handle had.
+func (s *Session) addMapping(m *mapping, handle uint32) (uint32, error) {
+	f := s.record()
+	if f == nil {
+		return s.mappings.add(m, nil)
+	}
+	saved := session.Mapping{
+		Handle: handle, Ino: uint64(m.handle.node.Ino()), Generation: m.handle.node.Attr().Generation,
+		First: m.first, Length: m.length, Address: m.address, Flags: m.flags,
+	}
+	return s.mappings.add(m, func(n uint32) error {
+		saved.Number = n
+		return f.PutMapping(saved)
+	})
+}
+
+func (s *Session) unmap(q *wire.Request) (*wire.Reply, error) { return nil, s.endMapping(q.Handle) }
+
+// endMapping takes a number back. EBADF: there is no such mapping.
+func (s *Session) endMapping(n uint32) error {
+	m, err := s.mappings.remove(n)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	m.end()
-	return nil, nil
+	if f := s.record(); f != nil {
+		s.forgotten(f.DropMapping(n))
+		for pin := range m.pins.drain() {
+			s.forgotten(f.DropPin(n, pin))
+		}
+	}
+	return nil
 }
 
 // live calls f with a mapping of the client that cannot end meanwhile.
@@ -183,23 +216,43 @@ func (s *Session) pin(q *wire.Request) (*wire.Reply, error) {
 			return nil, invalid("a pin of nothing")
 		}
 		r := pinned{m.first + first, count}
-		id, err := m.pins.add(r)
+		id, err := s.addPin(m, q.Handle, r)
 		if err != nil {
 			return nil, err
 		}
 		if err := m.pin(r); err != nil {
-			_, removeErr := m.pins.remove(id)
+			_, removeErr := s.removePin(m, q.Handle, id)
 			return nil, errors.Join(err, removeErr)
 		}
 		return &wire.Reply{Handle: id}, nil
 	})
 }
 
+// addPin gives a pin of mapping n a number.
+func (s *Session) addPin(m *mapping, n uint32, r pinned) (uint32, error) {
+	f := s.record()
+	if f == nil {
+		return m.pins.add(r, nil)
+	}
+	return m.pins.add(r, func(pin uint32) error {
+		return f.PutPin(session.Pin{Mapping: n, Number: pin, First: r.first, Count: r.count})
+	})
+}
+
+// removePin takes a number back. EBADF: there is no such pin.
+func (s *Session) removePin(m *mapping, n, pin uint32) (pinned, error) {
+	r, err := m.pins.remove(pin)
+	if f := s.record(); f != nil && err == nil {
+		s.forgotten(f.DropPin(n, pin))
+	}
+	return r, err
+}
+
 // pin pins a run. Where the client can store, it is filled first: a hole that is granted as zeros would have to be taken back
 // when the client itself stores to it.
 func (m *mapping) pin(r pinned) error {
 	pin := func() error { return m.grants.Pin(r.first, r.count) }
-	if m.writable {
+	if m.writable() {
 		return m.filled(r.first*blockSize, r.count*blockSize, true, pin)
 	}
 	return m.handle.node.Hold(pin)
@@ -207,7 +260,7 @@ func (m *mapping) pin(r pinned) error {
 
 func (s *Session) unpin(q *wire.Request) (*wire.Reply, error) {
 	return s.live(q.Handle, func(m *mapping) (*wire.Reply, error) {
-		r, err := m.pins.remove(q.Flags)
+		r, err := s.removePin(m, q.Handle, q.Flags)
 		if err != nil {
 			return nil, err
 		}
@@ -237,7 +290,7 @@ func (s *Session) advise(q *wire.Request) (*wire.Reply, error) {
 		switch {
 		case q.Flags != wire.MapShared && q.Flags&^wire.MapShared != wire.MapSync:
 			return nil, invalid("a mapping can become Shared or Sync")
-		case m.fixed:
+		case m.flags&(wire.MapDirect|wire.MapUnchecked) != 0:
 			return nil, invalid("a Direct or Unchecked mapping stays what it is")
 		}
 		m.durable.Store(q.Flags&wire.MapSync != 0)
@@ -255,7 +308,7 @@ func (m *mapping) fault(page, count int64, write bool, granted func(fault.Reply)
 	if page < 0 || page >= m.pages() {
 		return unix.ENXIO
 	}
-	if write && !m.writable {
+	if write && !m.writable() {
 		return unix.EACCES
 	}
 	count = min(count, m.pages()-page)
@@ -263,9 +316,9 @@ func (m *mapping) fault(page, count int64, write bool, granted func(fault.Reply)
 	if count == 1 {
 		ahead = min(m.pattern.ahead(page), m.pages()-page)
 	}
-	return m.handle.node.Fault(m.first+page, write, m.durable.Load(), window, ahead, func(run core.Run) error {
+	return m.handle.node.Fault(m.first+page, write, m.outlives || m.durable.Load(), window, ahead, func(run core.Run) error {
 		first, end := max(run.First, m.first), min(run.First+run.Count, m.first+m.pages())
-		r := fault.Reply{FirstPage: first - m.first, Count: end - first, Offset: -1, Writable: run.Writable && m.writable}
+		r := fault.Reply{FirstPage: first - m.first, Count: end - first, Offset: -1, Writable: run.Writable && m.writable()}
 		if r.FirstPage > page || end <= m.first+page || (write && !r.Writable) {
 			return fmt.Errorf("fault of page %d was answered by %+v", page, run)
 		}

@@ -12,12 +12,7 @@ import (
 )
 
 func (s *Session) close(q *wire.Request) (*wire.Reply, error) {
-	h, err := s.handles.remove(q.Handle)
-	if err != nil {
-		return nil, err
-	}
-	h.put()
-	return nil, nil
+	return nil, s.closeHandle(q.Handle)
 }
 
 func (s *Session) read(q *wire.Request) (*wire.Reply, error) {
@@ -241,7 +236,7 @@ func (s *Session) opened(q *wire.Request, n *core.Node, created bool) (*wire.Rep
 			return nil, err
 		}
 	}
-	id, err := s.handles.add(newHandle(n, kind, q.Flags))
+	id, err := s.addHandle(newHandle(n, kind, q.Flags))
 	if err != nil {
 		return nil, err
 	}

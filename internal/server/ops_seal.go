@@ -27,6 +27,11 @@ func (s *Session) allowDirect(q *wire.Request) (*wire.Reply, error) {
 			return nil, err
 		}
 		h.direct.Store(true)
+		if f := s.record(); f != nil {
+			saved := h.saved()
+			saved.Number = q.Handle
+			return nil, f.PutHandle(saved)
+		}
 		return nil, nil
 	})
 }

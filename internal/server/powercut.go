@@ -101,15 +101,15 @@ func (s *Server) cutPower(by *Session) (medium.CutReport, error) {
 	}
 	var all sync.WaitGroup
 	for _, sess := range s.all() {
-		if sess.conn != nil {
+		if sess.remote() != nil {
 			all.Go(sess.revokeAll)
 		}
 	}
 	all.Wait()
 	r, err := s.power.Cut()
 	for _, sess := range s.all() {
-		if sess.conn != nil && sess != by {
-			sess.conn.Close()
+		if sess != by {
+			sess.hangUp()
 		}
 	}
 	return r, err
@@ -167,7 +167,7 @@ func (s *Server) Restart() (*Server, error) {
 		return nil, err
 	}
 	next := &Server{pool: power, power: power, opts: s.opts, owners: s.owners}
-	if err := next.mount(); err != nil {
+	if err := next.mount(nil); err != nil {
 		return nil, err
 	}
 	return next, nil

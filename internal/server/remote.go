@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"os"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/pmemfs/pmemfs/internal/fault"
 	"github.com/pmemfs/pmemfs/internal/grant"
+	"github.com/pmemfs/pmemfs/internal/session"
 )
 
 // remote is the other process of a session.
@@ -17,20 +19,32 @@ type remote struct {
 	pidfd   int      // valid until process is closed
 	process *os.File // the same descriptor, in the runtime's poller
 	limit   time.Duration
+	record  *session.File // nil: the session ends with the server
 }
 
-func newRemote(pid, pidfd int, limit time.Duration) (*remote, error) {
-	if err := unix.SetNonblock(pidfd, true); err != nil { // or the poller would not have it
-		unix.Close(pidfd)
-		return nil, err
-	}
-	process := os.NewFile(uintptr(pidfd), "process")
-	page, err := fault.NewPage()
+// newRemote makes the server's half of what a new client gets, and takes over p.pidfd.
+func (s *Server) newRemote(p peer, readOnly, imported bool) (*remote, error) {
+	r, err := s.remoteOf(p.pid, p.pidfd)
 	if err != nil {
-		process.Close()
 		return nil, err
 	}
-	return &remote{pid: pid, page: page, pidfd: pidfd, process: process, limit: limit}, nil
+	if r.record = s.newRecord(p, readOnly, imported); r.record != nil {
+		r.page, err = fault.NewPageIn(r.record.PagePath())
+	} else {
+		r.page, err = fault.NewPage()
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return r, nil
+}
+
+// remoteOf makes a remote without page or record, and takes over pidfd.
+func (s *Server) remoteOf(pid, pidfd int) (*remote, error) {
+	if err := unix.SetNonblock(pidfd, true); err != nil { // or the poller would not have it
+		return nil, errors.Join(os.NewSyscallError("fcntl", err), unix.Close(pidfd))
+	}
+	return &remote{pid: pid, pidfd: pidfd, process: os.NewFile(uintptr(pidfd), "process"), limit: s.opts.BreakTimeout}, nil
 }
 
 // TakeBack implements grant.Client.
@@ -53,9 +67,20 @@ func (r *remote) resolvesFaults() bool { return true }
 
 func (r *remote) ended() bool { return pidfdEnded(r.pidfd) }
 
-func (r *remote) close() {
-	r.page.Close()
-	r.process.Close()
+func (r *remote) close() error {
+	var errs []error
+	if r.page != nil {
+		errs = append(errs, r.page.Close())
+	}
+	if r.record != nil {
+		errs = append(errs, r.record.Remove())
+	}
+	return errors.Join(append(errs, r.process.Close())...)
+}
+
+// leave is close for a client that another server is to take over: nothing has been done for it yet.
+func (r *remote) leave() error {
+	return errors.Join(r.page.Leave(), r.record.Close(), r.process.Close())
 }
 
 // gone waits until the process has ended, or close is called.

@@ -35,6 +35,7 @@ func (s *Server) Serve(ctx context.Context, l *Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	v := s.begin(cancel)
+	s.attend()
 	failed := s.accept(ctx, l)
 	close(v.refusing)
 	off := s.off.Load()
@@ -94,7 +95,8 @@ func (s *Server) retreat() {
 	var all sync.WaitGroup
 	s.endExports()
 	for _, sess := range s.all() {
-		if sess.conn == nil {
+		r := sess.remote()
+		if r == nil {
 			continue
 		}
 		all.Go(func() {
@@ -107,7 +109,8 @@ func (s *Server) retreat() {
 					break // the others would take as long
 				}
 			}
-			sess.conn.Close()
+			r.page.Close() // first, so that who sees the end of the connection knows that it is the end
+			sess.hangUp()
 			sess.Close()
 		})
 	}
@@ -129,11 +132,11 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn, a Access) {
 	sess.serve(c)
 }
 
-// serve is the life of a session.
+// serve is the life of a session, from its connection on.
 func (s *Session) serve(c *net.UnixConn) {
-	r := s.taker.(*remote)
-	var faults sync.WaitGroup
-	faults.Go(func() { s.serveFaults(r) })
+	if s.heir == nil {
+		s.startFaults()
+	}
 	err := s.serveRequests(c)
 	if err != nil && !s.srv.ending() {
 		s.srv.logf("process %d was disconnected: %v", s.pid, err)
@@ -141,10 +144,10 @@ func (s *Session) serve(c *net.UnixConn) {
 	c.Close()
 	s.closeHandles()
 	if len(s.mappings.all()) > 0 {
-		r.gone() // until then it can still store
+		s.remote().gone() // until then it can still store
 	}
 	s.Close()
-	faults.Wait()
+	s.faults.Wait()
 }
 
 // requests is the serving of one connection by a few goroutines: one reads, the others serve what they have read or wait for
@@ -271,6 +274,9 @@ func (s *Server) welcome(c *net.UnixConn, a Access, q *wire.Request) (*Session, 
 	if err := checkHello(q); err != nil {
 		return nil, err
 	}
+	if q.Flags&wire.HelloResume != 0 {
+		return s.resume(c, a, q)
+	}
 	p, err := findPeer(c)
 	if err != nil {
 		return nil, err
@@ -278,14 +284,16 @@ func (s *Server) welcome(c *net.UnixConn, a Access, q *wire.Request) (*Session, 
 	ok, readOnly := a.allows(p.cred, s.owners...)
 	if !ok {
 		unix.Close(p.pidfd)
-		return nil, fmt.Errorf("user %d (process %d) may not use this pool: %w", p.cred.UID, p.pid, unix.EACCES)
+		return nil, refused(p)
 	}
-	r, err := newRemote(p.pid, p.pidfd, s.opts.BreakTimeout)
+	readOnly = readOnly || q.Flags&wire.HelloReadOnly != 0
+	r, err := s.newRemote(p, readOnly, false)
 	if err != nil {
 		return nil, err
 	}
-	sess := newSession(s, p.pid, p.cred, readOnly || q.Flags&wire.HelloReadOnly != 0)
-	sess.conn, sess.taker = c, r
+	sess := newSession(s, p.pid, p.cred, readOnly)
+	sess.taker = r
+	sess.conn.Store(c)
 	if err := s.admit(sess); err != nil {
 		r.close()
 		return nil, err
@@ -296,6 +304,10 @@ func (s *Server) welcome(c *net.UnixConn, a Access, q *wire.Request) (*Session, 
 		return nil, err
 	}
 	return sess, nil
+}
+
+func refused(p peer) error {
+	return fmt.Errorf("user %d (process %d) may not use this pool: %w", p.cred.UID, p.pid, unix.EACCES)
 }
 
 // Hello says what a client must know before it can map.
@@ -313,7 +325,11 @@ func (s *Session) Hello() *wire.Hello {
 
 // greet answers Hello: it adds to a reply what every client must know and have. readOnly is for the data area.
 func (s *Session) greet(reply *wire.Reply, r *remote, readOnly bool, send func(frame []byte, files []int) error) error {
-	data, err := s.srv.pool.ClientFile(readOnly, -1)
+	slot := -1
+	if r.record != nil {
+		slot, reply.Data = r.record.Slot(), wire.AppendToken(nil, tokenOf(r.record))
+	}
+	data, err := s.srv.pool.ClientFile(readOnly, slot)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/pmemfs/pmemfs/internal/grant"
 	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
-	"github.com/pmemfs/pmemfs/internal/progress"
+	"github.com/pmemfs/pmemfs/internal/session"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
@@ -23,7 +23,13 @@ import (
 type Options struct {
 	ReadOnly bool               // nothing in the pool is changed; clients get a read-only descriptor
 	Require  medium.Granularity // refuse coarser media
-	Wait     time.Duration      // for mappings that clients of an earlier server still hold
+	Wait     time.Duration      // for an owner that is about to go, and for clients of an earlier server that are not taken over
+	// RuntimeDir is where what is known of clients is kept, so that the next server can take them over should this one die:
+	// a directory in memory. "": /dev/shm. A server that is read-only, emulates power cuts or commits at intervals has no heir.
+	RuntimeDir string
+	Survivors  Survivors // of an earlier server
+	// Alone: Serve is never called; the program itself is the only client. Others are neither taken over nor left to an heir.
+	Alone bool
 	// BreakTimeout is how long an operation waits for a client that does not give up a grant, before it fails with
 	// EBUSY. 0: 2 s, far more than a client that runs at all needs, and little enough for whoever waits.
 	BreakTimeout time.Duration
@@ -65,6 +71,7 @@ type Server struct {
 	pool   Pool
 	power  *medium.PowerCut // the pool, when power cuts are emulated; else nil
 	report medium.Report    // of pool; immutable
+	slots  *medium.Pool     // the pool, when clients can outlive the server; else nil
 	fs     *core.FS
 	grants *grant.Table
 	opts   Options
@@ -72,6 +79,9 @@ type Server struct {
 
 	stopCommitter func()   // immutable once mounted
 	progress      *os.File // for clients, to be mapped read-only; immutable once mounted
+
+	runtime sync.Once    // opens dir
+	dir     *session.Dir // immutable after runtime; nil: clients do not outlive the server
 
 	clients sync.WaitGroup // connections that are being served
 	off     atomic.Bool    // the power is cut, or about to be
@@ -96,81 +106,123 @@ type Pool interface {
 	Close() error
 }
 
-// Open opens and mounts a pool, as its owner. The caller closes the server.
+// Open opens and mounts a pool, as its owner, and takes over the clients of an earlier owner. The caller closes the server.
 func Open(pool string, o Options) (*Server, error) {
-	if o.BreakTimeout == 0 {
-		o.BreakTimeout = 2 * time.Second
-	}
+	o.BreakTimeout = cmp.Or(o.BreakTimeout, 2*time.Second)
+	o.RuntimeDir = cmp.Or(o.RuntimeDir, "/dev/shm")
 	if o.Logf == nil {
 		o.Logf = log.Printf
 	}
-	mo := medium.Options{Require: o.Require, ReadOnly: o.ReadOnly, Wait: o.Wait, MetaSize: core.MetaSize}
+	s := &Server{opts: o, owners: []uint32{uint32(os.Geteuid())}}
+	var found []survivor
+	mo := medium.Options{
+		Require: o.Require, ReadOnly: o.ReadOnly, Wait: o.Wait, MetaSize: core.MetaSize, Refuse: o.Survivors == RefuseSurvivors,
+	}
+	if o.Survivors == AdoptSurvivors && !o.Alone {
+		mo.Adopt = func(identity string, live []int) map[int]int {
+			found = s.findSurvivors(pool, identity, live)
+			return pids(found)
+		}
+	}
 	if o.PowerCut != nil {
 		mo.Require = medium.AnyGranularity // of what is emulated
 	}
 	p, err := medium.Open(pool, mo)
+	if err == nil {
+		if o.leaves(p.Report().Granularity) {
+			s.slots = p
+			s.tidy(found)
+		}
+		err = s.take(p, found)
+	}
 	if err != nil {
-		return nil, err
-	}
-	s := &Server{pool: p, opts: o, owners: []uint32{uint32(os.Geteuid())}}
-	if o.PowerCut != nil {
-		power := *o.PowerCut
-		power.Require = o.Require
-		if s.power, err = medium.NewPowerCut(p, power); err != nil {
-			return nil, errors.Join(err, p.Close())
-		}
-		s.pool = s.power
-	}
-	if st, err := os.Stat(pool); err == nil {
-		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-			s.owners = append(s.owners, sys.Uid)
-		}
-	}
-	if err := s.mount(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, leaveAll(found), s.closeRuntime())
 	}
 	return s, nil
 }
 
-// mount mounts the pool of a new server, or closes it.
-func (s *Server) mount() (err error) {
+// take makes an opened pool that of a new server, or closes it.
+func (s *Server) take(p *medium.Pool, found []survivor) (err error) {
+	s.pool = p
+	if s.opts.PowerCut != nil {
+		power := *s.opts.PowerCut
+		power.Require = s.opts.Require
+		if s.power, err = medium.NewPowerCut(p, power); err != nil {
+			return errors.Join(err, p.Close())
+		}
+		s.pool = s.power
+	}
+	if st, err := os.Stat(p.Report().Path); err == nil {
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			s.owners = append(s.owners, sys.Uid)
+		}
+	}
+	return s.mount(found)
+}
+
+// mount mounts the pool of a new server and takes clients over, or closes the pool.
+func (s *Server) mount(found []survivor) (err error) {
 	s.report, s.sessions = s.pool.Report(), map[*Session]struct{}{}
 	s.exports, s.exported, s.imported = map[*export]struct{}{}, newQuota("exported descriptors", maxExports, maxUserExports),
 		newQuota("connections with imported files", maxImports, maxUserImports)
 	s.opts.Limits = s.opts.Limits.withDefaults(s.report.DataSize)
 	s.grants = grant.NewTable(s.opts.Limits.blocks())
 	s.opts.Commit = s.opts.Commit.on(s.granularity())
-	page, shared, err := progress.Make()
+	page, shared, err := s.makeProgress()
 	if err != nil {
 		return errors.Join(err, s.pool.Close())
 	}
 	s.progress = shared
 	s.fs, err = core.Mount(s.pool.Meta(), s.pool.Data(), core.Options{
 		ReadOnly: s.opts.ReadOnly, Breaker: breaker{s.grants}, Stage: s.stages(), Defer: s.granularity() > medium.CacheLine,
-		Progress: page,
+		Progress:    page,
+		HoldOrphans: len(found) > 0,
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("mount %s: %w", s.report.Path, err), s.pool.Close())
 	}
 	s.counts.since = time.Now()
+	for _, v := range found {
+		if err := s.adopt(v); err != nil {
+			return errors.Join(err, s.fs.Close(), s.pool.Close())
+		}
+	}
+	if len(found) > 0 {
+		s.fs.Reclaim() // of what they have open nothing goes
+		s.logf("taken over from an earlier server: %d clients", len(found))
+	}
 	s.startCommitter()
 	return nil
 }
 
-// Close ends every session, unmounts the pool cleanly and gives it up. Serve must have returned.
+// Close ends every session, unmounts the pool cleanly and gives it up. Serve must have returned. If it was never called, clients
+// that were taken over are left for another server.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
+	var errs []error
 	for _, sess := range s.all() {
-		sess.Close()
+		if sess.heir != nil && s.serving == nil {
+			errs = append(errs, sess.remote().leave())
+		} else {
+			sess.Close()
+		}
 	}
 	s.stopCommitter()
-	err := s.fs.Close()
-	if s.off.Load() {
-		err = nil // it had no power to make anything durable
+	if err := s.fs.Close(); !s.off.Load() { // without power nothing can be made durable
+		errs = append(errs, err)
 	}
-	return errors.Join(err, s.progress.Close(), s.pool.Close())
+	return errors.Join(append(errs, s.progress.Close(), s.pool.Close(), s.closeRuntime())...)
+}
+
+// closeRuntime gives up the runtime directory, in which there is nothing any more, but for clients that are left to another
+// server.
+func (s *Server) closeRuntime() error {
+	if s.dir == nil {
+		return nil
+	}
+	return s.dir.Close()
 }
 
 func (s *Server) readOnly() bool                  { return s.opts.ReadOnly }

@@ -452,33 +452,33 @@ func TestListen(t *testing.T) {
 
 func TestTable(t *testing.T) {
 	tab := newTable[string]("thing", 3, "give one back")
-	a, _ := tab.add("a")
-	b, _ := tab.add("b")
+	a, _ := tab.add("a", nil)
+	b, _ := tab.add("b", nil)
 	if _, err := tab.remove(a); err != nil {
 		t.Error(err)
 	}
 	if _, err := tab.get(a); !errors.Is(err, unix.EBADF) {
 		t.Error(err)
 	}
-	c, _ := tab.add("c")
+	c, _ := tab.add("c", nil)
 	if c == a || c == b {
 		t.Error("a number was used again at once")
 	}
-	tab.add("d")
-	if _, err := tab.add("e"); !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "3 things") {
+	tab.add("d", nil)
+	if _, err := tab.add("e", nil); !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "3 things") {
 		t.Error(err)
 	}
 	tab.mu.Lock()
 	tab.last = 1<<32 - 1
 	tab.mu.Unlock()
 	tab.remove(b)
-	if n, err := tab.add("after the turn"); n != 1 || err != nil {
+	if n, err := tab.add("after the turn", nil); n != 1 || err != nil {
 		t.Error(n, err)
 	}
 	if got := len(tab.drain()); got != 3 {
 		t.Error(got)
 	}
-	if _, err := tab.add("late"); !errors.Is(err, unix.ESHUTDOWN) {
+	if _, err := tab.add("late", nil); !errors.Is(err, unix.ESHUTDOWN) {
 		t.Error(err)
 	}
 }

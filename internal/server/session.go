@@ -12,6 +12,7 @@ import (
 	"github.com/pmemfs/pmemfs/internal/core"
 	"github.com/pmemfs/pmemfs/internal/grant"
 	"github.com/pmemfs/pmemfs/internal/medium"
+	"github.com/pmemfs/pmemfs/internal/session"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
@@ -27,9 +28,12 @@ type Session struct {
 	handles  *table[*handle]
 	mappings *table[*mapping]
 	taker    taker
-	conn     *net.UnixConn // nil: local
-	imported bool          // the client has come with an open file, and may use nothing beyond it; immutable
+	imported bool // the client has come with an open file, and may use nothing beyond it; immutable
 	closing  sync.Once
+
+	conn   atomic.Pointer[net.UnixConn] // nil: local, or adopted and not resumed
+	faults sync.WaitGroup               // of the page that is served, of a remote session
+	heir   *heir                        // of the session of an earlier server; nil: it began here; immutable
 
 	issuer *medium.Issuer // of the client's flushes; nil unless power cuts are emulated; immutable once admitted
 	cutter atomic.Bool    // the client has cut the power
@@ -42,7 +46,7 @@ type taker interface {
 	resolvesFaults() bool
 	// ended says whether the process is gone, so that its number may be another's.
 	ended() bool
-	close()
+	close() error
 }
 
 func newSession(srv *Server, pid int, cred core.Cred, readOnly bool) *Session {
@@ -145,6 +149,27 @@ func (s *Session) dispatch(q *wire.Request) (*wire.Reply, error) {
 	return r, err
 }
 
+// remote is the other process; nil for the local session.
+func (s *Session) remote() *remote {
+	r, _ := s.taker.(*remote)
+	return r
+}
+
+// record is where the session is recorded for the next server; nil: nowhere.
+func (s *Session) record() *session.File {
+	if r := s.remote(); r != nil {
+		return r.record
+	}
+	return nil
+}
+
+// hangUp ends the connection, if there is one.
+func (s *Session) hangUp() {
+	if c := s.conn.Load(); c != nil {
+		c.Close()
+	}
+}
+
 // closeHandles closes what the client has open. Mappings live on.
 func (s *Session) closeHandles() {
 	for _, h := range s.handles.drain() {
@@ -159,7 +184,7 @@ func (s *Session) Close() {
 		for _, m := range s.mappings.drain() {
 			m.end()
 		}
-		s.taker.close()
+		s.forgotten(s.taker.close())
 		if s.issuer != nil {
 			s.issuer.Close()
 		}

@@ -3,7 +3,6 @@ package server
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -26,8 +25,9 @@ func newTable[T any](what string, limit int, remedy string) *table[T] {
 	return &table[T]{what: what, limit: limit, remedy: remedy, m: map[uint32]T{}}
 }
 
-// add numbers a thing. EMFILE: there are too many.
-func (t *table[T]) add(v T) (uint32, error) {
+// add numbers a thing. record, if it is not nil, is called with the number before anybody can refer to the thing by it; when it
+// fails there is no thing. EMFILE: there are too many.
+func (t *table[T]) add(v T, record func(n uint32) error) (uint32, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.done {
@@ -42,8 +42,21 @@ func (t *table[T]) add(v T) (uint32, error) {
 			break
 		}
 	}
+	if record != nil {
+		if err := record(t.last); err != nil {
+			return 0, err
+		}
+	}
 	t.m[t.last] = v
 	return t.last, nil
+}
+
+// put gives a thing the number that it had in an earlier server, where the number was in use once.
+func (t *table[T]) put(n uint32, v T) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.m[n] = v
+	t.last = max(t.last, n)
 }
 
 // get returns a thing by its number. EBADF: there is none.
@@ -69,19 +82,19 @@ func (t *table[T]) remove(n uint32) (T, error) {
 	return v, nil
 }
 
-// all returns the things that are there.
-func (t *table[T]) all() []T {
+// all returns the things that are there, by their numbers.
+func (t *table[T]) all() map[uint32]T {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return slices.Collect(maps.Values(t.m))
+	return maps.Clone(t.m)
 }
 
 // drain takes everything out, for good.
-func (t *table[T]) drain() []T {
+func (t *table[T]) drain() map[uint32]T {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.done = true
-	all := slices.Collect(maps.Values(t.m))
-	clear(t.m)
+	all := t.m
+	t.m = map[uint32]T{}
 	return all
 }

@@ -36,13 +36,12 @@ type directory struct {
 }
 
 // Open opens the directory of the pool that has an identity (medium.Pool.Identity) in a directory for what does not outlive
-// the machine, such as /dev/shm, and makes it if it is not there. What others have left in the same place, and nobody needs
-// any more, is removed. EPERM: somebody else has made it, or others than this user may look into it.
+// the machine, such as /dev/shm, and makes it if it is not there. EPERM: somebody else has made it, or others than this user
+// may look into it.
 func Open(runtime, identity string) (*Dir, error) {
 	if _, err := here(); err != nil {
 		return nil, err
 	}
-	sweep(runtime)
 	path := filepath.Join(runtime, prefix+identity)
 	for range 200 {
 		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -60,7 +59,10 @@ func Open(runtime, identity string) (*Dir, error) {
 	return nil, fmt.Errorf("%s is in use by another process: %w", path, unix.EBUSY)
 }
 
-const prefix = "pmemfs-"
+const (
+	prefix       = "pmemfs-"
+	progressName = "progress"
+)
 
 // errBusy: somebody else has the directory open.
 var errBusy = errors.New("the directory is in use")
@@ -119,13 +121,23 @@ func (d *directory) close() error {
 	return errors.Join(d.lock.Close(), d.root.Close())
 }
 
-// Close gives the directory up, and removes it when there is nothing in it.
+// Close gives the directory up, and removes it when there is no session in it.
 func (d *Dir) Close() error {
-	err := os.Remove(d.path)
-	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, fs.ErrNotExist) {
-		err = nil
+	slots, err := d.slots()
+	if err == nil && len(slots) == 0 {
+		err = d.erase()
 	}
 	return errors.Join(err, d.close())
+}
+
+// erase removes the directory, in which there is no session.
+func (d *directory) erase() error {
+	for _, remove := range []func() error{func() error { return d.root.Remove(progressName) }, func() error { return os.Remove(d.path) }} {
+		if err := remove(); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func recordName(slot int) string { return strconv.Itoa(slot) + ".session" }
@@ -164,7 +176,9 @@ func (d *Dir) Create(c Client, taken func(slot int) (bool, error)) (*File, error
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("record a session in %s: %w", d.path, err), d.release(slot))
+		err = errors.Join(fmt.Errorf("record a session in %s: %w", d.path, err), d.remove(slot))
+		d.release(slot)
+		return nil, err
 	}
 	return &File{dir: d, slot: slot, client: c, base: int64(len(header)), f: f, at: map[key]int{}}, nil
 }
@@ -188,13 +202,11 @@ func (d *Dir) take(taken func(slot int) (bool, error)) (int, error) {
 	return 0, fmt.Errorf("all %d slots of %s are in use: %w", MaxSlots, d.path, unix.EUSERS)
 }
 
-// release removes what there is of a slot, and lets others have it.
-func (d *Dir) release(slot int) error {
-	err := d.remove(slot)
+// release lets others have a slot.
+func (d *Dir) release(slot int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.used[slot] = false
-	return err
 }
 
 // remove removes the files of a slot, those that there are.
@@ -208,22 +220,25 @@ func (d *directory) remove(slot int) error {
 	return errors.Join(failed...)
 }
 
-// CreatePage makes the file for a session's fault page, empty.
-func (f *File) CreatePage() (*os.File, error) {
-	return f.dir.root.OpenFile(pageName(f.slot), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-}
+// PagePath is where the session's fault page is to be made.
+func (f *File) PagePath() string { return filepath.Join(f.dir.path, pageName(f.slot)) }
 
-// OpenPage opens the file that CreatePage has made.
-func (f *File) OpenPage() (*os.File, error) {
-	return f.dir.root.OpenFile(pageName(f.slot), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+// Progress opens the file for the page of what is pending, which is empty if no server has made one.
+func (d *Dir) Progress() (*os.File, error) {
+	return d.root.OpenFile(progressName, os.O_RDWR|os.O_CREATE, 0o600)
 }
 
 // Restore reads back the sessions that an earlier server has left and whose slots are live: their clients are still there.
-// The files of others are removed. Errors are about single sessions, which are missing then.
+// The files of others are removed; if nobody is there, everything. Errors are about single sessions, which are missing then.
 func (d *Dir) Restore(live []int) (all []*Saved, failed []error) {
 	slots, err := d.slots()
 	if err != nil {
 		return nil, []error{err}
+	}
+	if len(live) == 0 {
+		if err := d.root.Remove(progressName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = append(failed, err)
+		}
 	}
 	for _, slot := range slots {
 		if !slices.Contains(live, slot) {
@@ -318,8 +333,9 @@ func (d *directory) open(slot int) (_ *os.File, _ *contents, err error) {
 
 var identities = regexp.MustCompile(`^` + prefix + `(dev-)?[0-9a-f]{1,16}-[0-9a-f]{1,16}$`)
 
-// sweep removes the directories of pools that no server has open and no client lives of. What cannot be looked at is left.
-func sweep(runtime string) {
+// Sweep removes the directories of pools that no server has open and of which no client lives. What cannot be looked at is
+// left.
+func Sweep(runtime string) {
 	entries, err := os.ReadDir(runtime)
 	if err != nil {
 		return
@@ -351,7 +367,7 @@ func (d *directory) sweep() {
 	for _, slot := range slots {
 		d.remove(slot)
 	}
-	os.Remove(d.path)
+	d.erase()
 }
 
 // ended says whether the client of a slot is known to be gone.

@@ -6,6 +6,7 @@
 //	RUNTIME/pmemfs-IDENTITY/   one for each pool, of mode 0700 and of the server's user
 //	    SLOT.session           header and records of a session
 //	    SLOT.page              its fault page; this package makes its name and removes it, and never looks into it
+//	    progress               what is pending, for all clients to see; the same holds for it
 //
 // A record is written or erased by a single pwrite of 64 aligned bytes, before the client is told of what it records, and
 // after it has been told of the end. So a server that is killed at any instant leaves a record whole or absent; a torn one
@@ -19,7 +20,7 @@
 //
 // # Locks
 //
-// Dir.mu and File.mu are leaves. A Dir holds an exclusive flock on its directory, so that nobody takes it for one that was
+// Dir.mu is a leaf, and taken under File.mu. A Dir holds an exclusive flock on its directory, so that nobody takes it for one that was
 // left behind.
 package session
 

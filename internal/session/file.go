@@ -114,28 +114,20 @@ func (f *File) write(position int, b *[recordSize]byte) error {
 	return nil
 }
 
-// Close lets go of the session without ending it: its files stay for the next server. Further calls do nothing.
-func (f *File) Close() error {
-	_, err := f.close()
-	return err
-}
+// Close lets go of the session without ending it: its files stay for the next server. After Remove it does nothing.
+func (f *File) Close() error { return f.close(func() error { return nil }) }
 
-func (f *File) close() (was bool, err error) {
+// Remove ends the session: its files are gone, and its slot can be used again. After Close it does nothing.
+func (f *File) Remove() error { return f.close(func() error { return f.dir.remove(f.slot) }) }
+
+func (f *File) close(then func() error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.f == nil {
-		return false, nil
+		return nil
 	}
-	err = f.f.Close()
+	err := errors.Join(f.f.Close(), then())
 	f.f = nil
-	return true, err
-}
-
-// Remove ends the session: its files are gone, and its slot can be used again. After Close or Remove it does nothing.
-func (f *File) Remove() error {
-	was, err := f.close()
-	if was {
-		err = errors.Join(err, f.dir.release(f.slot))
-	}
+	f.dir.release(f.slot)
 	return err
 }

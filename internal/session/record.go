@@ -20,8 +20,7 @@ import (
 //	offset 32  0                     i64  first block of the file  0
 //	offset 40                        i64  length, bytes
 //	offset 48                        u64  address
-//	offset 56                        u32  flags of the handle
-//	offset 60                        u32  flags
+//	offset 56                        u32  flags
 const recordSize = 64
 
 const (
@@ -30,7 +29,7 @@ const (
 	kindPin
 )
 
-const bitDirect = 1 // of a handle, or the handle of a mapping
+const bitDirect = 1 // of a handle
 
 const blockSize = 4096
 
@@ -56,13 +55,11 @@ type Handle struct {
 	Direct          bool   // may be used to seal
 }
 
-// Mapping is a mapped range of a file. It lives on when its handle is closed, so it says of the handle what there is to say.
+// Mapping is a mapped range of a file. It lives on when its handle is closed, so it says itself which file that is.
 type Mapping struct {
 	Number          uint32 // not 0
 	Handle          uint32 // by which it was made, open or closed by now; not 0
 	Ino, Generation uint64
-	HandleFlags     uint32 // as Handle.Flags
-	HandleDirect    bool   // as Handle.Direct
 	First           int64  // block of the file where it begins
 	Length          int64  // bytes, more than 0
 	Address         uint64 // in the client; a multiple of 4096
@@ -102,7 +99,10 @@ func (p Pin) inside(m Mapping) bool {
 var le = binary.LittleEndian
 
 func (h Handle) encode(b *[recordSize]byte) {
-	b[4], b[5] = kindHandle, directBit(h.Direct)
+	b[4] = kindHandle
+	if h.Direct {
+		b[5] = bitDirect
+	}
 	le.PutUint32(b[8:], h.Number)
 	le.PutUint32(b[12:], h.Flags)
 	le.PutUint64(b[16:], h.Ino)
@@ -110,7 +110,7 @@ func (h Handle) encode(b *[recordSize]byte) {
 }
 
 func (m Mapping) encode(b *[recordSize]byte) {
-	b[4], b[5] = kindMapping, directBit(m.HandleDirect)
+	b[4] = kindMapping
 	le.PutUint32(b[8:], m.Number)
 	le.PutUint32(b[12:], m.Handle)
 	le.PutUint64(b[16:], m.Ino)
@@ -118,8 +118,7 @@ func (m Mapping) encode(b *[recordSize]byte) {
 	le.PutUint64(b[32:], uint64(m.First))
 	le.PutUint64(b[40:], uint64(m.Length))
 	le.PutUint64(b[48:], m.Address)
-	le.PutUint32(b[56:], m.HandleFlags)
-	le.PutUint32(b[60:], m.Flags)
+	le.PutUint32(b[56:], m.Flags)
 }
 
 func (p Pin) encode(b *[recordSize]byte) {
@@ -130,28 +129,20 @@ func (p Pin) encode(b *[recordSize]byte) {
 	le.PutUint64(b[24:], uint64(p.Count))
 }
 
-func directBit(set bool) byte {
-	if set {
-		return bitDirect
-	}
-	return 0
-}
-
 // decode is the inverse of the encodes. It does not look at the checksum. nil: no such record is ever written.
 func decode(b *[recordSize]byte) record {
-	direct := b[5]&bitDirect != 0
 	var r record
 	switch b[4] {
 	case kindHandle:
 		r = Handle{
 			Number: le.Uint32(b[8:]), Flags: le.Uint32(b[12:]), Ino: le.Uint64(b[16:]), Generation: le.Uint64(b[24:]),
-			Direct: direct,
+			Direct: b[5]&bitDirect != 0,
 		}
 	case kindMapping:
 		r = Mapping{
 			Number: le.Uint32(b[8:]), Handle: le.Uint32(b[12:]), Ino: le.Uint64(b[16:]), Generation: le.Uint64(b[24:]),
 			First: int64(le.Uint64(b[32:])), Length: int64(le.Uint64(b[40:])), Address: le.Uint64(b[48:]),
-			HandleFlags: le.Uint32(b[56:]), Flags: le.Uint32(b[60:]), HandleDirect: direct,
+			Flags: le.Uint32(b[56:]),
 		}
 	case kindPin:
 		r = Pin{

@@ -48,7 +48,9 @@ type Op uint16
 const (
 	opInvalid Op = iota
 
-	OpHello  // Offset: Version; Flags: HelloReadOnly → Hello and three descriptors: fault page, data area, progress page
+	// OpHello: Offset: Version; Flags: HelloReadOnly → Hello, Data: a token if the session outlives the server, and three
+	// descriptors: fault page, data area, progress page. Or Offset: Version; Flags: HelloResume, Data: Resume → Hello.
+	OpHello
 	OpInfo   // → Data: JSON
 	OpStatfs // → Statfs
 
@@ -101,8 +103,11 @@ const (
 // end can tell what it is before he sends anything.
 const ExportPrefix = "@pmemfs-export-"
 
-// HelloReadOnly in the Flags of Hello asks for a data descriptor that cannot be mapped for writing.
-const HelloReadOnly = 1
+// Flags of Hello.
+const (
+	HelloReadOnly = 1 << iota // the data descriptor is to be one that cannot be mapped for writing
+	HelloResume               // the session is one of a server that has died
+)
 
 // Flags of OpFlush.
 const (

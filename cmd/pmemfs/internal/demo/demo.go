@@ -49,6 +49,7 @@ type Result struct {
 	Truncations   int64 `json:"truncations"` // of a file that all writers had mapped
 	Rotations     int64 `json:"rotations"`   // of a file that its writer had mapped
 	Caught        int64 `json:"accesses_caught"`
+	Survived      int64 `json:"writers_survived"` // how often a writer went on by itself over the death of a server
 	CheckErrors   int64 `json:"check_errors"`
 	FilesDiffer   int64 `json:"files_differing"` // of the tree, after everything
 	RecoveryMilli int64 `json:"server_back_ms"`  // median time from the kill of a server to the next one's readiness
@@ -227,7 +228,8 @@ func freeBytes(dir string) int64 {
 // startServer serves the pool in a process of its own.
 func (d *demo) startServer(ctx context.Context) (err error) {
 	first := d.server == nil
-	d.server, err = d.launcher.launch("server", nil, "serve", d.pool, "--socket", d.socket, "--wait", patience.String())
+	d.server, err = d.launcher.launch("server", nil, "serve", d.pool, "--socket", d.socket, "--wait", patience.String(),
+		"--runtime-dir", d.dir)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ const (
 	found                    // records that it then found
 	lost                     // acknowledged records that it then did not find
 	caught                   // accesses beyond the end of a file that was cut off, which became errors
+	served                   // the process of the server that the writer is connected to
 	rotations                // how often it renamed the file that it had mapped, and began another
 	words
 )

@@ -44,7 +44,8 @@ type writer struct {
 	scratch *pmemfs.Mapping
 }
 
-// Writer appends records until the demo says stop, over the crashes of servers. It is the whole life of a process.
+// Writer appends records until the demo says stop, over the crashes of servers: where the next server takes its mappings over,
+// it does not even notice; else it connects anew. It is the whole life of a process.
 func Writer(ctx context.Context, o WriterOptions) error {
 	s, err := mapShared(o.Shared, o.Writers)
 	if err != nil {
@@ -80,6 +81,7 @@ func (w *writer) session(ctx context.Context) error {
 		return err
 	}
 	w.count(sessions)
+	w.noteServer()
 	return w.write(ctx)
 }
 
@@ -165,11 +167,12 @@ func (w *writer) write(ctx context.Context) error {
 	from := w.offset
 	for w.word(stop) == 0 && ctx.Err() == nil {
 		if w.sequence >= w.word(budget) {
-			// The store is how a writer that has nothing to do notices that its server is gone.
+			// The store is how a writer that has nothing to do notices that its server is gone for good.
 			if err := errors.Join(w.acknowledge(from), w.scribble()); err != nil {
 				return err
 			}
 			from = w.offset
+			w.noteServer()
 			time.Sleep(200 * time.Microsecond)
 			continue
 		}
@@ -196,6 +199,9 @@ func (w *writer) write(ctx context.Context) error {
 	}
 	return w.acknowledge(from)
 }
+
+// noteServer says by which server the writer is served: another one has taken it over when that changes in a session.
+func (w *writer) noteServer() { w.shared.at(w.Index, served).Store(uint64(w.fsys.Info().PID)) }
 
 // store stores the next record, which nobody may rely on yet.
 func (w *writer) store() error {
