@@ -14,15 +14,16 @@ type Run struct {
 	First    int64 // file block
 	Count    int64
 	Block    int64 // data block of First, -1: zeros, for reading only
-	Writable bool  // a store needs no further work: it is durable once flushed and fenced
+	Writable bool  // a store needs no further work: with durable it is durable once flushed and fenced
 }
 
-// Fault resolves an access to a block of the file. With durable, all metadata
-// that finds the block is durable before it is granted for a write. For a write it allocates the
+// Fault resolves an access to a block of the file. For a write it allocates the
 // block when it is a hole (with up to ahead blocks in all, zeroed) and marks
 // it written; for a read of a hole it offers zeros. grant is called with the
 // largest run around the block inside its aligned window of window blocks,
-// while the inode is locked, so that no break can come in between.
+// while the inode is locked, so that no break can come in between. With durable
+// a run is Writable only when all metadata that finds it is durable: a write
+// sees to that, a read does not.
 //
 // ENXIO beyond the end of the file, ENOSPC, or what grant returns.
 //
@@ -37,7 +38,11 @@ func (n *Node) Fault(block int64, write, durable bool, window, ahead int64, gran
 	if !write {
 		in.mu.RLock()
 		defer in.mu.RUnlock()
-		return in.answer(block, window, grant)
+		settled := !durable || in.fs.journal.DurableLSN() >= in.metaLSN
+		return in.answer(block, window, func(r Run) error {
+			r.Writable = r.Writable && settled
+			return grant(r)
+		})
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -93,8 +94,10 @@ type FS struct {
 	breaker    Breaker
 	now        func() int64
 	readOnly   bool
-	stage      bool // immutable, see Options
-	deferData  bool // immutable: Options.Defer
+	stage      bool          // immutable, see Options
+	deferData  bool          // immutable: Options.Defer
+	stored     atomic.Uint64 // with deferData: how often contents were stored
+	fenced     atomic.Uint64 // of these, how many are durable
 	progress   *progress.Page
 
 	renameMu sync.Mutex
@@ -271,7 +274,7 @@ func open(meta, data medium.Area, sb *layout.Superblock, o Options) (*FS, error)
 	}
 	jo := journal.Options{ReadOnly: o.ReadOnly, Random: o.Random, Durable: fs.progress.Durable()}
 	if fs.deferData {
-		jo.Barrier = data.Fence
+		jo.Barrier = fs.fenceStored
 	}
 	if fs.journal, err = journal.Open(meta, sb, jo); err != nil {
 		return nil, err
@@ -366,24 +369,40 @@ func (fs *FS) Close() error {
 func (fs *FS) Commit() error { return fs.commitTo(fs.journal.HeadLSN()) }
 
 // commitTo makes what was staged up to an LSN durable, with the contents that
-// were stored before.
+// were stored before. Contents that were stored in place may have come after
+// the barrier of the group that had the LSN.
 func (fs *FS) commitTo(lsn uint64) error {
-	if fs.journal.DurableLSN() < lsn {
-		return fs.journal.Commit(lsn) // the barrier is the data's fence
+	if err := fs.journal.Commit(lsn); err != nil {
+		return err
 	}
-	if fs.deferData {
-		return fs.data.Fence()
-	}
-	return nil
+	return fs.fenceStored()
 }
 
 // fenceData makes contents durable that were stored before, unless Commit is to
 // do that.
 func (fs *FS) fenceData() error {
 	if fs.deferData {
+		fs.stored.Add(1)
 		return nil
 	}
 	return fs.data.Fence()
+}
+
+// fenceStored makes contents durable that fenceData has left to Commit.
+func (fs *FS) fenceStored() error {
+	stored := fs.stored.Load()
+	if fs.fenced.Load() >= stored {
+		return nil
+	}
+	if err := fs.data.Fence(); err != nil {
+		return err
+	}
+	for old := fs.fenced.Load(); old < stored; old = fs.fenced.Load() {
+		if fs.fenced.CompareAndSwap(old, stored) {
+			break
+		}
+	}
+	return nil
 }
 
 // Statfs is the pool's use, in blocks of 4 KiB, inodes and nodes. The last 32

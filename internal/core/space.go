@@ -2,6 +2,7 @@ package core
 
 import (
 	"bytes"
+	"errors"
 
 	"golang.org/x/sys/unix"
 
@@ -201,7 +202,7 @@ func (in *inode) allocate(off, length int64, grow, zero bool) error {
 	f := filling{}
 	if zero {
 		if lo, hi := inner(off, length); lo < hi {
-			if err := in.fs.breaker.Break(in.ino, lo, hi-lo, TakeAll); err != nil {
+			if err := in.takeAll(lo, hi); err != nil {
 				return err
 			}
 		}
@@ -400,13 +401,32 @@ func (in *inode) zeroEdges(off, length int64) error {
 	return fs.fenceData()
 }
 
+// takeAll takes the blocks [first, end) back from clients. Where contents are
+// made durable by a system call on what is mapped, they cannot do that any more
+// for what they have stored there: should the operation fail and the blocks
+// stay, Commit does it.
+func (in *inode) takeAll(first, end int64) error {
+	fs := in.fs
+	err := fs.breaker.Break(in.ino, first, end-first, TakeAll)
+	if !fs.deferData {
+		return err
+	}
+	flush := fs.pieces(fs.journal.View, &in.Inode, first, end, func(p piece) error {
+		if !p.zeros() {
+			fs.data.Flush(p.block*layout.BlockSize, p.count*layout.BlockSize)
+		}
+		return nil
+	})
+	return errors.Join(err, flush, fs.fenceData())
+}
+
 func (in *inode) punch(off, length int64) error {
 	first, end := inner(off, length)
 	if first < end {
 		if err := in.mayChange(first, end); err != nil {
 			return err
 		}
-		if err := in.fs.breaker.Break(in.ino, first, end-first, TakeAll); err != nil {
+		if err := in.takeAll(first, end); err != nil {
 			return err
 		}
 	}
@@ -446,7 +466,7 @@ func (n *Node) Relocate(off, length int64) error {
 	if err := in.mayChange(first, end); err != nil {
 		return err
 	}
-	if err := in.fs.breaker.Break(in.ino, first, end-first, TakeAll); err != nil {
+	if err := in.takeAll(first, end); err != nil {
 		return err
 	}
 	for ; first < end; first = (first/layout.HugeBlocks + 1) * layout.HugeBlocks {
