@@ -126,6 +126,9 @@ func TestTakenBackIsCommitted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := n.Sync(); err != nil || data.dirty.Load() {
+		t.Fatal("what was written is not durable after Sync:", err)
+	}
 	if err := n.Relocate(0, 8*page); err != unix.ENOSPC {
 		t.Fatal(err)
 	}
