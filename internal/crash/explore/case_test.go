@@ -13,6 +13,15 @@ import (
 	"pgregory.net/rapid"
 )
 
+// sequence is the operations in one line.
+func (c *Case) sequence() string {
+	var ops []string
+	for _, o := range c.Ops {
+		ops = append(ops, o.String())
+	}
+	return strings.Join(ops, ", ")
+}
+
 // TestText: what is written is read again.
 func TestText(t *testing.T) {
 	for _, o := range slices.Concat(Alphabet, staged) {

@@ -43,7 +43,7 @@ func TestSettings(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			o := Options{
-				Setting: s, Depth: 1, Seed: 1, Effort: Effort{Exhaustive: 64, Lines: 6, Samples: 6, Deep: 24},
+				Setting: s, Depth: 1, Seed: 1, Effort: Effort{Exhaustive: 64, Lines: 6, Samples: 6, Deep: 48},
 				Workers: runtime.GOMAXPROCS(0), Random: true,
 				Progress: func(r Report) {
 					if r.Sequences+r.Skipped >= r.Total+random {

@@ -24,7 +24,8 @@ type content [blockSize]byte
 // node is a file, directory or symbolic link of the model.
 //
 // Invariants: bytes of data at and behind size are zeros; frames has the blocks
-// of data, and loose words of them only.
+// of data, and loose words of them only. mapped tells nothing of others than
+// loose words.
 type node struct {
 	id       int // the same in all copies of a model
 	kind     uint32
@@ -41,6 +42,7 @@ type node struct {
 	frames   map[int64]int      // where they lie: the same number as long as it is the same place
 	frame    int                // the last number that was given
 	loose    map[int64][]uint64 // by word: what the medium may hold instead
+	mapped   map[int64]bool     // words stored to through a mapping: no commit makes them durable
 	opened   int
 	mtime    int64
 	ctime    int64
@@ -106,7 +108,8 @@ func (n *node) clone(seen map[*node]*node) *node {
 	c := new(node)
 	*c = *n
 	seen[n] = c
-	c.xattrs, c.data, c.loose, c.frames = maps.Clone(n.xattrs), maps.Clone(n.data), maps.Clone(n.loose), maps.Clone(n.frames)
+	c.xattrs, c.data, c.frames = maps.Clone(n.xattrs), maps.Clone(n.data), maps.Clone(n.frames)
+	c.loose, c.mapped = maps.Clone(n.loose), maps.Clone(n.mapped)
 	c.parent = n.parent.clone(seen)
 	if n.entries != nil {
 		c.entries = make(map[string]*node, len(n.entries))
@@ -206,14 +209,17 @@ func (m *Model) end(o Op) {
 	}
 }
 
-// record: what was stored before a record is durable when that is.
+// record: what was stored before a record is durable when that is, but through
+// mappings: those who have them see to that.
 func (m *Model) record() {
 	if m.setting.PageCache {
-		m.nodes(func(n *node) { n.loose = nil })
+		m.nodes(func(n *node) {
+			maps.DeleteFunc(n.loose, func(w int64, _ []uint64) bool { return !n.mapped[w] })
+		})
 	}
 }
 
-// fenced: on a disk all contents are durable.
+// fenced: what was written to a disk is durable.
 func (m *Model) fenced() {
 	for _, s := range append(m.past, m) {
 		s.record()
@@ -653,9 +659,10 @@ func words(off, n int64, fn func(w int64)) {
 }
 
 // inPlace stores p, which ends before n does, over written blocks. Until the
-// operation ends each word is old or new; after it, if it is durable, new.
-func (m *Model) inPlace(n *node, p []byte, off int64, durable bool) {
-	where := n
+// operation ends each word is old or new; after it, if it is durable, new. That
+// it is when it was written to memory, and not through a mapping.
+func (m *Model) inPlace(n *node, p []byte, off int64, mapped bool) {
+	where, durable := n, !mapped && !m.setting.PageCache
 	store := func(to *node, part []byte, during bool) {
 		words(off, int64(len(part)), func(w int64) {
 			if !to.same(where, w) {
@@ -673,12 +680,25 @@ func (m *Model) inPlace(n *node, p []byte, off int64, durable bool) {
 				to.setWord(w, now[0], now)
 			default:
 				to.setWord(w, now[0], append(now, old...))
+				to.setMapped(w, mapped)
 			}
 		})
 	}
 	m.older(m.states, n, int64(len(p)), off, func(to *node, length int64) { store(to, p[:length], true) })
 	m.older(m.past, n, int64(len(p)), off, func(to *node, length int64) { store(to, p[:length], false) })
 	store(n, p, false)
+}
+
+// setMapped says how a word was stored last.
+func (n *node) setMapped(w int64, mapped bool) {
+	if !mapped {
+		delete(n.mapped, w)
+		return
+	}
+	if n.mapped == nil {
+		n.mapped = map[int64]bool{}
+	}
+	n.mapped[w] = true
 }
 
 // older calls fn for a node in states, from the last one back, with as much of

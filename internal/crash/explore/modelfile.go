@@ -87,7 +87,7 @@ func (m *Model) write(n *node, p []byte, off int64) {
 	}
 	// What lies behind the end of the file does not show before the new size.
 	if visible := min(int64(len(p)), n.size-off); visible > 0 {
-		m.inPlace(n, p[:visible], off, !m.setting.PageCache)
+		m.inPlace(n, p[:visible], off, false)
 	}
 	if placed {
 		n.touch(m.now)
@@ -148,7 +148,7 @@ func (m *Model) edges(n *node, off, length int64) (stored bool) {
 		if lo < hi && n.data[lo/blockSize] != nil {
 			stored = true
 			if hi = min(hi, n.size); lo < hi {
-				m.inPlace(n, make([]byte, hi-lo), lo, !m.setting.PageCache)
+				m.inPlace(n, make([]byte, hi-lo), lo, false)
 			}
 		}
 	}
@@ -264,7 +264,7 @@ func (m *Model) store(n *node, p []byte, off int64, persist bool) error {
 	} else {
 		n.touch(m.now)
 	}
-	m.inPlace(n, p, off, false)
+	m.inPlace(n, p, off, true)
 	if persist {
 		m.persisted(n, off, int64(len(p)))
 		m.sync(n)

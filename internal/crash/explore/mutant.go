@@ -464,22 +464,35 @@ var dataMutants = []*Mutant{
 	}},
 }
 
-// Catch looks for the shortest sequence that shows a mutant. With one that is
-// known to, it tries its parts and then itself; else, or when that shows
-// nothing, single operations, then each followed by a remount, then all pairs.
+// Catch looks for the shortest sequence that shows a mutant; known is one that
+// did, or none.
 func (m *Mutant) Catch(ctx context.Context, known []Op) (*Violation, error) {
+	return catch(ctx, Case{Mutant: m.Name}, known)
+}
+
+// catch looks for the shortest sequence that shows a violation in a case like
+// one. With a sequence that is known to, it tries its parts and then itself;
+// else, or when that shows nothing, single operations, then each followed by a
+// remount, then all pairs.
+func catch(ctx context.Context, like Case, known []Op) (*Violation, error) {
 	w, err := newWorker(ctx, &verdicts{})
 	if err != nil {
 		return nil, err
 	}
 	var found *Violation
 	try := func(ops []Op) bool {
-		c := &Case{Ops: slices.Clone(ops), Effort: mutantEffort, Seed: seedOf(1, ops), Mutant: m.Name}
-		violations, _, e := w.run(c)
-		if err = e; len(violations) > 0 {
-			found = violations[0]
+		for _, ending := range like.Setting.endings() {
+			c := like
+			c.Ops, c.Effort, c.Seed = slices.Concat(ops, ending), mutantEffort, seedOf(1, ops)
+			violations, _, e := w.run(&c)
+			if err = e; len(violations) > 0 {
+				found = violations[0]
+			}
+			if found != nil || err != nil {
+				return false
+			}
 		}
-		return found == nil && err == nil
+		return true
 	}
 	for i := 0; len(known) > 1 && i < len(known); i++ {
 		if !try(known[i : i+1]) {
@@ -489,12 +502,13 @@ func (m *Mutant) Catch(ctx context.Context, known []Op) (*Violation, error) {
 	if len(known) > 0 && !try(known) {
 		return found, err
 	}
-	sequences(Alphabet, 1, try)
-	for i := 0; found == nil && err == nil && i < len(Alphabet); i++ {
-		try([]Op{Alphabet[i], {Verb: "remount"}})
+	alphabet := like.Setting.alphabet(1)
+	sequences(alphabet, 1, try)
+	for i := 0; found == nil && err == nil && i < len(alphabet); i++ {
+		try([]Op{alphabet[i], {Verb: "remount"}})
 	}
 	if found == nil && err == nil {
-		sequences(Alphabet, 2, try)
+		sequences(alphabet, 2, try)
 	}
 	return found, err
 }

@@ -65,11 +65,7 @@ func TestMutants(t *testing.T) {
 			if v == nil {
 				t.Fatal("not found")
 			}
-			var ops []string
-			for _, o := range v.Case.Ops {
-				ops = append(ops, o.String())
-			}
-			got := strings.Join(ops, ", ")
+			got := v.Case.sequence()
 			t.Logf("caught by: %s\n\t%s\n\t%.300s", got, v.Image, v.What)
 			if got != caught[m.Name] {
 				t.Errorf("a shorter sequence than the one listed (%s), or another", caught[m.Name])

@@ -16,7 +16,7 @@ var (
 		"relocate", "fill", "store", "loose", "clear",
 	}
 	nameVerb = []string{"create", "mkdir", "link", "unlink", "rmdir", "rename", "exchange"}
-	rest     = []string{"setstatic", "clearstatic", "setxattr", "chmod", "sync", "close", "open", "remount"}
+	rest     = []string{"setstatic", "clearstatic", "setxattr", "chmod", "sync", "sync", "commit", "close", "open", "remount"}
 )
 
 // drawOffset is near the edges of words, lines, blocks and of the files' ends,
@@ -74,7 +74,7 @@ func TestRandom(t *testing.T) {
 			return
 		}
 		ops := succeeding(w.base.model, append(open[:2:2], rapid.SliceOfN(drawOp, 1, 12).Draw(t, "operations")...))
-		c := &Case{Ops: ops, Effort: effort, Seed: 1}
+		c := &Case{Ops: ops, Setting: rapid.SampledFrom(Settings).Draw(t, "setting"), Effort: effort, Seed: 1}
 		found, skipped, err := w.run(c)
 		if err != nil || skipped {
 			t.Fatal(err, skipped)

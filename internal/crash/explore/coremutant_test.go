@@ -1,0 +1,215 @@
+package explore
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// coreMutant is a fault in the journal or in core, which no medium could make:
+// a change of their source. "MUTANT" in it is true when the fault is wanted.
+type coreMutant struct {
+	name     string
+	file     string // of the module
+	old, new string
+	setting  Setting
+	caught   string // the sequence that shows it
+}
+
+var (
+	staging  = Setting{Interval: true}
+	deferred = Setting{Interval: true, PageCache: true}
+)
+
+var coreMutants = []coreMutant{
+	{
+		"group not fenced", "internal/journal/group.go",
+		"	return j.area.Fence()\n",
+		"	if MUTANT {\n		return nil\n	}\n	return j.area.Fence()\n",
+		staging, "create /a/z",
+	},
+	{
+		"staged pages applied in place before the group is fenced", "internal/journal/group.go",
+		"		err = j.write(from, g.records)\n",
+		"		for r := g.records; MUTANT && len(r) > 0; r = r[layout.RecordSize(r):] {\n" +
+			"			layout.Changes(r[:layout.RecordSize(r)], j.sb.MetaSize, j.apply)\n		}\n" +
+			"		err = j.write(from, g.records)\n",
+		staging, "create /a/z, commit",
+	},
+	{
+		"barrier left out", "internal/journal/group.go",
+		"j.barrier != nil {",
+		"j.barrier != nil && !MUTANT {",
+		deferred, "write /a/x 20000 10, commit",
+	},
+	{
+		"freed blocks used again before that is durable", "internal/alloc/bitmap.go",
+		"later := b.contents && !used\n",
+		"later := b.contents && !used && !MUTANT\n",
+		staging, "unlink /a/y, append @1 4096",
+	},
+	{
+		"what was cut off not made durable", "internal/core/file.go",
+		"func (in *inode) settleCut() error { return",
+		"func (in *inode) settleCut() error { if MUTANT { return nil }; return",
+		staging, "truncate /a/x 100",
+	},
+	{
+		"cut of an inode that was loaded again not made durable", "internal/core/inode.go",
+		"		in.cutLSN = in.metaLSN\n",
+		"		if !MUTANT {\n			in.cutLSN = in.metaLSN\n		}\n",
+		staging, "zero /a/x 0 8192, write /a/x 0 100",
+	},
+	{
+		"fault of a Sync mapping does not commit", "internal/core/fault.go",
+		"	if durable {\n",
+		"	if durable && !MUTANT {\n",
+		staging, "store /a/y 4100 40",
+	},
+	{
+		"records of an inode that was loaded again not known", "internal/core/inode.go",
+		"		in.metaLSN = fs.journal.HeadLSN()\n",
+		"		if !MUTANT {\n			in.metaLSN = fs.journal.HeadLSN()\n		}\n",
+		staging, "create /a/z, sync /a/z",
+	},
+	{
+		"records claim to be durable", "internal/journal/group.go",
+		"j.record.Finish(j.header.Epoch, j.head, j.durable.Load())",
+		"j.record.Finish(j.header.Epoch, j.head, map[bool]uint64{false: j.durable.Load(), true: j.head}[MUTANT])",
+		staging, "create /a/z, mkdir /a/w, commit",
+	},
+	{
+		"contents without a record not made durable", "internal/core/fs.go",
+		"	return fs.fenceStored()\n",
+		"	if MUTANT {\n		return nil\n	}\n	return fs.fenceStored()\n",
+		deferred, "open /a/x @2, write /a/x 0 100, commit",
+	},
+	{
+		"sync leaves the times out", "internal/core/file.go",
+		"	err := n.in.writeTimes()\n",
+		"	var err error\n	if !MUTANT {\n		err = n.in.writeTimes()\n	}\n",
+		staging, "open /a/x @2, write /a/x 0 100, sync @2",
+	},
+	{
+		"sync commits nothing", "internal/core/file.go",
+		"	return n.in.fs.commitTo(lsn)\n",
+		"	if MUTANT {\n		return nil\n	}\n	return n.in.fs.commitTo(lsn)\n",
+		staging, "chmod /a/x 600, sync /a/x",
+	},
+	{
+		"a static flag only staged", "internal/core/static.go",
+		"	return n.commit()\n",
+		"	if MUTANT {\n		return nil\n	}\n	return n.commit()\n",
+		staging, "setstatic /a/x",
+	},
+	{
+		"what is staged lost when the pool is closed", "internal/journal/journal.go",
+		"	if err := j.commitGroup(); err != nil {\n",
+		"	if MUTANT {\n		j.staged = group{}\n	}\n	if err := j.commitGroup(); err != nil {\n",
+		staging, "create /a/z, remount",
+	},
+}
+
+// mutantVariable names the fault that is wanted, in the process that has them.
+const mutantVariable = "PMEMFS_CORE_MUTANT"
+
+// mutate writes the sources with all the faults, and what go's -overlay wants.
+func mutate(t *testing.T, root string) (overlay string) {
+	t.Helper()
+	dir := t.TempDir()
+	sources := map[string]string{"internal/layout/mutant.go": "package layout\n\nimport \"os\"\n\n" +
+		"func Mutant(name string) bool { return os.Getenv(\"" + mutantVariable + "\") == name }\n"}
+	for _, m := range coreMutants {
+		if sources[m.file] == "" {
+			b, err := os.ReadFile(filepath.Join(root, m.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sources[m.file] = string(b)
+			if !strings.Contains(sources[m.file], "/internal/layout\"") {
+				t.Fatalf("%s does not import layout, which knows what is wanted", m.file)
+			}
+		}
+		if n := strings.Count(sources[m.file], m.old); n != 1 {
+			t.Fatalf("%s: %d times %q in %s: change the mutant as the source has changed", m.name, n, m.old, m.file)
+		}
+		faulty := strings.ReplaceAll(m.new, "MUTANT", "layout.Mutant(\""+m.name+"\")")
+		sources[m.file] = strings.Replace(sources[m.file], m.old, faulty, 1)
+	}
+	replace := map[string]string{}
+	for name, text := range sources {
+		to := filepath.Join(dir, strings.ReplaceAll(name, "/", "-"))
+		if err := os.WriteFile(to, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		replace[filepath.Join(root, name)] = to
+	}
+	b, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay = filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(overlay, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return overlay
+}
+
+// TestCoreMutants builds this package's tests over sources with faults, and has
+// them look for each.
+func TestCoreMutants(t *testing.T) {
+	if raceDetector || testing.Short() {
+		t.Skip("builds a program; a mutant has no goroutines of its own")
+	}
+	root, err := filepath.Abs(filepath.Join("..", "..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(t.TempDir(), "mutants.test")
+	build := exec.Command("go", "test", "-c", "-overlay", mutate(t, root), "-o", binary, ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", build, err, out)
+	}
+	run := exec.Command(binary, "-test.v", "-test.run", "^TestCoreMutantsInside$")
+	run.Env = append(os.Environ(), mutantVariable+"=none")
+	out, err := run.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCoreMutantsInside runs where the faults are.
+func TestCoreMutantsInside(t *testing.T) {
+	if os.Getenv(mutantVariable) == "" {
+		t.Skip("a part of TestCoreMutants")
+	}
+	if _, err := theBase(); err != nil { // without a fault
+		t.Fatal(err)
+	}
+	for _, m := range coreMutants {
+		t.Run(m.name, func(t *testing.T) {
+			known := parse(strings.ReplaceAll(m.caught, ",", "\n"))
+			if _, found, err := RunCase(context.Background(), &Case{Ops: known, Setting: m.setting, Effort: mutantEffort}); err != nil || len(found) > 0 {
+				t.Fatalf("without the fault: %v, %v", found, err)
+			}
+			t.Setenv(mutantVariable, m.name)
+			v, err := catch(context.Background(), Case{Setting: m.setting}, known)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v == nil {
+				t.Fatal("not found")
+			}
+			got := v.Case.sequence()
+			t.Logf("caught by: %s\n\t%s\n\t%.300s", got, v.Image, v.What)
+			if got != m.caught {
+				t.Errorf("a shorter sequence than the one listed (%s), or another", m.caught)
+			}
+		})
+	}
+}
