@@ -124,9 +124,9 @@ func (a *app) benchLatency() *cobra.Command {
 		use: "latency [flags]", short: "Measure how long single durable stores take", args: [2]int{0, 0},
 		long: `Stores 8 bytes to random cache lines of files of 32 MiB, makes each store durable (flush and fence, by
 Mapping.Persist), and times each by itself, through mappings of the kinds Sync, Sync|Populate and Direct. Beside them
-stand "raw", the same on a plain file mapped by mmap(2), and "clock", two readings of the clock with nothing in between:
-what measuring adds to every other row. All of them take their turns, in 200 rounds, so that what else goes on on the
-machine hits all alike.
+stand "raw", the same on a plain file mapped by mmap(2), and "clock", the same without a store: what measuring adds to
+every other row. The time ends when an atomic operation after the fence is through, as nobody can know before that the
+store is durable. All of them take their turns, in 200 rounds, so that what else goes on on the machine hits all alike.
 
 First it is quiet. The mapping of kind Sync is new then, over a hole: the first store to each of its pages is a fault.
 Then it is busy: another client does to files of its own what --busy says. And in the end ("own" in --busy) it relocates

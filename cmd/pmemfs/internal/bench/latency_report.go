@@ -65,8 +65,7 @@ func (l *Latency) Text(w io.Writer) {
 		fmt.Fprintf(w, "\n%s: %s\n", c.Name, c.meaning())
 		c.table().text(w)
 	}
-	fmt.Fprintf(w, "\nclock is two readings of the clock with nothing in between; it is in every other figure. "+
-		"%.0f s in all.\n", l.Seconds)
+	fmt.Fprintf(w, "\nclock is the same without a store: it is in every other figure. %.0f s in all.\n", l.Seconds)
 }
 
 // SVG writes the plot of percentiles, a panel for each condition.
@@ -102,6 +101,8 @@ const latencyPage = `# What a durable store takes
 
 A store of %d bytes to a random cache line of a mapped file of %d MiB, made durable by flush and fence
 ([Mapping.Persist](guarantees.md#mappings)), each timed by itself: %d of them to each mapping in each condition.
+The time ends when an atomic operation after the fence is through: only then can the program have told anybody that the
+store is durable. A CPU lets everything else overtake a fence, so that stores in a row take less each.
 
 %s
 
@@ -109,7 +110,7 @@ Measured by
 
     %s
 
-- **clock** is two readings of the clock with nothing in between: what measuring adds to every other row. It is not
+- **clock** is the same without a store: what measuring adds to every other row. It is not
   subtracted. Where it exceeds some 100 ns the machine has interrupted the program, as it does in every other row: the
   longer what a row measures takes, the more often.
 - **raw** is the same store, flush and fence on a file of the same file system beside the pool, mapped by mmap(2) and
