@@ -166,7 +166,7 @@ func (j *Journal) write(lsn uint64, records []byte) error {
 
 // settle applies records that are in the log, which makes them durable.
 func (j *Journal) settle(records []byte, work int64) error {
-	j.durable.Add(uint64(len(records)))
+	j.setDurable(j.durable.Load() + uint64(len(records)))
 	j.work += work
 	j.counts.commits++
 	for len(records) > 0 {

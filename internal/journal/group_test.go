@@ -75,6 +75,31 @@ func TestStageStoresNothing(t *testing.T) {
 	}
 }
 
+// TestDurableIsNotRead: others may have the word that is told what is durable in their memory. What they do to it harms nobody
+// but those who believe it.
+func TestDurableIsNotRead(t *testing.T) {
+	f := newFixture(t)
+	var told atomic.Uint64
+	j, err := Open(f.area, f.sb, Options{Durable: &told})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(10) {
+		told.Store(1 << (6 * i))
+		lsn := stage(t, j, f.node(1), i+1)
+		told.Store(lsn) // "it is durable"
+		if err := j.Commit(lsn); err != nil || told.Load() != lsn {
+			t.Fatalf("%#x is durable, %#x is told, %v", lsn, told.Load(), err)
+		}
+		if again := f.open(t); value(again, f.node(1)) != i+1 {
+			t.Fatalf("what was committed is lost: %d", i+1)
+		}
+		if j, err = Open(f.area, f.sb, Options{Durable: &told}); err != nil { // f.open has made the log its own
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestCommitComesAfterWhatIsStaged: a transaction that is committed at once is not durable before those staged earlier.
 func TestCommitComesAfterWhatIsStaged(t *testing.T) {
 	f := newFixture(t)

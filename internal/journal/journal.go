@@ -59,7 +59,8 @@ type Journal struct {
 	header  layout.LogHeader // protected by mu
 	relied  int              // protected by mu: the copy of the header that is surely whole
 	head    uint64           // protected by mu: LSN of the next record
-	durable *atomic.Uint64   // LSN up to which the log is on the medium; changed with mu held
+	durable atomic.Uint64    // LSN up to which the log is on the medium; changed with mu held
+	told    *atomic.Uint64   // Options.Durable: follows durable, and is never read; immutable, nil: nobody wants to know
 	failed  error            // protected by mu: sticky, set when the medium failed
 	work    int64            // protected by mu: what replaying [tail, durable) takes, see recordWork
 	record  layout.RecordWriter
@@ -85,8 +86,8 @@ func Format(area medium.Area, sb *layout.Superblock, o Options) error {
 type Options struct {
 	ReadOnly bool
 	Random   io.Reader // of epochs; nil: crypto/rand
-	// Durable is kept at the LSN up to which the log is on the medium. nil: it
-	// is nobody else's.
+	// Durable is told the LSN up to which the log is on the medium. Others may
+	// have it in their memory: it is not read. nil: nobody wants to know.
 	Durable *atomic.Uint64
 	// Barrier is called before staged records are written to the log: when it
 	// returns, everything that they make reachable is durable. nil: it was
@@ -114,9 +115,7 @@ func Open(area medium.Area, sb *layout.Superblock, o Options) (*Journal, error) 
 	}
 	j := &Journal{area: area, sb: sb, header: header, relied: relied, head: header.Tail, readOnly: readOnly, barrier: o.Barrier}
 	j.over = newOverlay(sb.MetaSize)
-	if j.durable = o.Durable; j.durable == nil {
-		j.durable = new(atomic.Uint64)
-	}
+	j.told = o.Durable
 	if readOnly {
 		j.replayed = map[int64]*[layout.BlockSize]byte{}
 	}
@@ -125,7 +124,7 @@ func Open(area medium.Area, sb *layout.Superblock, o Options) (*Journal, error) 
 			return nil, err
 		}
 	}
-	j.durable.Store(j.head)
+	j.setDurable(j.head)
 	if readOnly {
 		return j, nil
 	}
@@ -298,6 +297,13 @@ func (j *Journal) Close() error {
 	}
 	j.failed = fmt.Errorf("the pool is closed")
 	return nil
+}
+
+func (j *Journal) setDurable(lsn uint64) {
+	j.durable.Store(lsn)
+	if j.told != nil {
+		j.told.Store(lsn)
+	}
 }
 
 // trim makes the places of the oldest records durable and gives their log

@@ -13,9 +13,10 @@ import (
 // size is the length of a page's file in bytes.
 const size = int64(unsafe.Sizeof(words{}))
 
-// Make makes a page in memory of its own, and a descriptor by which others can map it read-only, which the caller closes.
+// Make makes a page in memory of its own, and a descriptor by which others can map it read-only, which the caller closes. They
+// cannot change the page, nor cut it off, in other ways either.
 func Make() (*Page, *os.File, error) {
-	fd, err := unix.MemfdCreate("pmemfs-progress", unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate("pmemfs-progress", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("memfd_create", err)
 	}
@@ -24,6 +25,11 @@ func Make() (*Page, *os.File, error) {
 	p, err := Create(file)
 	if err != nil {
 		return nil, nil, err
+	}
+	// Anybody can open by /proc what he has a descriptor of, also for writing.
+	const seals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_FUTURE_WRITE | unix.F_SEAL_SEAL
+	if _, err := unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		return nil, nil, os.NewSyscallError("fcntl F_ADD_SEALS", err)
 	}
 	shared, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
 	return p, shared, err

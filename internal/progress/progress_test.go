@@ -1,6 +1,8 @@
 package progress
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -85,7 +87,7 @@ func TestStagedOnlyGrows(t *testing.T) {
 	}
 }
 
-// TestMake: what is shared can be mapped for reading only.
+// TestMake: what is shared can be mapped for reading only, and nobody who has it can change or cut off the server's page.
 func TestMake(t *testing.T) {
 	p, shared, err := Make()
 	if err != nil {
@@ -103,6 +105,25 @@ func TestMake(t *testing.T) {
 	if b, err := unix.Mmap(int(shared.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
 		unix.Munmap(b)
 		t.Error("a client can map the page for writing")
+	}
+	again, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", shared.Fd()), os.O_RDWR, 0)
+	if err != nil {
+		return // so much the better
+	}
+	defer again.Close()
+	if b, err := unix.Mmap(int(again.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
+		unix.Munmap(b)
+		t.Error("a client that opens the page again can map it for writing")
+	}
+	_, err = again.WriteAt([]byte{1}, 0)
+	for _, err := range []error{err, again.Truncate(0), unix.Fallocate(int(again.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 4096)} {
+		if !errors.Is(err, unix.EPERM) {
+			t.Error("a client that opens the page again can change it:", err)
+		}
+	}
+	p.Staged(5, 1) // the server still can
+	if !client.Pending(5) {
+		t.Error("what is staged is not seen")
 	}
 }
 
