@@ -34,7 +34,7 @@ func (c rawClient) counted() (s Stats) {
 
 // TestStats: what clients have asked for is counted, done or refused, and what became of it in the journal.
 func TestStats(t *testing.T) {
-	for name, policy := range map[string]CommitPolicy{"op": CommitOp, "interval=1h0m0s": CommitEvery(time.Hour)} {
+	for name, policy := range map[string]CommitPolicy{"op": CommitOp, "interval=1h": CommitEvery(time.Hour)} {
 		t.Run(name, func(t *testing.T) {
 			o := Options{Commit: policy, Limits: Limits{Handles: 7}}
 			s := newServer(t, o)
