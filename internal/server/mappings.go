@@ -316,7 +316,11 @@ func (m *mapping) fault(page, count int64, write bool, granted func(fault.Reply)
 	if count == 1 {
 		ahead = min(m.pattern.ahead(page), m.pages()-page)
 	}
-	return m.handle.node.Fault(m.first+page, write, m.outlives || m.durable.Load(), window, ahead, func(run core.Run) error {
+	durable := m.outlives || m.durable.Load()
+	err := m.handle.node.Fault(m.first+page, write, durable, window, ahead, func(run core.Run) error {
+		if !durable && m.durable.Load() {
+			return errAdvised
+		}
 		first, end := max(run.First, m.first), min(run.First+run.Count, m.first+m.pages())
 		r := fault.Reply{FirstPage: first - m.first, Count: end - first, Offset: -1, Writable: run.Writable && m.writable()}
 		if r.FirstPage > page || end <= m.first+page || (write && !r.Writable) {
@@ -331,7 +335,15 @@ func (m *mapping) fault(page, count int64, write bool, granted func(fault.Reply)
 		m.pattern.granted(r.FirstPage + r.Count)
 		return granted(r) // on failure a grant too much is recorded, which only costs a break
 	})
+	if err == errAdvised {
+		return m.fault(page, count, write, granted)
+	}
+	return err
 }
+
+// errAdvised: the mapping has become a Sync mapping while a fault was being resolved as one of a Shared mapping. Advise waits for
+// the inode's lock after that, so that it finds what was granted before, and nothing is granted so later.
+var errAdvised = errors.New("the mapping has become Sync")
 
 func (m *mapping) record(first int64, r fault.Reply) error {
 	switch {
