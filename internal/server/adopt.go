@@ -102,18 +102,23 @@ func (s *Server) makeProgress() (*progress.Page, *os.File, error) {
 	return page, shared, err
 }
 
-// newRecord begins the record of a client. nil: it will not outlive this server.
-func (s *Server) newRecord(p peer, readOnly, imported bool) *session.File {
+// newRecord begins the record of a client, and makes the page that goes with it. nil: it will not outlive this server; why, if
+// that is not so for all.
+func (s *Server) newRecord(p peer, readOnly, imported bool) (*session.File, *fault.Page, error) {
 	if s.slots == nil || s.dir == nil {
-		return nil
+		return nil, nil, nil
 	}
 	f, err := s.dir.Create(session.Client{
 		PID: p.pid, UID: p.cred.UID, GID: p.cred.GID, Groups: p.cred.Groups, ReadOnly: readOnly, Imported: imported,
 	}, s.slots.SlotInUse)
 	if err != nil {
-		s.logf("process %d will not outlive the death of this server: %v", p.pid, err)
+		return nil, nil, err
 	}
-	return f
+	page, err := fault.NewPageIn(f.PagePath())
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Remove())
+	}
+	return f, page, nil
 }
 
 // tokenOf is what the client resumes its session by.

@@ -28,13 +28,13 @@ func (s *Server) newRemote(p peer, readOnly, imported bool) (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.record = s.newRecord(p, readOnly, imported); r.record != nil {
-		r.page, err = fault.NewPageIn(r.record.PagePath())
-	} else {
-		r.page, err = fault.NewPage()
+	if r.record, r.page, err = s.newRecord(p, readOnly, imported); err != nil {
+		s.logf("process %d will not outlive the death of this server: %v", p.pid, err)
 	}
-	if err != nil {
-		return nil, errors.Join(err, r.close())
+	if r.page == nil {
+		if r.page, err = fault.NewPage(); err != nil {
+			return nil, errors.Join(err, r.process.Close())
+		}
 	}
 	return r, nil
 }
@@ -68,14 +68,11 @@ func (r *remote) resolvesFaults() bool { return true }
 func (r *remote) ended() bool { return pidfdEnded(r.pidfd) }
 
 func (r *remote) close() error {
-	var errs []error
-	if r.page != nil {
-		errs = append(errs, r.page.Close())
-	}
+	err := r.page.Close()
 	if r.record != nil {
-		errs = append(errs, r.record.Remove())
+		err = errors.Join(err, r.record.Remove())
 	}
-	return errors.Join(append(errs, r.process.Close())...)
+	return errors.Join(err, r.process.Close())
 }
 
 // leave is close for a client that another server is to take over: nothing has been done for it yet.
