@@ -96,7 +96,7 @@ func TestMetrics(t *testing.T) {
 	object := parse(t, s.ready)
 	documented(t, "serve", object)
 	url, _ := object["metrics"].(string)
-	if !strings.HasPrefix(url, "http://") || object["commit"] != "interval=1h0m0s" {
+	if !strings.HasPrefix(url, "http://") || object["commit"] != "interval=1h" {
 		t.Fatal(s.ready)
 	}
 	createSome(t, dial(t, s.socket), 10)

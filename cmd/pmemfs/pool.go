@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -24,10 +25,13 @@ func isSocket(pool string) bool {
 	return err == nil && st.Mode().Type() == fs.ModeSocket
 }
 
+// patience is how long a verb waits for another server when its own has died: somebody waits for the verb.
+const patience = 3 * time.Second
+
 // open opens a pool, or connects to its server.
 func (a *app) open(pool string, opts ...pmemfs.Option) (*pmemfs.FS, error) {
 	if isSocket(pool) {
-		fsys, err := pmemfs.Dial(pool, opts...)
+		fsys, err := pmemfs.Dial(pool, append([]pmemfs.Option{pmemfs.Reconnect(patience)}, opts...)...)
 		return fsys, dialRemedy(pool, err)
 	}
 	fsys, err := pmemfs.Open(pool, opts...)

@@ -81,7 +81,7 @@ func TestCommitPolicies(t *testing.T) {
 	})
 	t.Run("interval", func(t *testing.T) {
 		s := startServer(t, newPool(t), "--commit", "interval=1h")
-		shown(t, s, "interval=1h0m0s")
+		shown(t, s, "interval=1h")
 		before := numbers(t, s.socket).Journal
 		last := createSome(t, dial(t, s.socket), n)
 		j := numbers(t, s.socket).Journal
