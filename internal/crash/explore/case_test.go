@@ -68,7 +68,7 @@ func FuzzReadCase(f *testing.F) {
 // TestReplay: the text of a violation shows the violation again.
 func TestReplay(t *testing.T) {
 	m := findMutant("written data not fenced")
-	v, err := m.Catch(context.Background(), parse("write /a/x 0 100"))
+	v, err := m.Catch(context.Background(), Setting{}, parse("write /a/x 0 100"))
 	if err != nil || v == nil {
 		t.Fatal(v, err)
 	}

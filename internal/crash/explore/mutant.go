@@ -289,7 +289,7 @@ var logMutants = []*Mutant{
 	}},
 }
 
-// delayed holds the fence of a record, and what also says, until the record's
+// delayed holds the fence of a group of records, and what also says, until their
 // changes are in place.
 func delayed(also func(*call) bool) func(*call) action {
 	left, inLog := 0, false
@@ -297,7 +297,10 @@ func delayed(also func(*call) bool) func(*call) action {
 		switch {
 		case c.kind == callStream && c.region == regionLog:
 			if !inLog {
-				left = int(binary.LittleEndian.Uint32(c.p[36:])) // entries, each one write
+				left = 0
+				for r := c.p; len(r) > 0; r = r[layout.RecordSize(r):] {
+					left += int(binary.LittleEndian.Uint32(r[36:])) // entries, each one write
+				}
 			}
 			inLog = true
 			return when(also(c), hold)
@@ -320,7 +323,7 @@ func freesUnfenced(sb *layout.Superblock) func(*call) action {
 	return func(c *call) action {
 		switch {
 		case c.kind == callStream && c.region == regionLog && len(c.p) > layout.RecordHeader:
-			layout.Changes(c.p, sb.MetaSize, func(ch layout.Change) {
+			eachChange(sb, c.p, func(ch layout.Change) {
 				// The group's count comes with the bits: it falls when blocks are freed.
 				frees = frees || regionOf(sb, ch.Offset) == "block bitmap"
 			})
@@ -332,13 +335,22 @@ func freesUnfenced(sb *layout.Superblock) func(*call) action {
 	}
 }
 
+// eachChange calls fn for the changes of records that are appended together.
+func eachChange(sb *layout.Superblock, records []byte, fn func(layout.Change)) {
+	for len(records) > 0 {
+		n := layout.RecordSize(records)
+		layout.Changes(records[:n], sb.MetaSize, fn)
+		records = records[n:]
+	}
+}
+
 // setsStatic reports whether a call appends a record in which an inode becomes
 // static.
 func setsStatic(sb *layout.Superblock, c *call) (sets bool) {
 	if c.kind != callStream || c.region != regionLog || len(c.p) <= layout.RecordHeader {
 		return false
 	}
-	layout.Changes(c.p, sb.MetaSize, func(ch layout.Change) {
+	eachChange(sb, c.p, func(ch layout.Change) {
 		if regionOf(sb, ch.Offset) != regionInodes {
 			return
 		}
@@ -466,8 +478,8 @@ var dataMutants = []*Mutant{
 
 // Catch looks for the shortest sequence that shows a mutant; known is one that
 // did, or none.
-func (m *Mutant) Catch(ctx context.Context, known []Op) (*Violation, error) {
-	return catch(ctx, Case{Mutant: m.Name}, known)
+func (m *Mutant) Catch(ctx context.Context, s Setting, known []Op) (*Violation, error) {
+	return catch(ctx, Case{Mutant: m.Name, Setting: s}, known)
 }
 
 // catch looks for the shortest sequence that shows a violation in a case like
