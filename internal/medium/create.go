@@ -93,7 +93,7 @@ func (c *creation) directory() error {
 	if err := c.p.lock(c.dir, c.o); err != nil {
 		return err
 	}
-	meta, data, err := c.look(c.p)
+	meta, data, err := c.look(c.p, false)
 	if err != nil {
 		return err
 	}
@@ -218,7 +218,7 @@ func (c *creation) device(st fs.FileInfo) error {
 	if err := c.p.lock(nil, c.o); err != nil {
 		return err
 	}
-	_, d, err := c.look(c.p)
+	_, d, err := c.look(c.p, false)
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,9 @@ type Options struct {
 	Adopt func(identity string, live []int) map[int]int
 	// Refuse does not wait for clients of an earlier owner: Wait is for the owner alone.
 	Refuse bool
+	// AssumePersistent has Open treat an area behind a page cache as if it were persistent memory, for development: it is made
+	// durable by Close, and otherwise when the kernel likes. Report.Assumed says whether it was needed.
+	AssumePersistent bool
 	// MetaSize returns, from the bytes of a whole device, the size in bytes of its meta area, or why that is not a pool.
 	// Only devices need it: this package does not know what a pool's first block looks like.
 	MetaSize func(device []byte) (int64, error)
@@ -90,7 +93,7 @@ func (pr prober) open(path string, o Options) (_ *Pool, err error) {
 	if err := p.lock(dir, o); err != nil {
 		return nil, err
 	}
-	meta, data, err := pr.look(p)
+	meta, data, err := pr.look(p, o.AssumePersistent)
 	if err != nil {
 		return nil, err
 	}
@@ -205,12 +208,16 @@ func (p *Pool) lock(dir *os.File, o Options) error {
 }
 
 // look finds out about the medium and fills in the report, except for the sizes.
-func (pr prober) look(p *Pool) (meta, data finding, err error) {
+func (pr prober) look(p *Pool, assume bool) (meta, data finding, err error) {
 	if p.device {
 		data, err = pr.device(p.metaFile)
 		meta = data
 	} else if meta, err = pr.file(p.metaFile, metaName); err == nil {
 		data, err = pr.file(p.dataFile, dataName)
+	}
+	if err == nil && assume {
+		meta.assume(metaName)
+		data.assume(dataName)
 	}
 	p.found = data
 	p.report = newReport(p.path, p.readOnly, meta, data)
@@ -367,6 +374,9 @@ func (p *Pool) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	err := errors.Join(p.data.close(), p.meta.close())
+	if p.report.Assumed && !p.readOnly && p.dataFile != nil { // what fences have not done
+		err = errors.Join(err, fdatasync(p.dataFile), fdatasync(p.metaFile))
+	}
 	if p.dataFile != nil && p.dataFile != p.metaFile {
 		err = errors.Join(err, p.dataFile.Close())
 	}
@@ -389,7 +399,7 @@ func (pr prober) examine(path string) (_ Report, err error) {
 		return Report{}, err
 	}
 	defer dir.Close()
-	if _, _, err := pr.look(p); err != nil || p.device {
+	if _, _, err := pr.look(p, false); err != nil || p.device {
 		return p.report, err
 	}
 	meta, err := p.metaFile.Stat()

@@ -49,6 +49,7 @@ type finding struct {
 	fileSystem string
 	domain     Domain
 	mapSync    bool  // to be mapped with MAP_SYNC
+	assumed    bool  // domain is not what was found, but what is wanted
 	align      int64 // bytes
 	size       int64 // bytes of a device
 	evidence   []Evidence
@@ -274,6 +275,20 @@ func (p prober) deviceDomain(d *finding, rdev uint64) error {
 		d.note(what, how, "%s", why)
 	}
 	return nil
+}
+
+// assume treats an area behind a page cache as emulated persistent memory. What is better is left as it is.
+func (d *finding) assume(name string) {
+	const what, how = "assumption", "asked for by whoever opened the pool"
+	if d.domain != DomainPageCache {
+		d.note(what, how, "not needed: stores reach memory directly; nothing is assumed")
+		return
+	}
+	d.domain, d.assumed = DomainVolatile, true
+	d.note(what, how, "treated as persistent memory, ALTHOUGH IT IS NOT: stores are flushed and fenced by the CPU, and the kernel "+
+		"writes them to the disk when it likes")
+	d.note("conclusion for "+name, "from the above", "persistence domain %v, granularity %v: ASSUMED PERSISTENT: stores survive a crash "+
+		"of the process, but not a loss of power, after which the whole pool may be damaged", d.domain, d.domain.Granularity())
 }
 
 // conclude adds the last line.

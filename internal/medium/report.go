@@ -28,6 +28,9 @@ type Report struct {
 	Granularity Granularity `json:"granularity"` // follows from Domain
 	// Emulated: the memory is volatile and only behaves like persistent memory.
 	Emulated bool `json:"emulated"`
+	// Assumed: the medium lies behind a page cache and is treated as emulated persistent memory because somebody wanted it so
+	// (Options.AssumePersistent): Domain and Granularity are what is assumed.
+	Assumed bool `json:"assumed,omitempty"`
 	// PowerCut: what is stored and not made durable is lost when somebody cuts the power by command: see PowerCut.
 	PowerCut  bool  `json:"power_cut,omitempty"`
 	MapSync   bool  `json:"map_sync"`  // the data area is mapped with MAP_SYNC
@@ -61,6 +64,7 @@ func newReport(path string, readOnly bool, meta, data finding) Report {
 	}
 	r.Granularity = r.Domain.Granularity()
 	r.Emulated = r.Domain == DomainVolatile
+	r.Assumed = meta.assumed || data.assumed
 	r.FlushMethod, r.StreamMethod = pmem.Methods()
 	return r
 }
