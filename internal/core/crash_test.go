@@ -34,6 +34,7 @@ func smallAreas(t testing.TB) (meta, data medium.Area) {
 type powerCut struct {
 	op      operation
 	settled bool                          // nothing before the operation waits for its flush
+	mount   Options                       // what it runs with; with Stage it is followed by a commit
 	wrap    func(medium.Area) medium.Area // between the program and the meta area; nil: nothing
 	data    func(medium.Area) medium.Area // the same for the data area
 	opts    crash.Options
@@ -56,17 +57,20 @@ func (p *powerCut) run(t testing.TB) crash.Stats {
 	r := crash.Record(smallAreas(t))
 	meta, data := r.Area(0), r.Area(1)
 	o := prepare(t, meta, data)
-	if p.settled {
-		o.reopen(t, meta, data)
+	if p.settled || p.mount.Stage {
+		o.reopen(t, meta, data, p.mount)
 	}
 	o.fs.meta, o.fs.data = through(p.wrap, meta), through(p.data, data)
 	if p.wrap != nil || p.data != nil {
-		o.reopen(t, o.fs.meta, o.fs.data)
+		o.reopen(t, o.fs.meta, o.fs.data, p.mount)
 	}
 	o.states = []treeState{snapshot(o.fs)}
 	p.opts.From = r.Now()
 	if err := p.op.run(o); err != nil {
 		t.Fatalf("%s: %v", p.op.name, err)
+	}
+	if err := o.fs.Commit(); p.mount.Stage && err != nil {
+		t.Fatalf("%s, commit: %v", p.op.name, err)
 	}
 	p.opts.To = r.Now()
 	if !strings.HasSuffix(p.op.name, "close") {
@@ -82,7 +86,7 @@ func (p *powerCut) run(t testing.TB) crash.Stats {
 
 // reopen closes the pool, which makes everything durable in its place, and
 // mounts it again.
-func (o *opTree) reopen(t testing.TB, meta, data medium.Area) {
+func (o *opTree) reopen(t testing.TB, meta, data medium.Area, options Options) {
 	t.Helper()
 	nodes := []**Node{&o.big, &o.mapped, &o.open}
 	for _, n := range nodes {
@@ -91,7 +95,8 @@ func (o *opTree) reopen(t testing.TB, meta, data medium.Area) {
 	if err := o.fs.Close(); err != nil {
 		t.Fatal(err)
 	}
-	fs, err := Mount(meta, data, Options{Now: clock()})
+	options.Now = clock()
+	fs, err := Mount(meta, data, options)
 	if err != nil {
 		t.Fatal(err)
 	}

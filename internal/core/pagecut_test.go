@@ -41,6 +41,37 @@ func TestPowerCutPageCache(t *testing.T) {
 	}
 }
 
+// TestPowerCutStaged cuts the power in operations of several transactions where
+// they are staged, and in the commit behind them, in memory and on a disk: what
+// is left is what was there after one of the steps.
+func TestPowerCutStaged(t *testing.T) {
+	var images atomic.Int64
+	t.Run("operations", func(t *testing.T) {
+		for _, op := range longOperations {
+			for _, onDisk := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, on disk %v", op.name, onDisk), func(t *testing.T) {
+					t.Parallel()
+					p := powerCut{op: op, mount: Options{Stage: true, Defer: onDisk}, deep: 31, opts: crash.Options{
+						Exhaustive: 64, Samples: 3, Lines: 3, Seed: seedOf(op.name),
+					}}
+					if onDisk {
+						p.opts.Model = crash.PageCache
+					}
+					p.run(t)
+					for _, f := range p.failures {
+						t.Error(f)
+					}
+					images.Add(int64(p.images))
+				})
+			}
+		}
+	})
+	t.Logf("%d images", images.Load())
+	if images.Load() < 100 {
+		t.Error("the test does not look at what it should")
+	}
+}
+
 // TestPowerCutPageCacheFindsFaults: without the fdatasync of either file an
 // image shows it, and without the flushes, which do nothing there, none does.
 func TestPowerCutPageCacheFindsFaults(t *testing.T) {

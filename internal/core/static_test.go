@@ -323,7 +323,7 @@ func TestSetStatic(t *testing.T) {
 		}
 	}
 	// What a mount finds is static still, and thawed it is as any file.
-	o.reopen(t, meta, data)
+	o.reopen(t, meta, data, Options{})
 	if a := o.mapped.Attr(); !a.Static || !o.open.Attr().Static || o.big.Attr().Static {
 		t.Errorf("after a remount: %+v", a)
 	}
