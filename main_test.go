@@ -127,8 +127,10 @@ func (c *child) finish() {
 
 // serverConfig is what a test can have a server do otherwise.
 type serverConfig struct {
-	DirectGroups []uint32
-	Limits       server.Limits
+	DirectGroups     []uint32
+	Limits           server.Limits
+	Commit           server.CommitPolicy
+	AssumePersistent bool
 }
 
 // String is the argument that gives it to a server.
@@ -156,6 +158,7 @@ func serverRole(args []string, in *bufio.Scanner) error {
 	}
 	srv, err := server.Open(args[0], server.Options{
 		Wait: 5 * time.Second, BreakTimeout: time.Second, DirectGroups: c.DirectGroups, Limits: c.Limits,
+		Commit: c.Commit, AssumePersistent: c.AssumePersistent,
 	})
 	if err != nil {
 		return err

@@ -213,7 +213,8 @@ func (fsys *FS) checkMapFlags(flags MapFlags) error {
 		text += ": Sync needs a server, which resolves page faults"
 	case refused&(Sync|Direct|Unchecked) != 0:
 		text += fmt.Sprintf(": %v needs byte-addressable memory; %s is a %s medium (persistence domain %v), "+
-			"where stores become durable by a system call", refused&(Sync|Direct|Unchecked), med.Path, med.Kind, med.Domain)
+			"where stores become durable by a system call: use Shared and Mapping.Sync (for development, pmemfs serve "+
+			"--assume-persistent and AssumePersistent treat it as memory)", refused&(Sync|Direct|Unchecked), med.Path, med.Kind, med.Domain)
 	}
 	return &detailed{text, unix.EOPNOTSUPP}
 }

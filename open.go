@@ -64,7 +64,7 @@ func Open(pool string, opts ...Option) (*FS, error) {
 func open(pool string, o options) (*FS, error) {
 	srv, err := server.Open(pool, server.Options{
 		ReadOnly: o.readOnly, Require: o.require, Wait: o.wait, PowerCut: o.powerCut, Commit: o.commit,
-		Alone: true,
+		Alone: true, AssumePersistent: o.assume,
 	})
 	if err != nil {
 		return nil, err
@@ -98,6 +98,9 @@ func dial(socket string, o options) (*FS, error) {
 	}
 	if o.commit != (CommitPolicy{}) {
 		return nil, &detailed{"Commit is for Open: when operations are committed is the server's choice", unix.EINVAL}
+	}
+	if o.assume {
+		return nil, &detailed{"AssumePersistent is for Open: what is assumed of a medium is the server's choice", unix.EINVAL}
 	}
 	conn, err := connect(socket, o.wait)
 	if err != nil {

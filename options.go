@@ -35,6 +35,7 @@ type options struct {
 	wait     time.Duration
 	powerCut *medium.PowerCutOptions
 	commit   CommitPolicy
+	assume   bool
 
 	reconnect time.Duration
 }
@@ -90,6 +91,14 @@ const defaultReconnect = 30 * time.Second
 // A server that commits at intervals (see [CommitEvery]) forgets the last of what it did when it dies, and programs must know:
 // everything is lost at once then, as with one that is read-only or emulates power cuts.
 func Reconnect(d time.Duration) Option { return func(o *options) { o.reconnect = d } }
+
+// AssumePersistent makes Open treat a pool on a disk, behind a page cache, as if it were on persistent memory, so that it has
+// [Sync], [Direct] and [Unchecked] mappings and stores without system calls: for development where there is neither
+// persistent memory nor room in a tmpfs. Stores survive a crash of the process, but NOT a loss of power, after which the whole
+// pool may be damaged; nothing is written to the disk by order but by Close. The default commit policy is [CommitOp]. A warning
+// is logged, and [Info] says so: Medium.Assumed. Where stores reach memory directly it does nothing but to log that. For a
+// server, see "pmemfs serve --assume-persistent"; Dial refuses the option, and Open refuses it together with PowerCut.
+func AssumePersistent() Option { return func(o *options) { o.assume = true } }
 
 // PowerCut makes Open emulate, whatever the pool is on, persistent memory that loses its power when [FS.CutPower] is
 // called: stores through a mapping that were not flushed and fenced by then are lost. With a seed other than 0 a random

@@ -31,12 +31,12 @@ With --require it fails unless the medium gives that granularity, and says what 
 
 With --json: pool, socket (of a server), pid (of the owner), uuid, label, format_version, commit (the policy: op or
 interval=DURATION), map_mask, read_only;
-medium: path, kind, file_system, domain, granularity, emulated, power_cut (where power cuts are emulated), map_sync,
-meta_size, data_size, alignment, read_only, flush_method, stream_method, evidence (what, how, result); use:
-block_size, blocks, free_blocks, inodes, free_inodes, meta_blocks, free_meta_blocks; is_pool; clients (connections,
-this one included); exports (open files that exported descriptors stand for); frames: clients, files,
-mappings, grants, pins, seals, granted_blocks, pinned_blocks, sealed_blocks, records (all of them), bytes (of memory
-that they take), breaks (since the start). Without a pool only medium and is_pool are there.
+medium: path, kind, file_system, domain, granularity, emulated, assumed (where a disk is treated as persistent
+memory), power_cut (where power cuts are emulated), map_sync, meta_size, data_size, alignment, read_only, flush_method,
+stream_method, evidence (what, how, result); use: block_size, blocks, free_blocks, inodes, free_inodes, meta_blocks,
+free_meta_blocks; is_pool; clients (connections, this one included); exports (open files that exported descriptors stand for);
+frames: clients, files, mappings, grants, pins, seals, granted_blocks, pinned_blocks, sealed_blocks, records (all of them),
+bytes (of memory that they take), breaks (since the start). Without a pool only medium and is_pool are there.
 `,
 		example: `  pmemfs info /dev/shm/pool
   pmemfs info /run/pmemfs/pool.sock --require cache-line
@@ -89,6 +89,8 @@ func guarantee(m *pmemfs.MediumReport) string {
 	switch {
 	case m.PowerCut:
 		s += " (EMULATED, with power cuts by command: for tests of programs only)"
+	case m.Assumed:
+		s += " (ASSUMED PERSISTENT, which it is not: stores do not survive power loss; for development only)"
 	case m.Emulated:
 		s += " (EMULATED: survives the crash of processes, not of the machine)"
 	}

@@ -32,6 +32,7 @@ type serveVerb struct {
 	runtime  string // directory
 	survive  server.Survivors
 	powerCut powerCutFlag
+	assume   bool
 }
 
 func (a *app) serve() *cobra.Command {
@@ -63,6 +64,11 @@ is taken over, neither by this server nor by the next: its clients have lost eve
 With --metrics the numbers of "pmemfs stat SOCKET" are served over HTTP at /metrics of that address, for Prometheus. Whoever
 can reach the address can read them: nobody is asked who he is, and it is not encrypted. They name no files.
 
+With --assume-persistent a pool on a disk, behind a page cache, is treated as if it were on persistent memory, for development
+where there is none: programs get Sync, Direct and Unchecked mappings. What they store survives a crash of programs and of the
+server, but NOT a loss of power, after which the whole pool may be damaged. A warning says so when the server starts, and
+"pmemfs info" as long as it runs; where stores reach memory directly nothing is assumed.
+
 With --power-cut the server emulates, whatever the medium is, persistent memory that loses its power when "pmemfs powercut"
 says so: what programs stored to their mappings and did not flush and fence is lost then, and they find out what they forgot.
 They work on a copy of the pool in memory. With a seed (--power-cut=7) a random part of what they forgot survives, as it
@@ -77,6 +83,9 @@ policy), read_only, metrics (a URL, with --metrics).
 		run: func(cmd *cobra.Command, args []string) (result, error) {
 			if s.socket == "" {
 				return nil, usageError(cmd, "--socket is missing")
+			}
+			if s.assume && s.powerCut.options != nil {
+				return nil, usageError(cmd, "--power-cut works in memory, whatever the medium is: it takes no --assume-persistent")
 			}
 			limits, err := s.limits.options()
 			if err != nil {
@@ -97,6 +106,7 @@ policy), read_only, metrics (a URL, with --metrics).
 	f.StringVar(&s.metrics, "metrics", "", "an `ADDRESS`, such as localhost:9090, to serve numbers at for Prometheus; unauthenticated")
 	f.BoolVar(&s.readOnly, "read-only", false, "change nothing, and give clients read access only")
 	s.powerCut.add(cmd)
+	f.BoolVar(&s.assume, "assume-persistent", false, "treat a disk as persistent memory, which it is not: for development only")
 	f.DurationVar(&s.wait, "wait", 10*time.Second, "how long to wait for a former owner to go, and for clients of its that are not taken over")
 	f.StringVar(&s.runtime, "runtime-dir", "/dev/shm", "a `DIRECTORY` in memory, where what lets clients survive the server is kept")
 	f.TextVar(&s.survive, "survivors", server.AdoptSurvivors, "what to do about clients of a server that has died: `adopt`, wait or refuse")
@@ -122,7 +132,8 @@ func (s *serveVerb) run(pool string, limits server.Limits) error {
 	srv, err := server.Open(pool, server.Options{
 		ReadOnly: s.readOnly, Require: s.require.Granularity, Wait: s.wait, PowerCut: s.powerCut.options,
 		DirectGroups: direct, Limits: limits, Commit: s.commit, RuntimeDir: s.runtime, Survivors: s.survive,
-		Logf: func(format string, args ...any) { fmt.Fprintf(s.stderr, format+"\n", args...) },
+		AssumePersistent: s.assume,
+		Logf:             func(format string, args ...any) { fmt.Fprintf(s.stderr, format+"\n", args...) },
 	})
 	if err != nil {
 		return openRemedy(pool, &fs.PathError{Op: "serve", Path: pool, Err: err})

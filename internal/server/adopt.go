@@ -135,7 +135,11 @@ type survivor struct {
 // findSurvivors returns the clients in live slots that can be taken over. What is left of others that have ended is removed.
 func (s *Server) findSurvivors(pool, identity string, live []int) (found []survivor) {
 	report, err := medium.Examine(pool)
-	if err != nil || !s.opts.leaves(report.Granularity) {
+	granularity := report.Granularity
+	if s.opts.AssumePersistent {
+		granularity = min(granularity, medium.CacheLine)
+	}
+	if err != nil || !s.opts.leaves(granularity) {
 		return nil
 	}
 	d := s.runtimeDir(identity)

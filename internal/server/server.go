@@ -39,6 +39,9 @@ type Options struct {
 	DirectGroups []uint32
 	Limits       Limits // of each client
 	Commit       CommitPolicy
+	// AssumePersistent treats a medium behind a page cache as byte-addressable, for development: see medium.Options. It excludes
+	// PowerCut, which emulates such a medium anyway.
+	AssumePersistent bool
 	// PowerCut emulates a medium that loses its power when a client says so, whatever the pool is on. nil: no.
 	PowerCut *medium.PowerCutOptions
 }
@@ -113,10 +116,14 @@ func Open(pool string, o Options) (*Server, error) {
 	if o.Logf == nil {
 		o.Logf = log.Printf
 	}
+	if o.AssumePersistent && o.PowerCut != nil {
+		return nil, invalid("power cuts are emulated in memory, whatever the medium is: there is nothing to assume")
+	}
 	s := &Server{opts: o, owners: []uint32{uint32(os.Geteuid())}}
 	var found []survivor
 	mo := medium.Options{
 		Require: o.Require, ReadOnly: o.ReadOnly, Wait: o.Wait, MetaSize: core.MetaSize, Refuse: o.Survivors == RefuseSurvivors,
+		AssumePersistent: o.AssumePersistent,
 	}
 	if o.Survivors == AdoptSurvivors && !o.Alone {
 		mo.Adopt = func(identity string, live []int) map[int]int {
@@ -157,7 +164,20 @@ func (s *Server) take(p *medium.Pool, found []survivor) (err error) {
 			s.owners = append(s.owners, sys.Uid)
 		}
 	}
+	s.warnOfAssumption(p.Report())
 	return s.mount(found)
+}
+
+// warnOfAssumption tells what it means to assume a medium to be persistent memory.
+func (s *Server) warnOfAssumption(r medium.Report) {
+	switch {
+	case r.Assumed:
+		s.logf("WARNING: %s lies behind a page cache and is ASSUMED to be PERSISTENT memory: nothing survives a loss of power, after "+
+			"which the pool may be damaged. For development only", r.Path)
+	case s.opts.AssumePersistent:
+		s.logf("%s need not be assumed to be persistent memory: stores reach it directly (%v granularity). Nothing is assumed",
+			r.Path, r.Granularity)
+	}
 }
 
 // mount mounts the pool of a new server and takes clients over, or closes the pool.
