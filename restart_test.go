@@ -30,20 +30,18 @@ func init() {
 	roles["program"] = programRole
 }
 
-// heirRole serves a pool until its input ends, and takes over what the server before has left: POOL SOCKET RUNTIME SURVIVORS
-// WAIT.
+// heirRole serves a pool until its input ends, and takes over what the server before has left: POOL SOCKET RUNTIME COMMIT
+// SURVIVORS WAIT.
 func heirRole(args []string, in *bufio.Scanner) error {
-	var survivors server.Survivors
-	if err := survivors.UnmarshalText([]byte(args[3])); err != nil {
+	o := server.Options{BreakTimeout: time.Second, RuntimeDir: args[2]}
+	if err := errors.Join(o.Commit.UnmarshalText([]byte(args[3])), o.Survivors.UnmarshalText([]byte(args[4]))); err != nil {
 		return err
 	}
-	wait, err := time.ParseDuration(args[4])
-	if err != nil {
+	var err error
+	if o.Wait, err = time.ParseDuration(args[5]); err != nil {
 		return err
 	}
-	srv, err := server.Open(args[0], server.Options{
-		Wait: wait, BreakTimeout: time.Second, RuntimeDir: args[2], Survivors: survivors,
-	})
+	srv, err := server.Open(args[0], o)
 	if err != nil {
 		return err
 	}
@@ -68,14 +66,20 @@ func heirRole(args []string, in *bufio.Scanner) error {
 type dynasty struct {
 	t                     *testing.T
 	pool, socket, runtime string
+	commit                string // policy
 	server                *child
 	log                   *syncBuffer // of the server that is now
 }
 
 func newDynasty(t *testing.T) *dynasty {
 	t.Helper()
-	d := &dynasty{t: t, pool: newPool(t), runtime: shmDir(t)}
-	d.socket = filepath.Join(shmDir(t), "socket")
+	return found(t, newPool(t), "default")
+}
+
+// found starts the first server of a pool.
+func found(t *testing.T, pool, commit string) *dynasty {
+	t.Helper()
+	d := &dynasty{t: t, pool: pool, runtime: shmDir(t), socket: filepath.Join(shmDir(t), "socket"), commit: commit}
 	d.start()
 	return d
 }
@@ -91,7 +95,7 @@ func (d *dynasty) start() {
 func (d *dynasty) try(survivors, wait string) {
 	d.t.Helper()
 	d.log = new(syncBuffer)
-	d.server = startWith(d.t, func(c *exec.Cmd) { c.Stderr = d.log }, "heir", d.pool, d.socket, d.runtime, survivors, wait)
+	d.server = startWith(d.t, func(c *exec.Cmd) { c.Stderr = d.log }, "heir", d.pool, d.socket, d.runtime, d.commit, survivors, wait)
 }
 
 // restart kills the server and starts another.
@@ -699,9 +703,67 @@ func TestRestartBesideAnUnknownClient(t *testing.T) {
 	}
 }
 
+// TestRestartOnDisk: where operations are staged, no client has a block that the next server does not know.
+func TestRestartOnDisk(t *testing.T) {
+	pool := filepath.Join(t.TempDir(), "pool")
+	must(t, pmemfs.Format(pool, pmemfs.FormatOptions{Size: testPoolSize}))
+	d := found(t, pool, "op")
+	fsys := dial(t, d.socket)
+	f := sized(t, fsys, "f", 256*page)
+	m := mapped(t, f, 0, 256*page, pmemfs.Shared)
+	for i := range 256 {
+		m.Bytes()[i*page] = byte(i)
+	}
+	d.restart()
+	fill := bytes.Repeat([]byte{0xff}, 1<<20)
+	big := create(t, fsys, "big")
+	for err := error(nil); err == nil; {
+		if _, err = big.Write(fill); err != nil {
+			wantError(t, err, unix.ENOSPC, "big")
+		}
+	}
+	for i := range 256 {
+		if got := m.Bytes()[i*page]; got != byte(i) {
+			t.Fatalf("page %d holds %d", i, got)
+		}
+		m.Bytes()[i*page]++
+	}
+	must(t, m.Sync(0, 256*page))
+	d.restart()
+	data, err := fsys.ReadFile("f")
+	must(t, err)
+	for i := range 256 {
+		if data[i*page] != byte(i+1) {
+			t.Fatalf("page %d of the file holds %d", i, data[i*page])
+		}
+	}
+	must(t, m.Unmap())
+	must(t, f.Close())
+	must(t, fsys.Close())
+	d.finish()
+}
+
+// TestRestartOfIntervals: who has seen what a server did and forgot must know that it is gone.
+func TestRestartOfIntervals(t *testing.T) {
+	d := found(t, newPool(t), "interval=1h")
+	fsys := dial(t, d.socket)
+	f := sized(t, fsys, "f", page)
+	m := mapped(t, f, 0, page, pmemfs.Shared)
+	m.Bytes()[0] = 1
+	d.server.kill()
+	_, err := f.Stat()
+	wantError(t, err, pmemfs.ErrServerGone, "f")
+	wantFault(t, func() { m.Bytes()[0] = 2 }, "f", 0, pmemfs.ErrServerGone)
+	d.try("refuse", "1s") // it has let go of the pool
+	d.server.expect("serving")
+	d.server.finish()
+}
+
 // TestRestartInForeignDirectory: where the runtime directory cannot be trusted, clients end with their server, as the log says.
 func TestRestartInForeignDirectory(t *testing.T) {
-	d := &dynasty{t: t, pool: newPool(t), runtime: filepath.Join(shmDir(t), "missing"), socket: filepath.Join(shmDir(t), "socket")}
+	d := &dynasty{
+		t: t, pool: newPool(t), runtime: filepath.Join(shmDir(t), "missing"), socket: filepath.Join(shmDir(t), "socket"), commit: "op",
+	}
 	d.start()
 	fsys := dial(t, d.socket)
 	f := sized(t, fsys, "f", 8*page)

@@ -2,7 +2,8 @@
 // mapped, answers their requests and page faults, and takes their grants back when blocks move.
 //
 // A Session is one client. It is either a connection to the unix socket (one process, with its own fault page), or the
-// local session of the program that has opened the pool itself; requests take the same way in both.
+// local session of the program that has opened the pool itself; requests take the same way in both. A connection's session
+// outlives the server that dies: see adopt.go.
 //
 // # What a client can do to the server
 //
@@ -13,9 +14,11 @@
 //
 // # Locks, from the outside inwards
 //
+//	heir.mu                           while a session is resumed, or a client that did not do so has ended
 //	mapping.mu                        shared while a fault or a pin of the mapping is handled, exclusive while it ends
 //	  core's inode locks              held while grants are recorded and broken
 //	    grant.Table's locks
 //	      fault.Page's locks, localSpace.mu
-//	Server.mu, table.mu               leaves: nothing is taken under them
+//	table.mu                          under it only the lock of the session's record
+//	Server.mu                         a leaf: nothing is taken under it
 package server
