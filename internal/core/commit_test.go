@@ -163,3 +163,33 @@ func TestReadFaultStaged(t *testing.T) {
 	check("stored to, Sync", true, true, true)
 	check("durable, Sync", false, true, true)
 }
+
+// TestNewFilesAreStaged: files that are made and written, each opened again in between, as a server does, need no commits of
+// their own; one that was cut short does, before something is stored where it had contents.
+func TestNewFilesAreStaged(t *testing.T) {
+	meta, data := smallAreas(t)
+	fs, err := Mount(meta, data, Options{Stage: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(ino layout.Ino, n int) {
+		f := must[*Node](t)(fs.Open(ino))
+		defer f.Close()
+		must[int](t)(f.WriteAt(make([]byte, n), 0))
+	}
+	before := fs.Stats().Journal.Commits
+	var last layout.Ino
+	for _, name := range []string{"a", "b", "c", "d"} {
+		last = must[Attr](t)(fs.Create(root, layout.RootIno, name, layout.ModeRegular|0o644, 0)).Ino
+		write(last, 100)
+	}
+	if n := fs.Stats().Journal.Commits - before; n != 0 {
+		t.Errorf("%d commits", n)
+	}
+	size := int64(10)
+	must[Attr](t)(fs.SetAttr(root, last, SetAttr{Size: &size}))
+	write(last, 200)
+	if n := fs.Stats().Journal.Commits - before; n != 1 {
+		t.Errorf("%d commits for a file that was cut short", n)
+	}
+}

@@ -98,6 +98,7 @@ type FS struct {
 	deferData  bool          // immutable: Options.Defer
 	stored     atomic.Uint64 // with deferData: how often contents were stored
 	fenced     atomic.Uint64 // of these, how many are durable
+	cutLSN     atomic.Uint64 // behind the last record that took contents away from any file
 	progress   *progress.Page
 
 	renameMu sync.Mutex

@@ -69,8 +69,7 @@ func (fs *FS) get(ino layout.Ino) (*inode, error) {
 			return nil
 		})
 		// Records that concern it may be staged.
-		in.metaLSN = fs.journal.HeadLSN()
-		in.cutLSN = in.metaLSN
+		in.metaLSN, in.cutLSN = fs.journal.HeadLSN(), fs.cutLSN.Load()
 	})
 	if in.loadErr != nil {
 		in.put()
@@ -215,6 +214,9 @@ func (u *update) commit() error {
 	lsn, err := end()
 	if err != nil {
 		return err
+	}
+	for old := u.fs.cutLSN.Load(); u.cuts && old < lsn && !u.fs.cutLSN.CompareAndSwap(old, lsn); {
+		old = u.fs.cutLSN.Load()
 	}
 	for _, p := range u.inodes {
 		if u.fs.stage {

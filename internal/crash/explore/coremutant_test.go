@@ -60,8 +60,8 @@ var coreMutants = []coreMutant{
 	},
 	{
 		"cut of an inode that was loaded again not made durable", "internal/core/inode.go",
-		"		in.cutLSN = in.metaLSN\n",
-		"		if !MUTANT {\n			in.cutLSN = in.metaLSN\n		}\n",
+		"(), fs.cutLSN.Load()\n",
+		"(), map[bool]uint64{false: fs.cutLSN.Load()}[MUTANT]\n",
 		staging, "zero /a/x 0 8192, write /a/x 0 100",
 	},
 	{
@@ -72,8 +72,8 @@ var coreMutants = []coreMutant{
 	},
 	{
 		"records of an inode that was loaded again not known", "internal/core/inode.go",
-		"		in.metaLSN = fs.journal.HeadLSN()\n",
-		"		if !MUTANT {\n			in.metaLSN = fs.journal.HeadLSN()\n		}\n",
+		"in.cutLSN = fs.journal.HeadLSN(),",
+		"in.cutLSN = map[bool]uint64{false: fs.journal.HeadLSN()}[MUTANT],",
 		staging, "create /a/z, sync /a/z",
 	},
 	{
