@@ -33,13 +33,15 @@ func (o *Options) progress(what string, total int64) (add func(int64), done func
 // stage is where a benchmark takes place: a pool, its server in a process of its own, and a connection to it.
 type stage struct {
 	dir      string
+	runtime  string // the server's runtime directory, in memory wherever dir is
 	socket   string
 	children *child.Group
 	server   *child.Process
 	fsys     *pmemfs.FS
 }
 
-// newStage makes a pool of size bytes below dir and serves it, with more flags if there are any. Only what is used of it takes room.
+// newStage makes a pool of size bytes below dir and serves it, with more flags if there are any. Only what is used of it
+// takes room.
 func newStage(ctx context.Context, dir string, size int64, serve ...string) (_ *stage, err error) {
 	s := &stage{}
 	defer func() {
@@ -50,6 +52,9 @@ func newStage(ctx context.Context, dir string, size int64, serve ...string) (_ *
 	if s.dir, err = os.MkdirTemp(dir, "pmemfs-bench-"); err != nil {
 		return nil, err
 	}
+	if s.runtime, err = os.MkdirTemp("/dev/shm", "pmemfs-bench-runtime-"); err != nil {
+		return nil, err
+	}
 	pool := filepath.Join(s.dir, "pool")
 	s.socket = filepath.Join(s.dir, "socket")
 	if err := pmemfs.Format(pool, pmemfs.FormatOptions{Size: size, Label: "bench"}); err != nil {
@@ -58,13 +63,15 @@ func newStage(ctx context.Context, dir string, size int64, serve ...string) (_ *
 	if s.children, err = child.NewGroup(); err != nil {
 		return nil, err
 	}
-	if s.server, err = s.children.Start("the server", append([]string{"serve", pool, "--socket", s.socket}, serve...)...); err != nil {
+	args := append([]string{"serve", pool, "--socket", s.socket, "--runtime-dir", s.runtime}, serve...)
+	if s.server, err = s.children.Start("the server", args...); err != nil {
 		return nil, err
 	}
 	if _, err := s.server.Line(ctx); err != nil {
 		return nil, err
 	}
-	if s.fsys, err = pmemfs.Dial(s.socket, pmemfs.Wait(10*time.Second)); err != nil {
+	// A benchmark whose server has died is void: there is nothing to wait for.
+	if s.fsys, err = pmemfs.Dial(s.socket, pmemfs.Wait(10*time.Second), pmemfs.Reconnect(0)); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -82,8 +89,10 @@ func (s *stage) close(ctx context.Context) error {
 	if s.children != nil {
 		s.children.Close()
 	}
-	if s.dir != "" {
-		errs = append(errs, os.RemoveAll(s.dir))
+	for _, dir := range []string{s.dir, s.runtime} {
+		if dir != "" {
+			errs = append(errs, os.RemoveAll(dir))
+		}
 	}
 	return errors.Join(errs...)
 }
