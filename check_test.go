@@ -16,7 +16,7 @@ func TestCheckChangesNothing(t *testing.T) {
 	if err := Format(pool, FormatOptions{Size: 32 << 20, Label: "checked"}); err != nil {
 		t.Fatal(err)
 	}
-	fsys, err := Open(pool)
+	fsys, err := Open(pool, Commit(CommitOp))
 	if err != nil {
 		t.Fatal(err)
 	}
