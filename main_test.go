@@ -158,7 +158,7 @@ func serverRole(args []string, in *bufio.Scanner) error {
 	}
 	srv, err := server.Open(args[0], server.Options{
 		Wait: 5 * time.Second, BreakTimeout: time.Second, DirectGroups: c.DirectGroups, Limits: c.Limits,
-		Commit: c.Commit, AssumePersistent: c.AssumePersistent,
+		Commit: c.Commit, AssumePersistent: c.AssumePersistent, RuntimeDir: filepath.Dir(args[1]),
 	})
 	if err != nil {
 		return err

@@ -455,7 +455,7 @@ func TestRestartOfTorture(t *testing.T) {
 		}
 	})
 	deaths := 0
-	for end := time.Now().Add(tortureTime()); time.Now().Before(end); deaths++ {
+	for end := time.Now().Add(tortureTime() / 3); time.Now().Before(end); deaths++ {
 		at := rounds.Load()
 		eventually(t, "blocks are moved", func() bool { return rounds.Load() > at || ctx.Err() != nil })
 		d.restart()

@@ -158,7 +158,7 @@ type served struct {
 func startServer(t *testing.T, pool string, flags ...string) *served {
 	t.Helper()
 	s := &served{t: t, socket: filepath.Join(memoryDir(t), "socket")}
-	s.cmd = command(append([]string{"serve", pool, "--socket", s.socket}, flags...)...)
+	s.cmd = command(append([]string{"serve", pool, "--socket", s.socket, "--runtime-dir", filepath.Dir(s.socket)}, flags...)...)
 	s.cmd.Stderr = &s.stderr
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
