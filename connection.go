@@ -12,8 +12,8 @@ import (
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
-// connection is the transport to a server, which may die and be followed by another one that takes over what this client
-// has: then the connection is made anew. Page faults do not wait for that: see package fault.
+// connection is the transport to a server, which may die and be followed by another one that takes over what this
+// client has: then the connection is made anew. Page faults do not wait for that: see package fault.
 //
 // Invariant: a link is current from the moment when others can get it until it is lost; gone is final.
 type connection struct {
@@ -75,9 +75,9 @@ func (t *connection) await() (l *link, list uint64, err error) {
 	}
 }
 
-// Do sends a request again when the connection is lost and no harm can come of that. Requests that give something back are
-// done when the session is resumed: the server then drops what this client does not name. Only Unmap waits for that: until
-// then the server may take the mapping's pages back, and they must not be another mapping's.
+// Do sends a request again when the connection is lost and no harm can come of that. Requests that give something
+// back are done when the session is resumed: the server then drops what this client does not name. Only Unmap waits
+// for that: until then the server may take the mapping's pages back, and they must not be another mapping's.
 func (t *connection) Do(q *wire.Request) (*wire.Reply, error) {
 	before, released := t.held.giveUp(q)
 	for {
@@ -102,8 +102,8 @@ func (t *connection) Do(q *wire.Request) (*wire.Reply, error) {
 	}
 }
 
-// repeatable says whether a request may be made twice: it changes nothing; or what it gives is dropped when the session is
-// resumed, if nobody has learnt of it.
+// repeatable says whether a request may be made twice: it changes nothing; or what it gives is dropped when the
+// session is resumed, if nobody has learnt of it.
 func repeatable(q *wire.Request) bool {
 	switch q.Op {
 	case wire.OpInfo, wire.OpStatfs, wire.OpStats, wire.OpRead, wire.OpStat, wire.OpList, wire.OpSeek, wire.OpExtent,
@@ -148,8 +148,8 @@ func (t *connection) end() {
 	<-t.lost
 }
 
-// mute is for a connection that cannot be made anew: calls fail from now on. The next server serves the mappings, if it comes in
-// time, until it ends.
+// mute is for a connection that cannot be made anew: calls fail from now on. The next server serves the mappings, if
+// it comes in time, until it ends.
 func (t *connection) mute() {
 	if _, first := t.finish(); !first {
 		return
@@ -268,7 +268,9 @@ func sayResume(c *net.UnixConn, have *wire.Resume) (*wire.Reply, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoWayBack, err)
 	}
-	frame, err := wire.AppendRequest(nil, &wire.Request{ID: 1, Op: wire.OpHello, Offset: wire.Version, Flags: wire.HelloResume, Data: data})
+	frame, err := wire.AppendRequest(nil, &wire.Request{
+		ID: 1, Op: wire.OpHello, Offset: wire.Version, Flags: wire.HelloResume, Data: data,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoWayBack, err)
 	}

@@ -717,7 +717,7 @@ func TestCloseDuringTransfer(t *testing.T) {
 func TestServerDiesDuringTransfer(t *testing.T) {
 	for _, loads := range []bool{false, true} {
 		socket, srv := serve(t, newPool(t))
-		fsys := dial(t, socket)
+		fsys := dial(t, socket, pmemfs.Reconnect(0))
 		f := create(t, fsys, "f")
 		_, err := f.Write(numbered(8 << 20))
 		must(t, err)

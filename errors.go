@@ -65,8 +65,8 @@ func (e *SealedError) Error() string {
 // Unwrap returns ErrSealed.
 func (e *SealedError) Unwrap() error { return ErrSealed }
 
-// UnfilledError says which block keeps a range from being sealed or a file from being static: each must be written and be
-// no other file's. It matches EINVAL. [File.Fill] makes it so.
+// UnfilledError says which block keeps a range from being sealed or a file from being static: each must be written
+// and be no other file's. It matches EINVAL. [File.Fill] makes it so.
 type UnfilledError struct {
 	Offset int64  // byte of the file where the block begins
 	What   string // "a hole", "unwritten" (allocated, reads as zeros) or "shared"

@@ -90,9 +90,9 @@ const openFlags = unix.O_ACCMODE | os.O_CREATE | os.O_EXCL | os.O_TRUNC | os.O_A
 
 // OpenFile opens a file with the flags O_RDONLY, O_WRONLY or O_RDWR, and O_CREATE, O_EXCL, O_TRUNC, O_APPEND,
 // O_DIRECTORY, O_NOFOLLOW, O_SYNC, O_DSYNC of open(2); others are refused with EINVAL. A file that is created has
-// exactly the permission bits of perm. The server enforces O_APPEND: appends of several processes never overlap. What is
-// done by a file that was opened with O_SYNC or O_DSYNC, the opening included, is durable when it returns, whatever the
-// pool's [CommitPolicy].
+// exactly the permission bits of perm. The server enforces O_APPEND: appends of several processes never overlap. What
+// is done by a file that was opened with O_SYNC or O_DSYNC, the opening included, is durable when it returns,
+// whatever the pool's [CommitPolicy].
 func (fsys *FS) OpenFile(name string, flag int, perm fs.FileMode) (*File, error) {
 	if flag&^openFlags != 0 {
 		return nil, pathError("open", name, &detailed{"unknown open flags", unix.EINVAL})
@@ -370,7 +370,8 @@ func (fsys *FS) Getxattr(name, attr string) ([]byte, error) {
 	return r.Data, nil
 }
 
-// Setxattr sets an extended attribute. flags may hold unix.XATTR_CREATE or unix.XATTR_REPLACE. Symbolic links are not followed.
+// Setxattr sets an extended attribute. flags may hold unix.XATTR_CREATE or unix.XATTR_REPLACE. Symbolic links are not
+// followed.
 func (fsys *FS) Setxattr(name, attr string, value []byte, flags int) error {
 	if flags&^(unix.XATTR_CREATE|unix.XATTR_REPLACE) != 0 {
 		return pathError("setxattr", name, unix.EINVAL)

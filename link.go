@@ -11,8 +11,8 @@ import (
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
-// link is one connection to one server process. Requests of several goroutines are under way at the same time and are told
-// apart by their numbers.
+// link is one connection to one server process. Requests of several goroutines are under way at the same time and are
+// told apart by their numbers.
 type link struct {
 	conn   *net.UnixConn
 	held   *belongings
@@ -149,8 +149,8 @@ func (l *link) lose() {
 	}
 }
 
-// belongings are what the server has given to this client and the client has not given back: what it says that it has when
-// it resumes its session with another server process.
+// belongings are what the server has given to this client and the client has not given back: what it says that it has
+// when it resumes its session with another server process.
 type belongings struct {
 	mu       sync.Mutex
 	handles  map[uint32]struct{}            // protected by mu
@@ -181,8 +181,8 @@ func (b *belongings) gain(op wire.Op, handle uint32, r *wire.Reply) {
 	}
 }
 
-// giveUp removes what a request is about to give back, before it is sent. released is false for other requests. Lists made
-// after the first before of them do not have it.
+// giveUp removes what a request is about to give back, before it is sent. released is false for other requests. Lists
+// made after the first before of them do not have it.
 func (b *belongings) giveUp(q *wire.Request) (before uint64, released bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

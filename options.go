@@ -62,42 +62,44 @@ func OpenReadOnly() Option { return func(o *options) { o.readOnly = true } }
 func Wait(d time.Duration) Option { return func(o *options) { o.wait = d } }
 
 // CommitPolicy says when what operations do becomes durable. The zero value is the medium's default: [CommitOp] on
-// byte-addressable media, CommitEvery(time.Second) behind a page cache, where durability takes a system call. It has String,
-// MarshalText and UnmarshalText methods, for "op", "interval" (of a second) and "interval=200ms".
+// byte-addressable media, CommitEvery(time.Second) behind a page cache, where durability takes a system call. It has
+// String, MarshalText and UnmarshalText methods, for "op", "interval" (of a second) and "interval=200ms".
 type CommitPolicy = server.CommitPolicy
 
-// CommitOp has every operation durable when it returns. Operations of several goroutines or clients that need durability at
-// the same time share its cost where that takes system calls.
+// CommitOp has every operation durable when it returns. Operations of several goroutines or clients that need
+// durability at the same time share its cost where that takes system calls.
 var CommitOp = server.CommitOp
 
 // CommitEvery has operations return as soon as others can see what they did. It is durable after [File.Sync] or
-// [Mapping.Sync], after any operation on a file that was opened with O_SYNC or O_DSYNC, before a first store to a page
-// through a [Sync] mapping is allowed, and when the interval, more than 0, is over. After a crash all operations up to some
-// instant have happened, and none after it; contents of writes in place may be newer.
+// [Mapping.Sync], after any operation on a file that was opened with O_SYNC or O_DSYNC, before a first store to a
+// page through a [Sync] mapping is allowed, and when the interval, more than 0, is over. After a crash all operations
+// up to some instant have happened, and none after it; contents of writes in place may be newer.
 func CommitEvery(interval time.Duration) CommitPolicy { return server.CommitEvery(interval) }
 
-// Commit sets when what operations do becomes durable, for the whole pool as long as it is open. Dial refuses it: a server's
-// policy is set where it is started.
+// Commit sets when what operations do becomes durable, for the whole pool as long as it is open. Dial refuses it: a
+// server's policy is set where it is started.
 func Commit(p CommitPolicy) Option { return func(o *options) { o.commit = p } }
 
 const defaultReconnect = 30 * time.Second
 
-// Reconnect says for how long the death of a server is survived: so long page faults and calls wait for another server to
-// take over, which then serves the mappings and open files as if nothing had happened. Default: 30 s. When d is over, or at
-// once if d is 0, everything is lost: mappings become inaccessible, and all fails with [ErrServerGone]. That is also so when
-// the server ends in good order. A call that was under way when the server died, and that may have changed something, fails
-// with ErrServerGone, for nobody knows whether it was done. For Dial and [Import].
+// Reconnect says for how long the death of a server is survived: so long page faults and calls wait for another
+// server to take over, which then serves the mappings and open files as if nothing had happened. Default: 30 s. When
+// d is over, or at once if d is 0, everything is lost: mappings become inaccessible, and all fails with
+// [ErrServerGone]. That is also so when the server ends in good order. A call that was under way when the server
+// died, and that may have changed something, fails with ErrServerGone, for nobody knows whether it was done. For Dial
+// and [Import].
 //
-// A server that commits at intervals (see [CommitEvery]) forgets the last of what it did when it dies, and programs must know:
-// everything is lost at once then, as with one that is read-only or emulates power cuts.
+// A server that commits at intervals (see [CommitEvery]) forgets the last of what it did when it dies, and programs
+// must know: everything is lost at once then, as with one that is read-only or emulates power cuts.
 func Reconnect(d time.Duration) Option { return func(o *options) { o.reconnect = d } }
 
-// AssumePersistent makes Open treat a pool on a disk, behind a page cache, as if it were on persistent memory, so that it has
-// [Sync], [Direct] and [Unchecked] mappings and stores without system calls: for development where there is neither
-// persistent memory nor room in a tmpfs. Stores survive a crash of the process, but NOT a loss of power, after which the whole
-// pool may be damaged; nothing is written to the disk by order but by Close. The default commit policy is [CommitOp]. A warning
-// is logged, and [Info] says so: Medium.Assumed. Where stores reach memory directly it does nothing but to log that. For a
-// server, see "pmemfs serve --assume-persistent"; Dial refuses the option, and Open refuses it together with PowerCut.
+// AssumePersistent makes Open treat a pool on a disk, behind a page cache, as if it were on persistent memory, so
+// that it has [Sync], [Direct] and [Unchecked] mappings and stores without system calls: for development where there
+// is neither persistent memory nor room in a tmpfs. Stores survive a crash of the process, but NOT a loss of power,
+// after which the whole pool may be damaged; nothing is written to the disk by order but by Close. The default commit
+// policy is [CommitOp]. A warning is logged, and [Info] says so: Medium.Assumed. Where stores reach memory directly
+// it does nothing but to log that. For a server, see "pmemfs serve --assume-persistent"; Dial refuses the option, and
+// Open refuses it together with PowerCut.
 func AssumePersistent() Option { return func(o *options) { o.assume = true } }
 
 // PowerCut makes Open emulate, whatever the pool is on, persistent memory that loses its power when [FS.CutPower] is

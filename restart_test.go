@@ -30,8 +30,8 @@ func init() {
 	roles["program"] = programRole
 }
 
-// heirRole serves a pool until its input ends, and takes over what the server before has left: POOL SOCKET RUNTIME COMMIT
-// SURVIVORS WAIT.
+// heirRole serves a pool until its input ends, and takes over what the server before has left: POOL SOCKET RUNTIME
+// COMMIT SURVIVORS WAIT.
 func heirRole(args []string, in *bufio.Scanner) error {
 	o := server.Options{BreakTimeout: time.Second, RuntimeDir: args[2]}
 	if err := errors.Join(o.Commit.UnmarshalText([]byte(args[3])), o.Survivors.UnmarshalText([]byte(args[4]))); err != nil {
@@ -177,7 +177,8 @@ func programRole(args []string, in *bufio.Scanner) error {
 }
 
 var mapKinds = map[string]pmemfs.MapFlags{
-	"shared": pmemfs.Shared, "sync": pmemfs.Sync, "direct": pmemfs.Direct | pmemfs.Populate, "readonly": pmemfs.Shared | pmemfs.ReadOnly,
+	"shared": pmemfs.Shared, "sync": pmemfs.Sync, "direct": pmemfs.Direct | pmemfs.Populate,
+	"readonly":  pmemfs.Shared | pmemfs.ReadOnly,
 	"populated": pmemfs.Sync | pmemfs.Populate,
 }
 
@@ -371,13 +372,16 @@ func TestRestart(t *testing.T) {
 
 	sealer, other := d.launch(), d.launch()
 	sealer.orders("open direct", "map direct.direct 16", "spin direct.direct 0 16 2")
-	other.orders("open sync", "map sync.sync 64", "spin sync.sync 0 32 2", "open shared", "map shared.shared 64", "store shared.shared 3 33",
-		"open readonly", "map readonly.readonly 4", "load readonly.readonly 1", "map readonly.populated 4", "pin readonly.populated 1 2",
+	other.orders("open sync", "map sync.sync 64", "spin sync.sync 0 32 2",
+		"open shared", "map shared.shared 64", "store shared.shared 3 33",
+		"open readonly", "map readonly.readonly 4", "load readonly.readonly 1",
+		"map readonly.populated 4", "pin readonly.populated 1 2",
 		"open removed", "map removed.populated 64", "store removed.populated 5 55", "remove removed", "close removed",
 		"open direct", "write direct tail")
 	for range 3 {
 		d.restart()
-		// Beside the programs go on, what they hold is held in the new server as well. They need not have come back for that.
+		// Beside the programs go on, what they hold is held in the new server as well. They need not have come back
+		// for that.
 		again := dial(t, d.socket)
 		f, err := again.OpenFile("direct", os.O_RDWR, 0)
 		must(t, err)
@@ -582,8 +586,8 @@ func TestRestartWithStoppedClient(t *testing.T) {
 	d.finish()
 }
 
-// TestRestartAfterClientDied: what a client had that died while there was no server, or after the next one has taken it over
-// without hearing of it, is given up.
+// TestRestartAfterClientDied: what a client had that died while there was no server, or after the next one has taken
+// it over without hearing of it, is given up.
 func TestRestartAfterClientDied(t *testing.T) {
 	d := newDynasty(t)
 	fsys := dial(t, d.socket)
@@ -593,7 +597,8 @@ func TestRestartAfterClientDied(t *testing.T) {
 	for _, name := range []string{"a", "b"} {
 		must(t, sized(t, fsys, name, 64*page).Close())
 		c := d.launch()
-		c.orders("open "+name, "map "+name+".populated 64", "store "+name+".populated 5 1", "pin "+name+".populated 0 5", "remove "+name)
+		c.orders("open "+name, "map "+name+".populated 64", "store "+name+".populated 5 1",
+			"pin "+name+".populated 0 5", "remove "+name)
 		clients = append(clients, c)
 	}
 	clients[1].stop(t)
@@ -672,7 +677,8 @@ func TestRestartRefused(t *testing.T) {
 	d.finish()
 }
 
-// TestRestartBesideAnUnknownClient: a client that cannot be taken over keeps the pool from being opened, and keeps its blocks.
+// TestRestartBesideAnUnknownClient: a client that cannot be taken over keeps the pool from being opened, and keeps
+// its blocks.
 func TestRestartBesideAnUnknownClient(t *testing.T) {
 	for name, harm := range map[string]func(dir string) error{
 		"its record is gone":    func(dir string) error { return os.Remove(filepath.Join(dir, "0.session")) },
@@ -759,10 +765,12 @@ func TestRestartOfIntervals(t *testing.T) {
 	d.server.finish()
 }
 
-// TestRestartInForeignDirectory: where the runtime directory cannot be trusted, clients end with their server, as the log says.
+// TestRestartInForeignDirectory: where the runtime directory cannot be trusted, clients end with their server, as the
+// log says.
 func TestRestartInForeignDirectory(t *testing.T) {
 	d := &dynasty{
-		t: t, pool: newPool(t), runtime: filepath.Join(shmDir(t), "missing"), socket: filepath.Join(shmDir(t), "socket"), commit: "op",
+		t: t, pool: newPool(t), runtime: filepath.Join(shmDir(t), "missing"), socket: filepath.Join(shmDir(t), "socket"),
+		commit: "op",
 	}
 	d.start()
 	fsys := dial(t, d.socket)
@@ -905,6 +913,32 @@ func goroutinesIn(function string) (n int) {
 		}
 	}
 	return n
+}
+
+// TestRestartDuringTransfer: what is lent to a transfer is there to its end.
+func TestRestartDuringTransfer(t *testing.T) {
+	d := newDynasty(t)
+	fsys := dial(t, d.socket)
+	f := create(t, fsys, "f")
+	data := numbered(8<<20 + 100)
+	_, err := f.Write(data)
+	must(t, err)
+	seek(t, f, 0)
+	target := openOS(t, filepath.Join(shmDir(t), "target"), os.O_WRONLY|os.O_CREATE)
+	deaths := 0
+	n, err := f.WriteTo(&waiting{target, func(p []byte) {
+		if deaths < 3 {
+			deaths++
+			d.restart()
+		}
+		sink += p[len(p)-1]
+	}})
+	if n != int64(len(data)) || err != nil || deaths == 0 {
+		t.Errorf("%d of %d bytes, %v, %d servers have died", n, len(data), err, deaths)
+	}
+	wantFile(t, target.Name(), data)
+	must(t, fsys.Close())
+	d.finish()
 }
 
 // TestRestartOfImport: who has come by an exported descriptor keeps its mappings, and knows that it has nothing else.

@@ -105,7 +105,8 @@ func (s *addressSpace) resume(pidfd, pid int) error {
 	return nil
 }
 
-// serverEnded says that the server has ended in good order, or that page faults have failed: there is nothing to wait for.
+// serverEnded says that the server has ended in good order, or that page faults have failed: there is nothing to wait
+// for.
 func (s *addressSpace) serverEnded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

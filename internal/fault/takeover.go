@@ -88,8 +88,8 @@ func (p *Page) takeOver() error {
 	return nil
 }
 
-// Leave gives a page with a name up as the death of this process would: the client waits, and another server process may
-// take it over. Serve must not be running, and nobody may use the page any more.
+// Leave gives a page with a name up as the death of this process would: the client waits, and another server process
+// may take it over. Serve must not be running, and nobody may use the page any more.
 func (p *Page) Leave() error {
 	if !p.enter() {
 		return os.ErrClosed

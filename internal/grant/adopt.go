@@ -1,8 +1,8 @@
 package grant
 
-// Adopt records what a client of an owner before this one has of a mapping: as much access to all of it as it may have, to
-// blocks or to zeros, and a seal if it is sealed. No limit is in its way: the client has all that. It is for mappings that
-// were just made by Map, before anything is broken.
+// Adopt records what a client of an owner before this one has of a mapping: as much access to all of it as it may
+// have, to blocks or to zeros, and a seal if it is sealed. No limit is in its way: the client has all that. It is for
+// mappings that were just made by Map, before anything is broken.
 func (m *Mapping) Adopt(writable, sealed bool) {
 	t := m.table
 	t.mu.Lock()
@@ -17,7 +17,8 @@ func (m *Mapping) Adopt(writable, sealed bool) {
 	}
 }
 
-// AdoptPin is Pin of a run that a client of an owner before this one has pinned. The run must be inside the mapping (panic).
+// AdoptPin is Pin of a run that a client of an owner before this one has pinned. The run must be inside the mapping
+// (panic).
 func (m *Mapping) AdoptPin(first, count int64) {
 	m.check(first, count)
 	m.table.mu.Lock()

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestAdopt: what a client of an earlier owner has is recorded whatever the limits say, and is given back like all else.
+// TestAdopt: what a client of an earlier owner has is recorded whatever the limits say, and is given back like all
+// else.
 func TestAdopt(t *testing.T) {
 	tab := NewTable(Limits{Grants: 1, PinnedBlocks: 1, SealedBlocks: 1})
 	c, other := &fakeClient{pid: 7}, &fakeClient{pid: 8}

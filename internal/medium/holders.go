@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Naming the processes that hold a lock or a mapping is a service to the reader of an error: what /proc does not show to
-// this user, or in this PID namespace, is left out. What the kernel shows:
+// Naming the processes that hold a lock or a mapping is a service to the reader of an error: what /proc does not show
+// to this user, or in this PID namespace, is left out. What the kernel shows:
 //
 //   - /proc/locks, readable by all, has a flock's device, inode and the pid that *took* it. A description that was passed
 //     on, as ClientFile's is, keeps the pid of who took the lock, even when that process is dead.
@@ -63,9 +63,9 @@ func ownersOf(f *os.File, kind string, shared bool) []int {
 	return sorted(pids)
 }
 
-// pids returns who is in the way: has a descriptor with a flock or the lock of a slot that is not taken over, or maps data
-// without being taken over. /proc/locks is of no use here: it would name the dead owner who took the locks, or whoever has
-// its pid now.
+// pids returns who is in the way: has a descriptor with a flock or the lock of a slot that is not taken over, or maps
+// data without being taken over. /proc/locks is of no use here: it would name the dead owner who took the locks, or
+// whoever has its pid now.
 func (s *survivors) pids(data *os.File) []int {
 	id, ok := idOf(data)
 	if !ok {

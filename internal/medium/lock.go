@@ -21,13 +21,14 @@ import (
 //	                clients of an earlier owner live, but for slots that it takes over.
 //
 // Order: owner lock, then mapping lock. Who holds the owner lock exclusively is alone in taking the mapping lock
-// exclusively, so that the change from exclusive to shared, which flock(2) does not do in one step, cannot be overtaken.
-// Nobody else hands out slots either, so that none is locked anew after they were looked at.
+// exclusively, so that the change from exclusive to shared, which flock(2) does not do in one step, cannot be
+// overtaken. Nobody else hands out slots either, so that none is locked anew after they were looked at.
 //
-// A client with a slot has no flock: holders of a shared flock cannot be told apart or counted (/proc/locks shows them only
-// where it can translate the pid of who took them), so an opener that takes over the clients in slots could not know
-// whether they alone keep it from the exclusive one. As it is, a flock that is refused always means somebody who cannot be
-// taken over: a client without a slot, or a program that has locked the file for reasons of its own, such as a backup.
+// A client with a slot has no flock: holders of a shared flock cannot be told apart or counted (/proc/locks shows
+// them only where it can translate the pid of who took them), so an opener that takes over the clients in slots could
+// not know whether they alone keep it from the exclusive one. As it is, a flock that is refused always means somebody
+// who cannot be taken over: a client without a slot, or a program that has locked the file for reasons of its own,
+// such as a backup.
 //
 // A device's locks are on its node in /dev: openers through different nodes of the same device do not see each other.
 
@@ -135,8 +136,8 @@ func (s *survivors) look(data *os.File) (bool, error) {
 	return alone && !foreign && len(s.inWay) == 0, nil
 }
 
-// lockMapping takes the mapping lock, shared when it returns nil. A writer finds out first that nobody else has it, but for
-// clients that it takes over.
+// lockMapping takes the mapping lock, shared when it returns nil. A writer finds out first that nobody else has it,
+// but for clients that it takes over.
 func lockMapping(data *os.File, readOnly bool, s *survivors, deadline time.Time) error {
 	if !readOnly {
 		ok, err := lockUntil(deadline, func() (bool, error) { return s.look(data) })

@@ -29,18 +29,18 @@ type Options struct {
 	// Wait is how long an owner that is about to go (a server killed a moment ago), and programs that still map what it
 	// gave them, are waited for; 0: not at all.
 	Wait time.Duration
-	// Adopt, when clients of an earlier owner are still there, is asked once which of them this owner takes over: live are
-	// their slots (see Pool.ClientFile), ascending, and those returned, with the pid of the process that each is, do not
-	// keep the pool from being opened. The others are waited for. It is called while the owner lock is held. nil: none is
-	// taken over. identity is Pool.Identity.
+	// Adopt, when clients of an earlier owner are still there, is asked once which of them this owner takes over:
+	// live are their slots (see Pool.ClientFile), ascending, and those returned, with the pid of the process that
+	// each is, do not keep the pool from being opened. The others are waited for. It is called while the owner lock
+	// is held. nil: none is taken over. identity is Pool.Identity.
 	Adopt func(identity string, live []int) map[int]int
 	// Refuse does not wait for clients of an earlier owner: Wait is for the owner alone.
 	Refuse bool
-	// AssumePersistent has Open treat an area behind a page cache as if it were persistent memory, for development: it is made
-	// durable by Close, and otherwise when the kernel likes. Report.Assumed says whether it was needed.
+	// AssumePersistent has Open treat an area behind a page cache as if it were persistent memory, for development:
+	// it is made durable by Close, and otherwise when the kernel likes. Report.Assumed says whether it was needed.
 	AssumePersistent bool
-	// MetaSize returns, from the bytes of a whole device, the size in bytes of its meta area, or why that is not a pool.
-	// Only devices need it: this package does not know what a pool's first block looks like.
+	// MetaSize returns, from the bytes of a whole device, the size in bytes of its meta area, or why that is not a
+	// pool. Only devices need it: this package does not know what a pool's first block looks like.
 	MetaSize func(device []byte) (int64, error)
 	// Preallocate makes Create allocate all blocks of the files, so that a store never finds the host file system full
 	// (it would be killed by SIGBUS). On an fsdax medium it is always done. A device has nothing to allocate.
@@ -322,9 +322,9 @@ func identify(data *os.File) (string, error) {
 // which has the mapping lock. The lock lasts as long as any descriptor or mapping made from this one, whatever becomes
 // of this process; until then nobody else can open the pool for writing (ErrSurvivors).
 //
-// With a slot, 0 to MaxSlots-1, the lock says whose it is, so that the next owner can take the client over (Options.Adopt).
-// A slot must not be given to a client while another may have it, and only by who has opened the pool for writing. -1: no
-// slot.
+// With a slot, 0 to MaxSlots-1, the lock says whose it is, so that the next owner can take the client over
+// (Options.Adopt). A slot must not be given to a client while another may have it, and only by who has opened the
+// pool for writing. -1: no slot.
 //
 // The description is read-only if readOnly is set, and a client cannot change that. A writable one of a pool that was
 // opened read-only is refused with EROFS. The caller closes the file when it has sent it.

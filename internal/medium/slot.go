@@ -15,8 +15,8 @@ const MaxSlots = 1024
 // slotBase is where the slots' bytes begin: far behind the end of any file or device.
 const slotBase = 1 << 62
 
-// lockSlot takes the mapping lock of a slot on f's description. Others have the same slot locked only if they are to be taken
-// for the same client.
+// lockSlot takes the mapping lock of a slot on f's description. Others have the same slot locked only if they are to
+// be taken for the same client.
 func lockSlot(f *os.File, slot int) error {
 	l := unix.Flock_t{Type: unix.F_RDLCK, Whence: unix.SEEK_SET, Start: slotBase + int64(slot), Len: 1}
 	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &l); err != nil {
@@ -36,8 +36,8 @@ func (p *Pool) SlotInUse(slot int) (bool, error) {
 	return l.Type != unix.F_UNLCK, err
 }
 
-// lockAt returns one of the locks, whichever the kernel finds first, that others than f's description have on the bytes of slots
-// [first, end). Its type is F_UNLCK if there is none.
+// lockAt returns one of the locks, whichever the kernel finds first, that others than f's description have on the
+// bytes of slots [first, end). Its type is F_UNLCK if there is none.
 func lockAt(f *os.File, first, end int64) (unix.Flock_t, error) {
 	for {
 		l := unix.Flock_t{Type: unix.F_WRLCK, Whence: unix.SEEK_SET, Start: slotBase + first, Len: end - first}

@@ -22,11 +22,11 @@ import (
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
-// A client outlives the death of its server by way of the runtime directory: its fault page has a name there, and all that
-// it is, has open, mapped and pinned is recorded. The next server takes it over without its help: its threads may all be
-// waiting for pages. From then on its faults are served and its grants can be taken back; what exactly it was granted is
-// not known, so all of each mapping counts as granted. The connection, which died with the server, is made anew by the
-// client when it gets to that: it resumes the session, and says what of it it still has.
+// A client outlives the death of its server by way of the runtime directory: its fault page has a name there, and all
+// that it is, has open, mapped and pinned is recorded. The next server takes it over without its help: its threads
+// may all be waiting for pages. From then on its faults are served and its grants can be taken back; what exactly it
+// was granted is not known, so all of each mapping counts as granted. The connection, which died with the server, is
+// made anew by the client when it gets to that: it resumes the session, and says what of it it still has.
 
 // Survivors says what becomes of the clients of an earlier server that has died.
 type Survivors uint8
@@ -55,8 +55,8 @@ func (s *Survivors) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// leaves says whether a server on a medium leaves its clients to an heir. One that forgets the last of what it did does not:
-// a program that has seen it must learn that it is gone. For the same reason it takes nobody over.
+// leaves says whether a server on a medium leaves its clients to an heir. One that forgets the last of what it did
+// does not: a program that has seen it must learn that it is gone. For the same reason it takes nobody over.
 func (o *Options) leaves(g medium.Granularity) bool {
 	return !o.Alone && !o.ReadOnly && o.PowerCut == nil && o.Commit.on(g).kind == policyOp
 }
@@ -83,8 +83,8 @@ func (s *Server) tidy(found []survivor) {
 	session.Sweep(s.opts.RuntimeDir)
 }
 
-// makeProgress makes the page that clients find out from what is pending, and a descriptor for them. It outlives the server if
-// they do: the same page is the heir's.
+// makeProgress makes the page that clients find out from what is pending, and a descriptor for them. It outlives the
+// server if they do: the same page is the heir's.
 func (s *Server) makeProgress() (*progress.Page, *os.File, error) {
 	if s.slots == nil || s.dir == nil {
 		return progress.Make()
@@ -102,8 +102,8 @@ func (s *Server) makeProgress() (*progress.Page, *os.File, error) {
 	return page, shared, err
 }
 
-// newRecord begins the record of a client, and makes the page that goes with it. nil: it will not outlive this server; why, if
-// that is not so for all.
+// newRecord begins the record of a client, and makes the page that goes with it. nil: it will not outlive this
+// server; why, if that is not so for all.
 func (s *Server) newRecord(p peer, readOnly, imported bool) (*session.File, *fault.Page, error) {
 	if s.slots == nil || s.dir == nil {
 		return nil, nil, nil
@@ -132,7 +132,8 @@ type survivor struct {
 	remote *remote
 }
 
-// findSurvivors returns the clients in live slots that can be taken over. What is left of others that have ended is removed.
+// findSurvivors returns the clients in live slots that can be taken over. What is left of others that have ended is
+// removed.
 func (s *Server) findSurvivors(pool, identity string, live []int) (found []survivor) {
 	report, err := medium.Examine(pool)
 	granularity := report.Granularity
@@ -320,8 +321,8 @@ func (s *Session) startFaults() {
 	s.faults.Go(func() { s.serveFaults(r) })
 }
 
-// resume gives a client of an earlier server its session back: a new connection takes the place of the one that died. ESTALE:
-// there is no such session.
+// resume gives a client of an earlier server its session back: a new connection takes the place of the one that died.
+// ESTALE: there is no such session.
 func (s *Server) resume(c *net.UnixConn, a Access, q *wire.Request) (*Session, error) {
 	p, err := findPeer(c)
 	if err != nil {
@@ -347,8 +348,8 @@ func sameToken(a, b wire.Token) bool {
 	return a.Slot == b.Slot && subtle.ConstantTimeCompare(a.Nonce[:], b.Nonce[:]) == 1
 }
 
-// resume answers the client, after giving up what it does not have any more: what it was about to give up when the server
-// died, and what it was given without learning of it.
+// resume answers the client, after giving up what it does not have any more: what it was about to give up when the
+// server died, and what it was given without learning of it.
 func (s *Session) resume(c *net.UnixConn, id uint32, have *wire.Resume) error {
 	s.heir.mu.Lock()
 	defer s.heir.mu.Unlock()

@@ -24,8 +24,8 @@ type legacy struct {
 	data          *os.File // carries the lock of its slot
 }
 
-// leave makes a pool and what a server has left: c, with what record has put on record. inos are of files a, b and c with eight
-// blocks each.
+// leave makes a pool and what a server has left: c, with what record has put on record. inos are of files a, b and c
+// with eight blocks each.
 func leave(t *testing.T, c session.Client, record func(f *session.File, files []session.Handle)) *legacy {
 	t.Helper()
 	l := &legacy{pool: newPool(t), runtime: t.TempDir()}
@@ -116,7 +116,8 @@ func TestResume(t *testing.T) {
 			files[i].Number = uint32(10 + i)
 			put(t, f.PutHandle(files[i]))
 		}
-		put(t, f.PutMapping(mappingOf(files[0], 3, 10, wire.MapSync)), f.PutPin(session.Pin{Mapping: 3, Number: 5, First: 1, Count: 2}),
+		put(t, f.PutMapping(mappingOf(files[0], 3, 10, wire.MapSync)),
+			f.PutPin(session.Pin{Mapping: 3, Number: 5, First: 1, Count: 2}),
 			f.PutPin(session.Pin{Mapping: 3, Number: 6, First: 4, Count: 1}),
 			f.PutMapping(mappingOf(files[1], 4, 7, wire.MapDirect)), // its handle is closed
 			f.PutMapping(mappingOf(files[2], 8, 12, wire.MapShared|wire.MapReadOnly)))
@@ -148,7 +149,8 @@ func TestResume(t *testing.T) {
 		}
 	}
 	c := connect(t, socket)
-	if r := c.ask(&wire.Request{ID: 9, Op: wire.OpHello, Offset: wire.Version, Flags: wire.HelloResume, Data: []byte("abc")}); r.Errno == 0 {
+	nonsense := &wire.Request{ID: 9, Op: wire.OpHello, Offset: wire.Version, Flags: wire.HelloResume, Data: []byte("abc")}
+	if r := c.ask(nonsense); r.Errno == 0 {
 		t.Errorf("nonsense: %+v", r)
 	}
 	c.wantDropped()
@@ -158,7 +160,8 @@ func TestResume(t *testing.T) {
 
 	c = connect(t, socket)
 	r := c.resume(&wire.Resume{
-		Token: l.token, Handles: []uint32{10, 11, 99}, Mappings: []uint32{3, 8}, Pins: []wire.Pin{{Mapping: 3, Number: 6}, {Mapping: 4, Number: 1}},
+		Token: l.token, Handles: []uint32{10, 11, 99}, Mappings: []uint32{3, 8},
+		Pins: []wire.Pin{{Mapping: 3, Number: 6}, {Mapping: 4, Number: 1}},
 	})
 	if r.Errno != 0 || r.Hello == nil || len(r.Files) != 0 {
 		t.Fatalf("the client: %+v", r)
@@ -177,7 +180,8 @@ func TestResume(t *testing.T) {
 	if r := c.ask(&wire.Request{ID: 1, Op: wire.OpUnpin, Handle: 3, Flags: 6}); r.Errno != 0 {
 		t.Errorf("unpin: %+v", r)
 	}
-	if r := c.ask(&wire.Request{ID: 1, Op: wire.OpMap, Handle: 10, Length: blockSize, Address: 1 << 44, Flags: wire.MapShared}); r.Handle != 9 {
+	q := &wire.Request{ID: 1, Op: wire.OpMap, Handle: 10, Length: blockSize, Address: 1 << 44, Flags: wire.MapShared}
+	if r := c.ask(q); r.Handle != 9 {
 		t.Errorf("the number of the next mapping: %+v", r)
 	}
 	if r := connect(t, socket).resume(&wire.Resume{Token: l.token}); r.Errno != uint16(unix.ESTALE) {
@@ -275,7 +279,11 @@ func TestAdoptedAreLeft(t *testing.T) {
 		put(t, s.Close())
 	}
 	// Whoever has no heirs does not take over either.
-	for what, o := range map[string]Options{"commits at intervals": {Commit: CommitEvery(1e9)}, "is alone": {Alone: true}, "emulates": {PowerCut: &medium.PowerCutOptions{}}} {
+	for what, o := range map[string]Options{
+		"commits at intervals": {Commit: CommitEvery(time.Second)},
+		"is alone":             {Alone: true},
+		"emulates power cuts":  {PowerCut: &medium.PowerCutOptions{}},
+	} {
 		o.RuntimeDir, o.Logf = l.runtime, t.Logf
 		if s, err := Open(l.pool, o); !errors.Is(err, medium.ErrSurvivors) {
 			t.Errorf("a server that %s: %v, %v", what, s, err)

@@ -1,9 +1,9 @@
 // Package server owns a pool on behalf of its clients: it mounts it, checks who they are, keeps what they have open and
 // mapped, answers their requests and page faults, and takes their grants back when blocks move.
 //
-// A Session is one client. It is either a connection to the unix socket (one process, with its own fault page), or the
-// local session of the program that has opened the pool itself; requests take the same way in both. A connection's session
-// outlives the server that dies: see adopt.go.
+// A Session is one client. It is either a connection to the unix socket (one process, with its own fault page), or
+// the local session of the program that has opened the pool itself; requests take the same way in both. A
+// connection's session outlives the server that dies: see adopt.go.
 //
 // # What a client can do to the server
 //

@@ -71,8 +71,8 @@ func (s *Session) closeHandle(n uint32) error {
 	return nil
 }
 
-// forgotten takes the outcome of dropping a record. One that stays is taken for what it says by the next server, until the
-// client tells it better.
+// forgotten takes the outcome of dropping a record. One that stays is taken for what it says by the next server,
+// until the client tells it better.
 func (s *Session) forgotten(err error) {
 	if err != nil && !errors.Is(err, unix.ESHUTDOWN) {
 		s.srv.logf("process %d: %v", s.pid, err)

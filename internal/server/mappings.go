@@ -248,8 +248,8 @@ func (s *Session) removePin(m *mapping, n, pin uint32) (pinned, error) {
 	return r, err
 }
 
-// pin pins a run. Where the client can store, it is filled first: a hole that is granted as zeros would have to be taken back
-// when the client itself stores to it.
+// pin pins a run. Where the client can store, it is filled first: a hole that is granted as zeros would have to be
+// taken back when the client itself stores to it.
 func (m *mapping) pin(r pinned) error {
 	pin := func() error { return m.grants.Pin(r.first, r.count) }
 	if m.writable() {
@@ -268,8 +268,8 @@ func (s *Session) unpin(q *wire.Request) (*wire.Reply, error) {
 	})
 }
 
-// mapSync makes durable the metadata that finds what the client has stored through its mapping; the stores it has flushed
-// itself.
+// mapSync makes durable the metadata that finds what the client has stored through its mapping; the stores it has
+// flushed itself.
 func (s *Session) mapSync(q *wire.Request) (*wire.Reply, error) {
 	return s.live(q.Handle, func(m *mapping) (*wire.Reply, error) {
 		_, _, err := m.checkRange(q.Offset, q.Length)
@@ -280,8 +280,8 @@ func (s *Session) mapSync(q *wire.Request) (*wire.Reply, error) {
 	})
 }
 
-// advise changes the kind of a mapping that was made with Shared or Sync. On return to Sync the metadata of all that it was
-// granted is durable.
+// advise changes the kind of a mapping that was made with Shared or Sync. On return to Sync the metadata of all that
+// it was granted is durable.
 func (s *Session) advise(q *wire.Request) (*wire.Reply, error) {
 	return s.live(q.Handle, func(m *mapping) (*wire.Reply, error) {
 		if err := s.checkMapFlags(q.Flags); err != nil {
@@ -341,8 +341,9 @@ func (m *mapping) fault(page, count int64, write bool, granted func(fault.Reply)
 	return err
 }
 
-// errAdvised: the mapping has become a Sync mapping while a fault was being resolved as one of a Shared mapping. Advise waits for
-// the inode's lock after that, so that it finds what was granted before, and nothing is granted so later.
+// errAdvised: the mapping has become a Sync mapping while a fault was being resolved as one of a Shared mapping.
+// Advise waits for the inode's lock after that, so that it finds what was granted before, and nothing is granted so
+// later.
 var errAdvised = errors.New("the mapping has become Sync")
 
 func (m *mapping) record(first int64, r fault.Reply) error {
@@ -361,8 +362,8 @@ const (
 	populateAhead  = 1 << 12 // blocks, 16 MiB: what is zeroed at once, while the inode is locked
 )
 
-// pattern decides how much is allocated ahead of a store into a hole: one block for stores here and there, more and more
-// as long as each begins where the last run ended.
+// pattern decides how much is allocated ahead of a store into a hole: one block for stores here and there, more and
+// more as long as each begins where the last run ended.
 type pattern struct {
 	mu    sync.Mutex
 	next  int64 // protected by mu: page after the last run

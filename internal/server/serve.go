@@ -150,8 +150,9 @@ func (s *Session) serve(c *net.UnixConn) {
 	s.faults.Wait()
 }
 
-// requests is the serving of one connection by a few goroutines: one reads, the others serve what they have read or wait for
-// their turn. Whoever has read a request serves it, so that no other goroutine must be woken before the reply.
+// requests is the serving of one connection by a few goroutines: one reads, the others serve what they have read or
+// wait for their turn. Whoever has read a request serves it, so that no other goroutine must be woken before the
+// reply.
 type requests struct {
 	sess *Session
 	conn *net.UnixConn

@@ -24,30 +24,33 @@ type Options struct {
 	ReadOnly bool               // nothing in the pool is changed; clients get a read-only descriptor
 	Require  medium.Granularity // refuse coarser media
 	Wait     time.Duration      // for an owner that is about to go, and for clients of an earlier server that are not taken over
-	// RuntimeDir is where what is known of clients is kept, so that the next server can take them over should this one die:
-	// a directory in memory. "": /dev/shm. A server that is read-only, emulates power cuts or commits at intervals has no heir.
+	// RuntimeDir is where what is known of clients is kept, so that the next server can take them over should this
+	// one die: a directory in memory. "": /dev/shm. A server that is read-only, emulates power cuts or commits at
+	// intervals has no heir.
 	RuntimeDir string
 	Survivors  Survivors // of an earlier server
-	// Alone: Serve is never called; the program itself is the only client. Others are neither taken over nor left to an heir.
+	// Alone: Serve is never called; the program itself is the only client. Others are neither taken over nor left to
+	// an heir.
 	Alone bool
 	// BreakTimeout is how long an operation waits for a client that does not give up a grant, before it fails with
 	// EBUSY. 0: 2 s, far more than a client that runs at all needs, and little enough for whoever waits.
 	BreakTimeout time.Duration
 	// Logf takes one line for each event that nobody else is told of. nil: the standard logger.
 	Logf func(format string, args ...any)
-	// DirectGroups are groups whose members may seal and freeze, as those may who have the capability CAP_LINUX_IMMUTABLE.
+	// DirectGroups are groups whose members may seal and freeze, as those may who have the capability
+	// CAP_LINUX_IMMUTABLE.
 	DirectGroups []uint32
 	Limits       Limits // of each client
 	Commit       CommitPolicy
-	// AssumePersistent treats a medium behind a page cache as byte-addressable, for development: see medium.Options. It excludes
-	// PowerCut, which emulates such a medium anyway.
+	// AssumePersistent treats a medium behind a page cache as byte-addressable, for development: see medium.Options.
+	// It excludes PowerCut, which emulates such a medium anyway.
 	AssumePersistent bool
 	// PowerCut emulates a medium that loses its power when a client says so, whatever the pool is on. nil: no.
 	PowerCut *medium.PowerCutOptions
 }
 
-// Limits bound what one client may have, so that none can use up the server or keep all blocks where they are. A field that
-// is 0 means the default in brackets.
+// Limits bound what one client may have, so that none can use up the server or keep all blocks where they are. A
+// field that is 0 means the default in brackets.
 type Limits struct {
 	Handles     int   `json:"handles"`      // open files and directories (65,536)
 	Mappings    int   `json:"mappings"`     // (4,096)
@@ -109,7 +112,8 @@ type Pool interface {
 	Close() error
 }
 
-// Open opens and mounts a pool, as its owner, and takes over the clients of an earlier owner. The caller closes the server.
+// Open opens and mounts a pool, as its owner, and takes over the clients of an earlier owner. The caller closes the
+// server.
 func Open(pool string, o Options) (*Server, error) {
 	o.BreakTimeout = cmp.Or(o.BreakTimeout, 2*time.Second)
 	o.RuntimeDir = cmp.Or(o.RuntimeDir, "/dev/shm")
@@ -215,8 +219,8 @@ func (s *Server) mount(found []survivor) (err error) {
 	return nil
 }
 
-// Close ends every session, unmounts the pool cleanly and gives it up. Serve must have returned. If it was never called, clients
-// that were taken over are left for another server.
+// Close ends every session, unmounts the pool cleanly and gives it up. Serve must have returned. If it was never
+// called, clients that were taken over are left for another server.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -236,8 +240,8 @@ func (s *Server) Close() error {
 	return errors.Join(append(errs, s.progress.Close(), s.pool.Close(), s.closeRuntime())...)
 }
 
-// closeRuntime gives up the runtime directory, in which there is nothing any more, but for clients that are left to another
-// server.
+// closeRuntime gives up the runtime directory, in which there is nothing any more, but for clients that are left to
+// another server.
 func (s *Server) closeRuntime() error {
 	if s.dir == nil {
 		return nil

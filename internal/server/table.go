@@ -25,8 +25,8 @@ func newTable[T any](what string, limit int, remedy string) *table[T] {
 	return &table[T]{what: what, limit: limit, remedy: remedy, m: map[uint32]T{}}
 }
 
-// add numbers a thing. record, if it is not nil, is called with the number before anybody can refer to the thing by it; when it
-// fails there is no thing. EMFILE: there are too many.
+// add numbers a thing. record, if it is not nil, is called with the number before anybody can refer to the thing by
+// it; when it fails there is no thing. EMFILE: there are too many.
 func (t *table[T]) add(v T, record func(n uint32) error) (uint32, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dir is the runtime directory of one pool: the records of its sessions. Its methods may be called at the same time from
-// several goroutines. Whoever has it open owns the pool.
+// Dir is the runtime directory of one pool: the records of its sessions. Its methods may be called at the same time
+// from several goroutines. Whoever has it open owns the pool.
 type Dir struct {
 	*directory
 
@@ -35,9 +35,9 @@ type directory struct {
 	lock *os.File
 }
 
-// Open opens the directory of the pool that has an identity (medium.Pool.Identity) in a directory for what does not outlive
-// the machine, such as /dev/shm, and makes it if it is not there. EPERM: somebody else has made it, or others than this user
-// may look into it.
+// Open opens the directory of the pool that has an identity (medium.Pool.Identity) in a directory for what does not
+// outlive the machine, such as /dev/shm, and makes it if it is not there. EPERM: somebody else has made it, or others
+// than this user may look into it.
 func Open(runtime, identity string) (*Dir, error) {
 	if _, err := here(); err != nil {
 		return nil, err
@@ -132,12 +132,14 @@ func (d *Dir) Close() error {
 
 // erase removes the directory, in which there is no session.
 func (d *directory) erase() error {
-	for _, remove := range []func() error{func() error { return d.root.Remove(progressName) }, func() error { return os.Remove(d.path) }} {
-		if err := remove(); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	err := d.root.Remove(progressName)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = os.Remove(d.path)
 	}
-	return nil
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func recordName(slot int) string { return strconv.Itoa(slot) + ".session" }
@@ -147,11 +149,12 @@ func pageName(slot int) string   { return strconv.Itoa(slot) + ".page" }
 func slotOf(name string) (slot int, ok bool) {
 	number, kind, _ := strings.Cut(name, ".")
 	slot, err := strconv.Atoi(number)
-	return slot, err == nil && slot >= 0 && slot < MaxSlots && strconv.Itoa(slot) == number && (kind == "session" || kind == "page")
+	ours := kind == "session" || kind == "page"
+	return slot, err == nil && ours && slot >= 0 && slot < MaxSlots && strconv.Itoa(slot) == number
 }
 
-// Create begins the record of a session, in the lowest slot that is in use neither here nor according to taken. The process
-// must not have ended; whoever makes sure of that does so afterwards. EUSERS: there is no slot left.
+// Create begins the record of a session, in the lowest slot that is in use neither here nor according to taken. The
+// process must not have ended; whoever makes sure of that does so afterwards. EUSERS: there is no slot left.
 func (d *Dir) Create(c Client, taken func(slot int) (bool, error)) (*File, error) {
 	var err error
 	if c.at, err = here(); err != nil {
@@ -228,8 +231,9 @@ func (d *Dir) Progress() (*os.File, error) {
 	return d.root.OpenFile(progressName, os.O_RDWR|os.O_CREATE, 0o600)
 }
 
-// Restore reads back the sessions that an earlier server has left and whose slots are live: their clients are still there.
-// The files of others are removed; if nobody is there, everything. Errors are about single sessions, which are missing then.
+// Restore reads back the sessions that an earlier server has left and whose slots are live: their clients are still
+// there. The files of others are removed; if nobody is there, everything. Errors are about single sessions, which are
+// missing then.
 func (d *Dir) Restore(live []int) (all []*Saved, failed []error) {
 	slots, err := d.slots()
 	if err != nil {
@@ -333,8 +337,8 @@ func (d *directory) open(slot int) (_ *os.File, _ *contents, err error) {
 
 var identities = regexp.MustCompile(`^` + prefix + `(dev-)?[0-9a-f]{1,16}-[0-9a-f]{1,16}$`)
 
-// Sweep removes the directories of pools that no server has open and of which no client lives. What cannot be looked at is
-// left.
+// Sweep removes the directories of pools that no server has open and of which no client lives. What cannot be looked
+// at is left.
 func Sweep(runtime string) {
 	entries, err := os.ReadDir(runtime)
 	if err != nil {

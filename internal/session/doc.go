@@ -1,5 +1,5 @@
-// Package session keeps what a server knows of its clients in files that outlive the server, so that the next one can take
-// the clients over without asking them: which process a client is, what it may do, has open, mapped and pinned.
+// Package session keeps what a server knows of its clients in files that outlive the server, so that the next one can
+// take the clients over without asking them: which process a client is, what it may do, has open, mapped and pinned.
 //
 // # Files
 //
@@ -8,10 +8,10 @@
 //	    SLOT.page              its fault page; this package makes its name and removes it, and never looks into it
 //	    progress               what is pending, for all clients to see; the same holds for it
 //
-// A record is written or erased by a single pwrite of 64 aligned bytes, before the client is told of what it records, and
-// after it has been told of the end. So a server that is killed at any instant leaves a record whole or absent; a torn one
-// does not match its checksum and counts as absent. There is no need to make anything durable: what the files describe does
-// not outlive the machine either, and a file of an earlier boot is of nobody.
+// A record is written or erased by a single pwrite of 64 aligned bytes, before the client is told of what it records,
+// and after it has been told of the end. So a server that is killed at any instant leaves a record whole or absent; a
+// torn one does not match its checksum and counts as absent. There is no need to make anything durable: what the
+// files describe does not outlive the machine either, and a file of an earlier boot is of nobody.
 //
 // # Trust
 //
@@ -20,8 +20,8 @@
 //
 // # Locks
 //
-// Dir.mu is a leaf, and taken under File.mu. A Dir holds an exclusive flock on its directory, so that nobody takes it for one that was
-// left behind.
+// Dir.mu is a leaf, and taken under File.mu. A Dir holds an exclusive flock on its directory, so that nobody takes it
+// for one that was left behind.
 package session
 
 import (

@@ -44,7 +44,8 @@ func (f *File) PutPin(p Pin) error { return f.put(p) }
 // DropHandle erases the record of a handle. What is not recorded is no error; nor is it in the other Drops.
 func (f *File) DropHandle(number uint32) error { return f.drop(Handle{Number: number}.key()) }
 
-// DropMapping erases the record of a mapping. Those of its pins count for nothing from then on, and are to be dropped after.
+// DropMapping erases the record of a mapping. Those of its pins count for nothing from then on, and are to be dropped
+// after.
 func (f *File) DropMapping(number uint32) error { return f.drop(Mapping{Number: number}.key()) }
 
 // DropPin erases the record of a pin.
@@ -52,8 +53,8 @@ func (f *File) DropPin(mapping, number uint32) error {
 	return f.drop(Pin{Mapping: mapping, Number: number}.key())
 }
 
-// put writes a record: over the one that the same thing has, or else to a free place. When it fails nothing is recorded that
-// was not before. EMFILE: there are too many. ENOSPC: the file system of the runtime directory is full.
+// put writes a record: over the one that the same thing has, or else to a free place. When it fails nothing is
+// recorded that was not before. EMFILE: there are too many. ENOSPC: the file system of the runtime directory is full.
 func (f *File) put(r record) error {
 	if !r.valid() {
 		return fmt.Errorf("record %+v of a session: %w", r, unix.EINVAL)

@@ -37,8 +37,8 @@ var here = sync.OnceValues(func() (p place, err error) {
 	return p, nil
 })
 
-// startTime returns when a process began, in clock ticks since boot: with its number it is told from a later process that
-// has got the same number.
+// startTime returns when a process began, in clock ticks since boot: with its number it is told from a later process
+// that has got the same number.
 func startTime(pid int) (uint64, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

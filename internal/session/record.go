@@ -146,7 +146,8 @@ func decode(b *[recordSize]byte) record {
 		}
 	case kindPin:
 		r = Pin{
-			Number: le.Uint32(b[8:]), Mapping: le.Uint32(b[12:]), First: int64(le.Uint64(b[16:])), Count: int64(le.Uint64(b[24:])),
+			Number: le.Uint32(b[8:]), Mapping: le.Uint32(b[12:]),
+			First: int64(le.Uint64(b[16:])), Count: int64(le.Uint64(b[24:])),
 		}
 	default:
 		return nil

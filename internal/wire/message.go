@@ -20,11 +20,12 @@
 //
 // # Exported descriptors
 //
-// What Export gives is one end of a SOCK_SEQPACKET pair; who sends the frame of Hello over it, in one packet, with one
-// descriptor, gets a connection of his own. The descriptor is one end of a stream pair that he has made, over which the
-// reply comes: what it says about mapping, the file (Handle, Attr, Name; N: the flags it was opened with), and descriptors:
-// the connection, and those that come with Hello. On the connection everything is as after Hello. The server never writes
-// to the exported end, so that nobody who holds a copy of it can take what is meant for another.
+// What Export gives is one end of a SOCK_SEQPACKET pair; who sends the frame of Hello over it, in one packet, with
+// one descriptor, gets a connection of his own. The descriptor is one end of a stream pair that he has made, over
+// which the reply comes: what it says about mapping, the file (Handle, Attr, Name; N: the flags it was opened with),
+// and descriptors: the connection, and those that come with Hello. On the connection everything is as after Hello.
+// The server never writes to the exported end, so that nobody who holds a copy of it can take what is meant for
+// another.
 package wire
 
 // Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
@@ -48,8 +49,9 @@ type Op uint16
 const (
 	opInvalid Op = iota
 
-	// OpHello: Offset: Version; Flags: HelloReadOnly → Hello, Data: a token if the session outlives the server, and three
-	// descriptors: fault page, data area, progress page. Or Offset: Version; Flags: HelloResume, Data: Resume → Hello.
+	// OpHello: Offset: Version; Flags: HelloReadOnly → Hello, Data: a token if the session outlives the server, and
+	// three descriptors: fault page, data area, progress page. Or Offset: Version; Flags: HelloResume, Data: Resume →
+	// Hello.
 	OpHello
 	OpInfo   // → Data: JSON
 	OpStatfs // → Statfs
@@ -99,8 +101,8 @@ const (
 	OpEnd // not an operation: one more than the last
 )
 
-// ExportPrefix is how the address begins that the server's end of an exported descriptor has, so that who is given the other
-// end can tell what it is before he sends anything.
+// ExportPrefix is how the address begins that the server's end of an exported descriptor has, so that who is given
+// the other end can tell what it is before he sends anything.
 const ExportPrefix = "@pmemfs-export-"
 
 // Flags of Hello.

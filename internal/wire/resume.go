@@ -1,7 +1,7 @@
 package wire
 
-// Token is what the reply to Hello gives to a client whose session the next server takes over, should this one die: by it the
-// client resumes the session. Nobody else knows it.
+// Token is what the reply to Hello gives to a client whose session the next server takes over, should this one die:
+// by it the client resumes the session. Nobody else knows it.
 type Token struct {
 	Slot  uint32
 	Nonce [16]byte
@@ -10,8 +10,8 @@ type Token struct {
 // TokenBytes is the length of an encoded token.
 const TokenBytes = 4 + 16
 
-// Resume is the Data of Hello with HelloResume: whose session it is, and what of it the client still has. Whatever is not
-// in it was given up by requests that nobody has answered, or was made by such, and is gone after the reply.
+// Resume is the Data of Hello with HelloResume: whose session it is, and what of it the client still has. Whatever is
+// not in it was given up by requests that nobody has answered, or was made by such, and is gone after the reply.
 type Resume struct {
 	Token    Token
 	Handles  []uint32

@@ -1,6 +1,6 @@
-// Package demo shows what pmemfs is for, on real input and with real crashes: it imports a source tree through a server and
-// verifies every byte, lets several processes append records to mapped files while it kills them and the server, reads
-// back what they have acknowledged, checks the pool, and measures what a durable store costs.
+// Package demo shows what pmemfs is for, on real input and with real crashes: it imports a source tree through a
+// server and verifies every byte, lets several processes append records to mapped files while it kills them and the
+// server, reads back what they have acknowledged, checks the pool, and measures what a durable store costs.
 package demo
 
 import (

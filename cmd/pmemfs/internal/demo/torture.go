@@ -159,7 +159,8 @@ func (d *demo) killServer(ctx context.Context) (back time.Duration, err error) {
 		}
 	}
 	d.result.Survived += int64(survived)
-	d.log("killed the server (process %d); the next was ready after %d ms; after %d ms all writers go on: %d did not notice, %d have connected anew and found their records",
+	d.log("killed the server (process %d); the next was ready after %d ms; after %d ms all writers go on: "+
+		"%d did not notice, %d have connected anew and found their records",
 		pid, back.Milliseconds(), time.Since(start).Milliseconds(), survived, len(d.writers)-survived)
 	return back, nil
 }
@@ -219,8 +220,8 @@ func (d *demo) finish(ctx context.Context) error {
 	return nil
 }
 
-// moveBlocks moves the blocks of files that writers are storing to, and cuts off one that all have mapped, until stop is
-// called, which returns what went wrong.
+// moveBlocks moves the blocks of files that writers are storing to, and cuts off one that all have mapped, until stop
+// is called, which returns what went wrong.
 func (d *demo) moveBlocks(ctx context.Context) (stop func() error) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)

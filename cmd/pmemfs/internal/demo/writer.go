@@ -44,8 +44,8 @@ type writer struct {
 	scratch *pmemfs.Mapping
 }
 
-// Writer appends records until the demo says stop, over the crashes of servers: where the next server takes its mappings over,
-// it does not even notice; else it connects anew. It is the whole life of a process.
+// Writer appends records until the demo says stop, over the crashes of servers: where the next server takes its
+// mappings over, it does not even notice; else it connects anew. It is the whole life of a process.
 func Writer(ctx context.Context, o WriterOptions) error {
 	s, err := mapShared(o.Shared, o.Writers)
 	if err != nil {
@@ -65,7 +65,8 @@ func Writer(ctx context.Context, o WriterOptions) error {
 func (w *writer) word(which word) uint64 { return w.shared.at(w.Index, which).Load() }
 func (w *writer) count(which word)       { w.shared.at(w.Index, which).Add(1) }
 
-// session is what a writer does with one server: connect, verify, append until the server is gone or it is told to stop.
+// session is what a writer does with one server: connect, verify, append until the server is gone or it is told to
+// stop.
 func (w *writer) session(ctx context.Context) error {
 	if err := w.connect(ctx); err != nil {
 		return err
