@@ -194,8 +194,9 @@ func (m *Model) begin(now int64) {
 	m.now = now
 }
 
-// end drops what a power cut after the operation cannot leave any more.
-func (m *Model) end(o Op) {
+// end drops what a power cut after the operation cannot leave any more. One that
+// fails is not followed by a commit.
+func (m *Model) end(o Op, err error) {
 	changed := false
 	m.nodes(func(n *node) { changed = changed || n.recorded == m.now })
 	if changed && !o.mapped() { // whose record comes first, or is that of the times
@@ -204,7 +205,7 @@ func (m *Model) end(o Op) {
 	switch {
 	case m.setting == Setting{}:
 		m.past = nil
-	case m.setting.commits(o):
+	case err == nil && m.setting.commits(o):
 		m.commit()
 	}
 }
@@ -279,7 +280,7 @@ func (m *Model) split(path string) (*node, string, error) {
 func (m *Model) Apply(o Op, tag int, now int64) error {
 	m.begin(now)
 	err := m.apply(o, tag)
-	m.end(o)
+	m.end(o, err)
 	return err
 }
 
