@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/pmemfs/pmemfs"
-	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/bench/child"
+	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
 )
 
 // ErrMedium says that a medium does not have what is to be measured.
@@ -64,7 +64,7 @@ func newStage(ctx context.Context, dir string, size int64, serve ...string) (_ *
 		return nil, err
 	}
 	args := append([]string{"serve", pool, "--socket", s.socket, "--runtime-dir", s.runtime}, serve...)
-	if s.server, err = s.children.Start("the server", args...); err != nil {
+	if s.server, err = s.children.Start("the server", nil, args...); err != nil {
 		return nil, err
 	}
 	if _, err := s.server.Line(ctx); err != nil {

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/pmemfs/pmemfs"
-	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/bench/child"
+	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
 )
 
 const (
@@ -166,7 +166,7 @@ type busyClient struct{ *child.Process }
 // startBusy starts the other client, and waits until it is busy.
 func startBusy(ctx context.Context, s *stage, o BusyOptions) (*busyClient, error) {
 	o.Socket = s.socket
-	p, err := s.children.Start("the other client", o.args()...)
+	p, err := s.children.Start("the other client", nil, o.args()...)
 	if err != nil {
 		return nil, err
 	}

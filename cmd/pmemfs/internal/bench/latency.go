@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
-	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/bench/child"
+	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
 	"github.com/pmemfs/pmemfs/pmem"
 )
 

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
 	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/tree"
 )
 
@@ -93,9 +94,9 @@ type demo struct {
 	pool   string
 	socket string
 
-	launcher *launcher
-	server   *process
-	writers  []*process
+	children *child.Group
+	server   *child.Process
+	writers  []*child.Process
 	shared   *shared
 	imported []imported // what was imported
 	result   *Result
@@ -114,7 +115,7 @@ func Run(ctx context.Context, o Options) (_ *Result, err error) {
 		}
 		d.result.Seconds = time.Since(d.start).Seconds()
 	}()
-	if d.launcher, err = newLauncher(); err != nil {
+	if d.children, err = child.NewGroup(); err != nil {
 		return d.result, err
 	}
 	for _, step := range []func(context.Context) error{
@@ -132,8 +133,8 @@ func Run(ctx context.Context, o Options) (_ *Result, err error) {
 
 // close ends all processes and removes all files.
 func (d *demo) close() error {
-	if d.launcher != nil {
-		d.launcher.close()
+	if d.children != nil {
+		d.children.Close()
 	}
 	if d.shared != nil {
 		d.shared.close()
@@ -228,16 +229,16 @@ func freeBytes(dir string) int64 {
 // startServer serves the pool in a process of its own.
 func (d *demo) startServer(ctx context.Context) (err error) {
 	first := d.server == nil
-	d.server, err = d.launcher.launch("server", nil, "serve", d.pool, "--socket", d.socket, "--wait", patience.String(),
+	d.server, err = d.children.Start("server", nil, "serve", d.pool, "--socket", d.socket, "--wait", patience.String(),
 		"--runtime-dir", d.dir)
 	if err != nil {
 		return err
 	}
-	line, err := d.server.ready(ctx)
+	line, err := d.server.Line(ctx)
 	if err != nil || !first {
 		return err
 	}
-	d.log("process %d is %s", d.server.cmd.Process.Pid, line)
+	d.log("process %d is %s", d.server.PID(), line)
 	return d.use(func(fsys *pmemfs.FS) error {
 		m := fsys.Info().Medium
 		d.result.Kind, d.result.Granularity, d.result.Emulated = m.Kind, m.Granularity.String(), m.Emulated

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
 )
 
 // torture has writers append records while it kills them, and the server, at random moments.
@@ -28,7 +29,7 @@ func (d *demo) torture(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	d.writers = make([]*process, d.scale.writers)
+	d.writers = make([]*child.Process, d.scale.writers)
 	for i := range d.writers {
 		if err := d.startWriter(i); err != nil {
 			return err
@@ -65,7 +66,7 @@ func (d *demo) killAround(ctx context.Context) error {
 }
 
 func (d *demo) startWriter(i int) (err error) {
-	d.writers[i], err = d.launcher.launch(fmt.Sprintf("writer %d", i), []*os.File{d.shared.file},
+	d.writers[i], err = d.children.Start(fmt.Sprintf("writer %d", i), []*os.File{d.shared.file},
 		"demo-writer", "--socket", d.socket, "--index", strconv.Itoa(i), "--writers", strconv.Itoa(len(d.writers)))
 	return err
 }
@@ -77,7 +78,7 @@ func (d *demo) until(ctx context.Context, what string, reached func() bool) erro
 			return err
 		}
 		for _, p := range append(slices.Clone(d.writers), d.server) {
-			if err := p.alive(); err != nil {
+			if err := p.Alive(); err != nil {
 				d.result.Lost = int64(d.shared.sum(lost))
 				return err
 			}
@@ -113,7 +114,7 @@ func (d *demo) killWriter(ctx context.Context, i int) error {
 		return err
 	}
 	p := d.writers[i]
-	p.kill()
+	p.Kill()
 	start := time.Now()
 	d.result.WriterKills++
 	before, acked := d.shared.at(i, sessions).Load(), d.shared.at(i, acknowledged).Load()
@@ -124,7 +125,7 @@ func (d *demo) killWriter(ctx context.Context, i int) error {
 		return err
 	}
 	d.log("killed writer %d (process %d), which had acknowledged %d records; the next found %d after %d ms, and goes on",
-		i, p.cmd.Process.Pid, acked, d.shared.at(i, found).Load(), time.Since(start).Milliseconds())
+		i, p.PID(), acked, d.shared.at(i, found).Load(), time.Since(start).Milliseconds())
 	return nil
 }
 
@@ -141,8 +142,8 @@ func (d *demo) killServer(ctx context.Context) (back time.Duration, err error) {
 	for i := range before {
 		before[i] = d.shared.at(i, sessions).Load()
 	}
-	pid := d.server.cmd.Process.Pid
-	d.server.kill()
+	pid := d.server.PID()
+	d.server.Kill()
 	start := time.Now()
 	d.result.ServerKills++
 	if err := d.startServer(ctx); err != nil {
@@ -167,7 +168,7 @@ func (d *demo) killServer(ctx context.Context) (back time.Duration, err error) {
 
 // served waits for a writer to append, served by the server that is now.
 func (d *demo) served(ctx context.Context, i int) error {
-	pid := uint64(d.server.cmd.Process.Pid)
+	pid := uint64(d.server.PID())
 	err := d.until(ctx, fmt.Sprintf("writer %d is served again", i), func() bool {
 		// Until it has nothing to do it does not look who serves it.
 		d.shared.at(i, budget).Store(d.shared.at(i, acknowledged).Load())
@@ -204,11 +205,11 @@ func (d *demo) finish(ctx context.Context) error {
 		d.shared.at(i, stop).Store(1)
 	}
 	for _, p := range d.writers {
-		if err := p.wait(ctx); err != nil {
+		if err := p.Wait(ctx); err != nil {
 			return err
 		}
 	}
-	if err := d.server.terminate(ctx); err != nil {
+	if err := d.server.Terminate(ctx); err != nil {
 		return err
 	}
 	r := d.result

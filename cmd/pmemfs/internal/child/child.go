@@ -48,8 +48,7 @@ func (g *Group) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, p := range g.all {
-		p.cmd.Process.Kill() // an error: it has ended
-		<-p.ended
+		p.Kill()
 	}
 	close(g.start)
 }
@@ -64,12 +63,14 @@ type Process struct {
 	err    error         // valid once ended is closed
 }
 
-// Start starts this program. name is for people. What it writes to standard output must be few lines, for Line.
-func (g *Group) Start(name string, args ...string) (*Process, error) {
+// Start starts this program. name is for people. files become its descriptors from 3 on. What it writes to standard output
+// must be few lines, for Line.
+func (g *Group) Start(name string, files []*os.File, args ...string) (*Process, error) {
 	p := &Process{
 		name: name, cmd: exec.Command(g.self, args...), lines: make(chan string, 4), ended: make(chan struct{}),
 	}
 	p.cmd.Stderr = &p.stderr
+	p.cmd.ExtraFiles = files
 	p.cmd.WaitDelay = time.Second
 	// A group of its own: Ctrl-C is for this process, which ends its children itself.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
@@ -109,7 +110,7 @@ func (p *Process) Line(ctx context.Context) (string, error) {
 		if ok {
 			return line, nil
 		}
-		if err := p.wait(ctx); err != nil {
+		if err := p.Wait(ctx); err != nil {
 			return "", err
 		}
 		return "", p.failure()
@@ -120,15 +121,25 @@ func (p *Process) Line(ctx context.Context) (string, error) {
 	}
 }
 
+// PID is the process's number.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Kill ends the child as a crash would, and waits for its end.
+func (p *Process) Kill() {
+	p.cmd.Process.Kill() // an error: it has ended
+	<-p.ended
+}
+
 // Terminate asks the child to end, and waits until it has done so, which must be a good end.
 func (p *Process) Terminate(ctx context.Context) error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
-	return p.wait(ctx)
+	return p.Wait(ctx)
 }
 
-func (p *Process) wait(ctx context.Context) error {
+// Wait waits for a good end.
+func (p *Process) Wait(ctx context.Context) error {
 	select {
 	case <-p.ended:
 		if p.err != nil {
