@@ -25,9 +25,7 @@ func BenchmarkFault(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer page.Close()
-			c := &testClient{file: f, page: page, granted: make([]byte, pages)}
-			c.process = startRole(b, "bench", []string{"PAGES=16384", fmt.Sprint("N=", n), fmt.Sprint("PAUSE=", int64(pause))}, page.File(), f.data)
-			fmt.Sscan(c.expect("address"), &c.address)
+			c := f.connect(b, page, "bench", fmt.Sprint("N=", n), fmt.Sprint("PAUSE=", int64(pause)))
 			go page.Serve(c.fault)
 			c.say("go")
 			var fault, store float64
@@ -83,9 +81,7 @@ func BenchmarkTakeBack(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer page.Close()
-	c := &testClient{file: f, page: page, granted: make([]byte, 1)}
-	c.process = startRole(b, "mover", []string{"PAGES=1", "FIRST=0"}, page.File(), f.data)
-	fmt.Sscan(c.expect("address"), &c.address)
+	c := f.connect(b, page, "mover", "FIRST=0")
 	go page.Serve(c.fault)
 	c.say("go")
 	for b.Loop() {

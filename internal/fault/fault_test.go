@@ -323,7 +323,7 @@ func movePages(t *testing.T, processes int, env []string) {
 	}
 }
 
-// moverRole increments words of its own until told to stop, and checks each against its own count.
+// moverRole increments words of its own until told to stop.
 func moverRole() error {
 	c, err := dial()
 	if err != nil {
@@ -333,16 +333,22 @@ func moverRole() error {
 	if err != nil {
 		return err
 	}
+	return c.count(first, func() error { return c.hear("stop") }, func(int, int) error { return nil })
+}
+
+// count increments words in goroutines, first and the seven after it, checks each against its own count, and prints their
+// sum. It ends when over returns. between is called with a goroutine's rounds so far, and the page of the last.
+func (c *role) count(first int, over func() error, between func(n, page int) error) error {
 	var stop atomic.Bool
 	var total atomic.Uint64
 	go garbage(&stop)
 	go func() {
-		if err := c.hear("stop"); err != nil {
+		if err := over(); err != nil {
 			fmt.Println("error", err)
 		}
 		stop.Store(true)
 	}()
-	err = together(8, func(g int) error {
+	err := together(8, func(g int) error {
 		counts := make([]uint64, c.pages)
 		for n := 0; !stop.Load(); n++ {
 			page := rand.IntN(c.pages)
@@ -354,6 +360,9 @@ func moverRole() error {
 				}
 				counts[page]++
 				binary.LittleEndian.PutUint64(w, v+1)
+			}
+			if err := between(n, page); err != nil {
+				return err
 			}
 		}
 		for _, n := range counts {

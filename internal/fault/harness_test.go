@@ -171,18 +171,26 @@ func newTestFile(t testing.TB, pages, blocks int64) *testFile {
 // block returns the memory of a block.
 func (f *testFile) block(b int64) []byte { return f.mem[b*PageSize : (b+1)*PageSize] }
 
-// start runs a client role that maps the file.
+// connect runs a client role that maps the file, which nobody serves yet. The client waits to hear "go".
+func (f *testFile) connect(t testing.TB, page *Page, role string, env ...string) *testClient {
+	t.Helper()
+	c := &testClient{file: f, page: page, served: make(chan error, 1), granted: make([]byte, len(f.blocks))}
+	c.process = startRole(t, role, append(env, "PAGES="+strconv.Itoa(len(f.blocks))), page.File(), f.data)
+	var err error
+	if c.address, err = strconv.ParseUint(c.expect("address"), 10, 64); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// start runs a client role that maps the file, and serves it.
 func (f *testFile) start(t *testing.T, role string, env ...string) *testClient {
 	t.Helper()
 	page, err := NewPage()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &testClient{file: f, page: page, served: make(chan error, 1), granted: make([]byte, len(f.blocks))}
-	c.process = startRole(t, role, append(env, "PAGES="+strconv.Itoa(len(f.blocks))), page.File(), f.data)
-	if c.address, err = strconv.ParseUint(c.expect("address"), 10, 64); err != nil {
-		t.Fatal(err)
-	}
+	c := f.connect(t, page, role, env...)
 	f.mu.Lock()
 	f.clients[c] = 1
 	f.mu.Unlock()

@@ -325,6 +325,15 @@ func (m *mortals) kill() {
 	until(m.t, "the server has ended", func() bool { return processEnded(m.server.pidfd) })
 }
 
+// bereave tells the client of the server, lets it store to a page, kills the server and tells it that, too.
+func (m *mortals) bereave() {
+	m.t.Helper()
+	m.client.say("server %d", m.server.cmd.Process.Pid)
+	m.client.expect("stored")
+	m.kill()
+	m.client.say("alone")
+}
+
 // mortalRole is a server of mortals, which moves pages if MOVES is set.
 func mortalRole() error {
 	var number [4]int
@@ -448,42 +457,12 @@ func survivorRole() error {
 	if err != nil {
 		return err
 	}
-	var stop atomic.Bool
-	var total atomic.Uint64
-	go garbage(&stop)
-	go func() {
-		if err := c.hearServers(); err != nil {
-			fmt.Println("error", err)
+	return c.count(0, c.hearServers, func(n, page int) error {
+		if _, code := c.r.Populate(int64(page), 1, n%2 == 0); code != CodeOK {
+			return fmt.Errorf("populate: %v", code)
 		}
-		stop.Store(true)
-	}()
-	err = together(8, func(g int) error {
-		counts := make([]uint64, c.pages)
-		for n := 0; !stop.Load(); n++ {
-			page := rand.IntN(c.pages)
-			for range 100 {
-				w := word(c.mem, page, g)
-				v := binary.LittleEndian.Uint64(w)
-				if v != counts[page] {
-					return fmt.Errorf("goroutine %d, page %d: %d instead of %d", g, page, v, counts[page])
-				}
-				counts[page]++
-				binary.LittleEndian.PutUint64(w, v+1)
-			}
-			if _, code := c.r.Populate(int64(page), 1, n%2 == 0); code != CodeOK {
-				return fmt.Errorf("populate: %v", code)
-			}
-			if err := c.r.TakeBack(rand.Int64N(int64(c.pages)), 1, AccessNone); err != nil {
-				return err
-			}
-		}
-		for _, n := range counts {
-			total.Add(n)
-		}
-		return nil
+		return c.r.TakeBack(rand.Int64N(int64(c.pages)), 1, AccessNone)
 	})
-	fmt.Println("total", total.Load())
-	return err
 }
 
 // hearServers tells the client of new servers, until it hears "stop".
@@ -492,19 +471,37 @@ func (c *role) hearServers() error {
 		if c.in.Text() == "stop" {
 			return nil
 		}
-		var pid int
-		if _, err := fmt.Sscanf(c.in.Text(), "server %d", &pid); err != nil {
-			return err
-		}
-		pidfd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			return err
-		}
-		if err := c.client.Resume(pidfd); err != nil {
+		if err := c.resume(c.in.Text()); err != nil {
 			return err
 		}
 	}
 	return errors.New("nobody says stop")
+}
+
+// bereaved hears of a new server, stores to a page with its help, and then hears that it has ended: see bereave.
+func (c *role) bereaved(page int) error {
+	if !c.in.Scan() {
+		return errors.New("no server")
+	}
+	if err := c.resume(c.in.Text()); err != nil {
+		return err
+	}
+	c.mem[page*PageSize] = 1
+	fmt.Println("stored")
+	return c.hear("alone")
+}
+
+// resume tells the client of the new server that a line is about.
+func (c *role) resume(line string) error {
+	var pid int
+	if _, err := fmt.Sscanf(line, "server %d", &pid); err != nil {
+		return err
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	return c.client.Resume(pidfd)
 }
 
 // While there is no server, what is granted stays accessible, and what is not waits: for the next server, or for its
@@ -516,17 +513,11 @@ func TestFaultsWaitForTheNextServer(t *testing.T) {
 			address := m.client.expect("address")
 			m.serve("ADDRESS=" + address)
 			m.client.say("go")
-			m.client.say("server %d", m.server.cmd.Process.Pid)
-			m.client.expect("stored")
-			m.kill()
-			m.client.say("alone")
+			m.bereave()
 			m.client.expect("went on")
 			m.serve("ADDRESS=" + address)
 			m.client.expect("resolved")
-			m.client.say("server %d", m.server.cmd.Process.Pid)
-			m.client.expect("stored")
-			m.kill()
-			m.client.say("alone")
+			m.bereave()
 			m.client.expect("waiting")
 			p, err := OpenPage(m.path)
 			if err != nil {
@@ -545,26 +536,7 @@ func waitingRole() error {
 	if err != nil {
 		return err
 	}
-	resume := func() error {
-		if !c.in.Scan() {
-			return errors.New("no server")
-		}
-		var pid int
-		if _, err := fmt.Sscanf(c.in.Text(), "server %d", &pid); err != nil {
-			return err
-		}
-		pidfd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			return err
-		}
-		return c.client.Resume(pidfd)
-	}
-	if err := resume(); err != nil {
-		return err
-	}
-	c.mem[0] = 1
-	fmt.Println("stored")
-	if err := c.hear("alone"); err != nil {
+	if err := c.bereaved(0); err != nil {
 		return err
 	}
 	for i := range 1000 {
@@ -584,12 +556,7 @@ func waitingRole() error {
 		return fmt.Errorf("Populate: %v", code)
 	}
 	fmt.Println("resolved")
-	if err := resume(); err != nil {
-		return err
-	}
-	c.mem[2*PageSize] = 1
-	fmt.Println("stored")
-	if err := c.hear("alone"); err != nil {
+	if err := c.bereaved(2); err != nil {
 		return err
 	}
 	c.r.TakeBack(0, 8, AccessNone)
@@ -619,10 +586,7 @@ func TestPatience(t *testing.T) {
 			}
 			m := newMortals(t, 8, "impatient", patience, "WAY="+way, "GOMAXPROCS=4") // somebody must be able to abandon
 			m.begin()
-			m.client.say("server %d", m.server.cmd.Process.Pid)
-			m.client.expect("stored")
-			m.kill()
-			m.client.say("alone")
+			m.bereave()
 			m.client.expect("end")
 		})
 	}
@@ -633,23 +597,7 @@ func impatientRole() error {
 	if err != nil {
 		return err
 	}
-	if !c.in.Scan() {
-		return errors.New("no server")
-	}
-	pid, err := strconv.Atoi(strings.TrimPrefix(c.in.Text(), "server "))
-	if err != nil {
-		return err
-	}
-	pidfd, err := unix.PidfdOpen(pid, 0)
-	if err == nil {
-		err = c.client.Resume(pidfd)
-	}
-	if err != nil {
-		return err
-	}
-	c.mem[0] = 1
-	fmt.Println("stored")
-	if err := c.hear("alone"); err != nil {
+	if err := c.bereaved(0); err != nil {
 		return err
 	}
 	start := time.Now()
@@ -677,7 +625,7 @@ func impatientRole() error {
 	if !c.client.Lost() {
 		return errors.New("the client is not lost")
 	}
-	pidfd, err = unix.PidfdOpen(os.Getpid(), 0)
+	pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
 		return err
 	}
@@ -723,9 +671,7 @@ func cutPage(t *testing.T) (c *testClient, served chan error) {
 	t.Helper()
 	f := newTestFile(t, 4, 8)
 	page, _ := newNamedPage(t)
-	c = &testClient{file: f, page: page, granted: make([]byte, 4)}
-	c.process = startRole(t, "cutter", []string{"PAGES=4"}, page.File(), f.data)
-	fmt.Sscan(c.expect("address"), &c.address)
+	c = f.connect(t, page, "cutter")
 	served = make(chan error, 1)
 	go func() { served <- page.Serve(c.fault) }()
 	c.say("go")
@@ -905,9 +851,7 @@ func TestFaultHelpsPopulate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer page.Close()
-	c := &testClient{file: f, page: page}
-	c.process = startRole(t, "helped", []string{"PAGES=2", "GOMAXPROCS=1"}, page.File(), f.data)
-	fmt.Sscan(c.expect("address"), &c.address)
+	c := f.connect(t, page, "helped", "GOMAXPROCS=1")
 	go page.Serve(func(req *Request) Reply {
 		if req.Page == 0 { // Populate: answer it when the fault waits
 			for t.Context().Err() == nil && !page.has(slotRequest) {
@@ -950,9 +894,7 @@ func TestPopulateLeavesSlotsToFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer page.Close()
-	c := &testClient{file: f, page: page, granted: make([]byte, 200)}
-	c.process = startRole(t, "askers", []string{"PAGES=200", "GOMAXPROCS=1"}, page.File(), f.data)
-	fmt.Sscan(c.expect("address"), &c.address)
+	c := f.connect(t, page, "askers", "GOMAXPROCS=1")
 	c.say("go")
 	until(t, "the fault has a slot", func() bool {
 		for i := range page.shared.faults {
