@@ -2,14 +2,12 @@ package server
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -450,20 +448,14 @@ func TestDescriptorsAreRefused(t *testing.T) {
 // him.
 func TestShutdownWithExports(t *testing.T) {
 	s := newServer(t, Options{Logf: t.Logf})
-	l, err := Listen(filepath.Join(t.TempDir(), "socket"), Access{GID: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l) }()
-	c := connect(t, l.Path()).hello()
+	socket, stop, done := startServing(t, s)
+	c := connect(t, socket).hello()
 	exported, stuck := exportFile(t, c, "f", unix.O_RDWR), exportFile(t, c, "g", unix.O_RDWR)
 	i, _ := importFile(t, exported)
 	hanging := lingering(t)
 	send(t, stuck, helloFrame, hanging.fd)
 	go unix.Close(hanging.fd) // hangs itself in the rare case that the server has closed its copy before
-	cancel()
+	stop()
 	select {
 	case err := <-done:
 		if err != nil {

@@ -86,21 +86,28 @@ func newServer(t *testing.T, o Options) *Server {
 // serving runs Serve until the test ends.
 func serving(t *testing.T, s *Server) (socket string) {
 	t.Helper()
+	socket, stop, done := startServing(t, s)
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return socket
+}
+
+// startServing runs Serve until stop is called. done gets what it returns.
+func startServing(t *testing.T, s *Server) (socket string, stop func(), done <-chan error) {
+	t.Helper()
 	socket = filepath.Join(t.TempDir(), "socket")
 	l, err := Listen(socket, Access{GID: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return socket
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, l) }()
+	return socket, cancel, ended
 }
 
 // rawClient speaks the protocol by hand.
@@ -499,21 +506,15 @@ func TestPattern(t *testing.T) {
 // Serve returns at once when nobody has anything, also with connections that never said who they are.
 func TestShutdown(t *testing.T) {
 	s := newServer(t, Options{Logf: t.Logf})
-	l, err := Listen(filepath.Join(t.TempDir(), "socket"), Access{GID: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l) }()
-	silent, quiet := connect(t, l.Path()), connect(t, l.Path()).hello()
-	cancel()
+	socket, stop, done := startServing(t, s)
+	silent, quiet := connect(t, socket), connect(t, socket).hello()
+	stop()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
 	silent.wantDropped()
 	quiet.wantDropped()
-	if _, err := net.Dial("unix", l.Path()); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := net.Dial("unix", socket); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 }
