@@ -137,31 +137,38 @@ func TestTakenBackIsCommitted(t *testing.T) {
 	}
 }
 
-// TestReadFaultStaged: a page that was granted to a load through a Sync mapping can be stored to only if the metadata that
-// finds it is durable. It fails when a read fault is answered with what is only staged, for writing.
+// TestReadFaultStaged: what was granted to a load through a Sync mapping can be stored to, and was perhaps stored to before it was
+// moved, only if the metadata that finds it is durable. It fails when a read fault is answered with what is only staged.
 func TestReadFaultStaged(t *testing.T) {
-	m, d := newAreas(t, 32<<20)
-	fs := must[*FS](t)(Mount(m, d, Options{Stage: true}))
-	defer fs.Close()
-	n := create(t, fs, layout.RootIno, "f")
-	defer n.Close()
-	must[int](t)(n.WriteAt(make([]byte, page), 0))
-	check := func(when string, write, durable, want bool) {
-		t.Helper()
-		err := n.Fault(0, write, durable, 512, 1, func(r Run) error {
-			if r.Writable != want {
-				t.Errorf("%s: writable %v", when, r.Writable)
+	for _, disk := range []bool{false, true} {
+		m, d := newAreas(t, 32<<20)
+		fs := must[*FS](t)(Mount(m, d, Options{Stage: true, Defer: disk}))
+		n := create(t, fs, layout.RootIno, "f")
+		must[int](t)(n.WriteAt(make([]byte, page), 0))
+		fault := func(what string, write, durable, writable, settled bool) {
+			t.Helper()
+			err := n.Fault(0, write, durable, 512, 1, func(r Run) error {
+				if r.Writable != writable {
+					t.Errorf("%s, on a disk %v: writable %v", what, disk, r.Writable)
+				}
+				if is := fs.journal.DurableLSN() == fs.journal.HeadLSN(); is != settled {
+					t.Errorf("%s, on a disk %v: durable %v", what, disk, is)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
 			}
-			return nil
-		})
-		if err != nil {
-			t.Errorf("%s: %v", when, err)
+		}
+		fault("load from Shared", false, false, true, false)
+		fault("load from Sync", false, true, !disk, !disk)
+		fault("store to Sync", true, true, true, true)
+		fault("load from Sync when all is durable", false, true, true, true)
+		n.Close()
+		if err := fs.Close(); err != nil {
+			t.Error(err)
 		}
 	}
-	check("staged, Shared", false, false, true)
-	check("staged, Sync", false, true, false)
-	check("stored to, Sync", true, true, true)
-	check("durable, Sync", false, true, true)
 }
 
 // TestNewFilesAreStaged: files that are made and written, each opened again in between, as a server does, need no commits of

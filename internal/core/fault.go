@@ -21,9 +21,13 @@ type Run struct {
 // block when it is a hole (with up to ahead blocks in all, zeroed) and marks
 // it written; for a read of a hole it offers zeros. grant is called with the
 // largest run around the block inside its aligned window of window blocks,
-// while the inode is locked, so that no break can come in between. With durable
-// a run is Writable only when all metadata that finds it is durable: a write
-// sees to that, a read does not.
+// while the inode is locked, so that no break can come in between.
+//
+// With durable, all metadata that finds the run is durable before it is granted.
+// That goes for reads, too: who flushes what he has stored, and has lost the
+// block since, takes it for a read. Only where a commit is a system call, and
+// flushing makes nothing durable, a read does without; the run is not Writable
+// then.
 //
 // ENXIO beyond the end of the file, ENOSPC, or what grant returns.
 //
@@ -39,6 +43,12 @@ func (n *Node) Fault(block int64, write, durable bool, window, ahead int64, gran
 		in.mu.RLock()
 		defer in.mu.RUnlock()
 		settled := !durable || in.fs.journal.DurableLSN() >= in.metaLSN
+		if !settled && !in.fs.deferData {
+			if err := in.fs.journal.Commit(in.metaLSN); err != nil {
+				return err
+			}
+			settled = true
+		}
 		return in.answer(block, window, func(r Run) error {
 			r.Writable = r.Writable && settled
 			return grant(r)
