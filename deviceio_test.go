@@ -539,25 +539,16 @@ func TestWriteToPins(t *testing.T) {
 
 // moverRole relocates a file until its input ends and says how often it could and could not: SOCKET FILE LENGTH.
 func moverRole(args []string, in *bufio.Scanner) error {
-	fsys, err := pmemfs.Dial(args[0])
+	fsys, f, err := dialFile(args[0], args[1])
 	if err != nil {
 		return err
 	}
 	defer fsys.Close()
-	f, err := fsys.OpenFile(args[1], os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
 	var size, moved int
 	if _, err := fmt.Sscan(args[2], &size); err != nil {
 		return err
 	}
-	over := make(chan struct{})
-	go func() {
-		for in.Scan() {
-		}
-		close(over)
-	}()
+	over := untilEnd(in)
 	fmt.Println("moving")
 	for {
 		switch err := f.Relocate(0, int64(size)); {
@@ -567,7 +558,7 @@ func moverRole(args []string, in *bufio.Scanner) error {
 			return err
 		}
 		select {
-		case <-over:
+		case <-over.Done():
 			fmt.Println("moved", moved > 0)
 			return nil
 		default:

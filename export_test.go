@@ -196,11 +196,7 @@ func second[T any](_ T, err error) error { return err }
 // exporterRole opens a file, allows Direct mappings of it and sends the exported descriptor over the socket that is its
 // descriptor 3: SOCKET FILE.
 func exporterRole(args []string, in *bufio.Scanner) error {
-	fsys, err := pmemfs.Dial(args[0])
-	if err != nil {
-		return err
-	}
-	f, err := fsys.OpenFile(args[1], os.O_RDWR, 0)
+	_, f, err := dialFile(args[0], args[1])
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -163,21 +164,44 @@ func serverRole(args []string, in *bufio.Scanner) error {
 	if err != nil {
 		return err
 	}
-	l, err := server.Listen(args[1], access)
+	return serveUntilEnd(srv, args[1], access, in)
+}
+
+// serveUntilEnd listens, says so, serves until the input ends, and closes the server.
+func serveUntilEnd(srv *server.Server, socket string, access server.Access, in *bufio.Scanner) error {
+	l, err := server.Listen(socket, access)
 	if err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	fmt.Println("serving")
+	if err := srv.Serve(untilEnd(in), l); err != nil {
 		return err
 	}
+	return srv.Close()
+}
+
+// untilEnd returns a context that is over when the input ends.
+func untilEnd(in *bufio.Scanner) context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		for in.Scan() {
 		}
 		cancel()
 	}()
-	fmt.Println("serving")
-	if err := srv.Serve(ctx, l); err != nil {
-		return err
+	return ctx
+}
+
+// dialFile connects to a server and opens a file there, for a role.
+func dialFile(socket, name string) (*pmemfs.FS, *pmemfs.File, error) {
+	fsys, err := pmemfs.Dial(socket)
+	if err != nil {
+		return nil, nil, err
 	}
-	return srv.Close()
+	f, err := fsys.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return nil, nil, errors.Join(err, fsys.Close())
+	}
+	return fsys, f, nil
 }
 
 // serve runs a server in a process of its own.

@@ -28,15 +28,11 @@ var sink byte // keeps loads from being optimised away
 
 // mapperRole maps a file and does what it is told: SOCKET FILE LENGTH.
 func mapperRole(args []string, in *bufio.Scanner) error {
-	fsys, err := pmemfs.Dial(args[0])
+	fsys, f, err := dialFile(args[0], args[1])
 	if err != nil {
 		return err
 	}
 	defer fsys.Close()
-	f, err := fsys.OpenFile(args[1], os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
 	n, err := strconv.Atoi(args[2])
 	if err != nil {
 		return err

@@ -39,14 +39,8 @@ func powerServerRole(args []string, in *bufio.Scanner) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		for in.Scan() {
-		}
-		cancel()
-	}()
 	fmt.Println("serving")
-	return server.Run(ctx, srv, l, func(*server.Server) { fmt.Println("back") })
+	return server.Run(untilEnd(in), srv, l, func(*server.Server) { fmt.Println("back") })
 }
 
 // sequenceRole stores numbers, one after the other: SOCKET FIRST. Each goes to 8 places that are a page and a line apart,

@@ -45,21 +45,7 @@ func heirRole(args []string, in *bufio.Scanner) error {
 	if err != nil {
 		return err
 	}
-	l, err := server.Listen(args[1], server.Access{GID: -1})
-	if err != nil {
-		return errors.Join(err, srv.Close())
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		for in.Scan() {
-		}
-		cancel()
-	}()
-	fmt.Println("serving")
-	if err := srv.Serve(ctx, l); err != nil {
-		return err
-	}
-	return srv.Close()
+	return serveUntilEnd(srv, args[1], server.Access{GID: -1}, in)
 }
 
 // dynasty is a pool, and its servers one after the other.

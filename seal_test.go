@@ -389,20 +389,15 @@ func TestSealEnds(t *testing.T) {
 		do(t, c, order{Do: "unmap"})
 		must(t, f.Relocate(0, 8*page))
 	})
-	t.Run("kill", func(t *testing.T) {
-		c, seal := hold(t)
-		wantSealedBy(t, f.PunchHole(2*page, page), seal)
-		c.kill()
-		eventually(t, "a dead client's seal is gone", func() bool { return frames(t, fsys).Records == 0 })
-		must(t, f.Relocate(0, 8*page))
-	})
-	t.Run("exit", func(t *testing.T) {
-		c, seal := hold(t)
-		wantSealedBy(t, f.PunchHole(2*page, page), seal)
-		c.finish()
-		eventually(t, "the seal of a client that has ended is gone", func() bool { return frames(t, fsys).Records == 0 })
-		must(t, f.Relocate(0, 8*page))
-	})
+	for name, end := range map[string]func(*remoteClient){"kill": (*remoteClient).kill, "exit": (*remoteClient).finish} {
+		t.Run(name, func(t *testing.T) {
+			c, seal := hold(t)
+			wantSealedBy(t, f.PunchHole(2*page, page), seal)
+			end(c)
+			eventually(t, "the seal of a client that has ended is gone", func() bool { return frames(t, fsys).Records == 0 })
+			must(t, f.Relocate(0, 8*page))
+		})
+	}
 	t.Run("two", func(t *testing.T) {
 		first, _ := hold(t)
 		do(t, first, order{Do: "map", Map: 1, N: 8 * page, Flags: uint32(pmemfs.Direct)})

@@ -89,15 +89,11 @@ func mark(n int) { unix.RawSyscall(unix.SYS_GETPRIORITY, markedCall, uintptr(n),
 func syncerRole(args []string, _ *bufio.Scanner) error {
 	runtime.LockOSThread()
 	debug.SetGCPercent(-1)
-	fsys, err := pmemfs.Dial(args[0])
+	fsys, f, err := dialFile(args[0], args[1])
 	if err != nil {
 		return err
 	}
 	defer fsys.Close()
-	f, err := fsys.OpenFile(args[1], os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
 	m, err := f.Map(0, syncPages*page, pmemfs.Sync)
 	if err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -44,15 +43,11 @@ func tortureTime() time.Duration {
 
 // torturerRole counts until its input ends, then says what it counted: SOCKET FILE INDEX.
 func torturerRole(args []string, in *bufio.Scanner) error {
-	fsys, err := pmemfs.Dial(args[0])
+	fsys, f, err := dialFile(args[0], args[1])
 	if err != nil {
 		return err
 	}
 	defer fsys.Close()
-	f, err := fsys.OpenFile(args[1], os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
 	index, err := strconv.Atoi(args[2])
 	if err != nil {
 		return err
