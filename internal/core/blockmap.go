@@ -197,22 +197,49 @@ func (e *mapEdit) run() error {
 			return err
 		}
 	}
+	if err := e.roots(e.entry); err != nil {
+		return err
+	}
+	if e.in.Root == ([rootFanout]layout.Entry{}) {
+		e.in.Height = 0
+	}
+	return nil
+}
+
+// edit returns what an entry becomes. off is where the entry is, -1 in the inode.
+type edit func(old layout.Entry, off int64, level int, base int64) (layout.Entry, error)
+
+// roots edits the entries of the inode that map something of the range.
+func (e *mapEdit) roots(to edit) error {
 	level := int(e.in.Height)
 	span := layout.Span(level)
-	empty := true
-	for i := range e.in.Root {
-		base := int64(i) * span
-		if base < e.end && base+span > e.first {
-			entry, err := e.entry(e.in.Root[i], -1, level, base)
+	for i, old := range e.in.Root {
+		if base := int64(i) * span; base < e.end && base+span > e.first {
+			entry, err := to(old, -1, level, base)
 			if err != nil {
 				return err
 			}
 			e.in.Root[i] = entry
 		}
-		empty = empty && e.in.Root[i] == 0
 	}
-	if empty {
-		e.in.Height = 0
+	return nil
+}
+
+// children edits the entries of a node that map something of the range. level and base are the node's.
+func (e *mapEdit) children(node int64, level int, base int64, to edit) error {
+	span := layout.Span(level - 1)
+	first := max(e.first-base, 0) / span
+	end := min((e.end-base+span-1)/span, layout.Fanout)
+	for i := first; i < end; i++ {
+		off := node + i*layout.WordSize
+		old := word(e.u.Read, off)
+		entry, err := to(old, off, level-1, base+i*span)
+		if err != nil {
+			return err
+		}
+		if entry != old {
+			e.set(off, entry)
+		}
 	}
 	return nil
 }
@@ -312,19 +339,8 @@ func (e *mapEdit) split(p piece, node int64, level int) {
 
 // node edits the entries of a node; a node that becomes empty is freed.
 func (e *mapEdit) node(self layout.Entry, node int64, level int, base int64) (layout.Entry, error) {
-	span := layout.Span(level - 1)
-	from := max(e.first-base, 0) / span
-	to := min((e.end-base+span-1)/span, layout.Fanout)
-	for i := from; i < to; i++ {
-		off := node + i*layout.WordSize
-		old := word(e.u.Read, off)
-		entry, err := e.entry(old, off, level-1, base+i*span)
-		if err != nil {
-			return 0, err
-		}
-		if entry != old {
-			e.set(off, entry)
-		}
+	if err := e.children(node, level, base, e.entry); err != nil {
+		return 0, err
 	}
 	for _, b := range e.u.Read(node, layout.BlockSize) {
 		if b != 0 {
@@ -395,18 +411,7 @@ func (u *update) mark(in *layout.Inode, first, end int64, flags layout.Entry) er
 // one run, aligned and with the same flags.
 func (u *update) merge(in *layout.Inode, first, end int64) error {
 	e := mapEdit{u: u, in: in, first: first, end: end}
-	level := int(in.Height)
-	span := layout.Span(level)
-	for i, entry := range in.Root {
-		if base := int64(i) * span; base < end && base+span > first {
-			merged, err := e.merge(entry, -1, level, base)
-			if err != nil {
-				return err
-			}
-			in.Root[i] = merged
-		}
-	}
-	return nil
+	return e.roots(e.merge)
 }
 
 // merge returns what an entry becomes.
@@ -418,19 +423,8 @@ func (e *mapEdit) merge(old layout.Entry, off int64, level int, base int64) (lay
 	if err != nil {
 		return 0, err
 	}
-	span := layout.Span(level - 1)
-	from := max(e.first-base, 0) / span
-	to := min((e.end-base+span-1)/span, layout.Fanout)
-	for i := from; i < to; i++ {
-		off := node + i*layout.WordSize
-		child := word(e.u.Read, off)
-		merged, err := e.merge(child, off, level-1, base+i*span)
-		if err != nil {
-			return 0, err
-		}
-		if merged != child {
-			e.set(off, merged)
-		}
+	if err := e.children(node, level, base, e.merge); err != nil {
+		return 0, err
 	}
 	p, whole, err := e.whole(node, level, base)
 	if err != nil || !whole {
