@@ -25,9 +25,8 @@ type Run struct {
 //
 // With durable, all metadata that finds the run is durable before it is granted.
 // That goes for reads, too: who flushes what he has stored, and has lost the
-// block since, takes it for a read. Only where a commit is a system call, and
-// flushing makes nothing durable, a read does without; the run is not Writable
-// then.
+// block since, faults as for a read; and who has a run that a crash takes away
+// from the file may outlive that crash.
 //
 // ENXIO beyond the end of the file, ENOSPC, or what grant returns.
 //
@@ -42,17 +41,10 @@ func (n *Node) Fault(block int64, write, durable bool, window, ahead int64, gran
 	if !write {
 		in.mu.RLock()
 		defer in.mu.RUnlock()
-		settled := !durable || in.fs.journal.DurableLSN() >= in.metaLSN
-		if !settled && !in.fs.deferData {
-			if err := in.fs.journal.Commit(in.metaLSN); err != nil {
-				return err
-			}
-			settled = true
+		if err := in.settleFor(durable); err != nil {
+			return err
 		}
-		return in.answer(block, window, func(r Run) error {
-			r.Writable = r.Writable && settled
-			return grant(r)
-		})
+		return in.answer(block, window, grant)
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -70,12 +62,19 @@ func (n *Node) Fault(block int64, write, durable bool, window, ahead int64, gran
 	if !changed { // a transaction has set the times, too
 		in.touch()
 	}
-	if durable {
-		if err := in.fs.journal.Commit(in.metaLSN); err != nil {
-			return err
-		}
+	if err := in.settleFor(durable); err != nil {
+		return err
 	}
 	return in.answer(block, window, grant)
+}
+
+// settleFor makes the inode's metadata durable when it must be before something
+// is granted. in.mu is held.
+func (in *inode) settleFor(durable bool) error {
+	if durable {
+		return in.fs.journal.Commit(in.metaLSN)
+	}
+	return nil
 }
 
 // answer grants what can be granted around a block as it is. in.mu is held.

@@ -398,12 +398,15 @@ func (fs *FS) fenceStored() error {
 	if err := fs.data.Fence(); err != nil {
 		return err
 	}
-	for old := fs.fenced.Load(); old < stored; old = fs.fenced.Load() {
-		if fs.fenced.CompareAndSwap(old, stored) {
-			break
-		}
-	}
+	raise(&fs.fenced, stored)
 	return nil
+}
+
+// raise makes a word at least v.
+func raise(w *atomic.Uint64, v uint64) {
+	for old := w.Load(); old < v && !w.CompareAndSwap(old, v); {
+		old = w.Load()
+	}
 }
 
 // Statfs is the pool's use, in blocks of 4 KiB, inodes and nodes. The last 32

@@ -215,8 +215,8 @@ func (u *update) commit() error {
 	if err != nil {
 		return err
 	}
-	for old := u.fs.cutLSN.Load(); u.cuts && old < lsn && !u.fs.cutLSN.CompareAndSwap(old, lsn); {
-		old = u.fs.cutLSN.Load()
+	if u.cuts {
+		raise(&u.fs.cutLSN, lsn)
 	}
 	for _, p := range u.inodes {
 		if u.fs.stage {
