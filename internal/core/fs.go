@@ -276,6 +276,7 @@ func open(meta, data medium.Area, sb *layout.Superblock, o Options) (*FS, error)
 	jo := journal.Options{ReadOnly: o.ReadOnly, Random: o.Random, Durable: fs.progress.Durable()}
 	if fs.deferData {
 		jo.Barrier = fs.fenceStored
+		fs.stored.Store(1) // those before may have left what is seen and not durable
 	}
 	if fs.journal, err = journal.Open(meta, sb, jo); err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 // the page-cache domain every store that returned and is not covered by a good fdatasync has dirty set or an fdatasync
 // under way that began after the store: stores set dirty only after they have stored, and Fence clears it before it
 // syncs. (Set before the store, it could be cleared by another goroutine's Fence, whose fdatasync misses the store.)
+// That goes for stores of an earlier owner, too, which everybody sees in the page cache: it is set at first.
 type mapped struct {
 	mem      []byte
 	domain   Domain
@@ -42,7 +43,9 @@ func mapArea(f *os.File, off, n int64, d finding, readOnly bool) (*mapped, error
 	if err != nil {
 		return nil, fmt.Errorf("map %d bytes of %s at offset %d: %w", n, f.Name(), off, err)
 	}
-	return &mapped{mem: mem, domain: d.domain, readOnly: readOnly, sync: func() error { return fdatasync(f) }}, nil
+	a := &mapped{mem: mem, domain: d.domain, readOnly: readOnly, sync: func() error { return fdatasync(f) }}
+	a.dirty.Store(d.domain == DomainPageCache && !readOnly)
+	return a, nil
 }
 
 func fdatasync(f *os.File) error {
