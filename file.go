@@ -114,8 +114,8 @@ func (f *File) readAt(p []byte, off int64) (int, error) {
 }
 
 // Write writes p at the file's position, or at its end when it was opened with O_APPEND, and moves the position.
-// On byte-addressable media the bytes and the metadata that finds them are durable on return. ENOSPC: the pool is
-// full; the number of bytes that were written is returned.
+// When the bytes and the metadata that finds them are durable the [CommitPolicy] says. ENOSPC: the pool is full; the
+// number of bytes that were written is returned.
 func (f *File) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -253,7 +253,7 @@ func (f *File) Chmod(mode fs.FileMode) error {
 }
 
 // Truncate sets the size in bytes; the file must be open for writing. Mappings lose their access to what is cut
-// off before Truncate returns. It is durable on return.
+// off before Truncate returns. When it is durable the [CommitPolicy] says.
 func (f *File) Truncate(size int64) error {
 	_, err := f.call("truncate", &wire.Request{Op: wire.OpSetAttr, Valid: wire.SetSize, Length: size})
 	return err

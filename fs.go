@@ -176,7 +176,7 @@ func (fsys *FS) stat(op, name string, flags uint32) (fs.FileInfo, error) {
 	return newFileInfo(op, name, r)
 }
 
-// Mkdir creates a directory with exactly the permission bits of perm. It is durable on return.
+// Mkdir creates a directory with exactly the permission bits of perm. When it is durable the [CommitPolicy] says.
 func (fsys *FS) Mkdir(name string, perm fs.FileMode) error {
 	_, err := fsys.onPath("mkdir", &wire.Request{Op: wire.OpMkdir, Path: name, Mode: unixPerm(perm)})
 	return err
@@ -211,7 +211,7 @@ func (fsys *FS) MkdirAll(name string, perm fs.FileMode) error {
 }
 
 // Remove removes a file or an empty directory. A file that is open or mapped lives on without a name until it is
-// closed and unmapped. It is durable on return.
+// closed and unmapped. When it is durable the [CommitPolicy] says.
 func (fsys *FS) Remove(name string) error {
 	_, err := fsys.onPath("remove", &wire.Request{Op: wire.OpRemove, Path: name})
 	if errors.Is(err, unix.EISDIR) {
@@ -264,7 +264,7 @@ func (fsys *FS) onPaths(op string, q *wire.Request) error {
 }
 
 // Rename gives a file another name, atomically replacing what has that name. Programs that have the replaced
-// file open or mapped keep it. It is durable on return.
+// file open or mapped keep it. When it is durable the [CommitPolicy] says.
 func (fsys *FS) Rename(oldName, newName string) error {
 	return fsys.onPaths("rename", &wire.Request{Op: wire.OpRename, Path: oldName, Path2: newName})
 }
@@ -354,7 +354,7 @@ func (fsys *FS) chtimes(op, name string, atime, mtime time.Time, flags uint32) e
 }
 
 // Truncate sets the size of a file in bytes, following symbolic links. Mappings lose their access to what is cut
-// off before Truncate returns. It is durable on return.
+// off before Truncate returns. When it is durable the [CommitPolicy] says.
 func (fsys *FS) Truncate(name string, size int64) error {
 	_, err := fsys.onPath("truncate", &wire.Request{Op: wire.OpSetAttr, Path: name, Valid: wire.SetSize, Length: size})
 	return err

@@ -25,6 +25,7 @@
 // # Durability
 //
 // On byte-addressable media an operation that returned is durable: creating, renaming, removing, writing and
-// changing attributes survive a crash at any later instant. Stores through a mapping are durable after
-// [Mapping.Persist]; on media that sit behind a page cache after [Mapping.Sync].
+// changing attributes survive a crash at any later instant. On disks, where that takes a system call, it is durable
+// after [File.Sync], or a second later; see [CommitPolicy] for both. Stores through a [Sync] or [Direct] mapping are
+// durable after [Mapping.Persist]; those through any mapping, on any medium, after [Mapping.Sync].
 package pmemfs
