@@ -35,11 +35,7 @@ type serveVerb struct {
 	assume   bool
 }
 
-func (a *app) serve() *cobra.Command {
-	s := &serveVerb{app: a, mode: 0o600}
-	cmd := a.command(verb{
-		use: "serve POOL --socket PATH [flags]", short: "Own a pool on behalf of other processes", args: [2]int{1, 1},
-		long: `POOL is the path of a pool. Programs connect to the socket with pmemfs.Dial, the other verbs by using it in place of the
+const serveLong = `POOL is the path of a pool. Programs connect to the socket with pmemfs.Dial, the other verbs by using it in place of the
 pool. One line is printed when it is ready, which says what the medium guarantees. SIGINT and SIGTERM make it take back
 what is mapped, end the connections, close the pool cleanly and remove its socket.
 
@@ -76,7 +72,13 @@ does when a CPU evicts lines from its caches. For tests only; when the server en
 
 With --json: when it is ready, pool, socket, pid, uuid, label, medium (as of "pmemfs info"), commit (the
 policy), read_only, metrics (a URL, with --metrics).
-`,
+`
+
+func (a *app) serve() *cobra.Command {
+	s := &serveVerb{app: a, mode: 0o600}
+	cmd := a.command(verb{
+		use: "serve POOL --socket PATH [flags]", short: "Own a pool on behalf of other processes", args: [2]int{1, 1},
+		long: serveLong,
 		example: `  pmemfs serve /dev/shm/pool --socket /tmp/pool.sock
   pmemfs serve /mnt/pmem0/pool --socket /run/pmemfs/pool.sock --require cache-line --mode 0660 --group db
   pmemfs serve /mnt/disk/pool --socket /run/pmemfs/pool.sock --commit interval=200ms --metrics localhost:9090`,
@@ -94,6 +96,11 @@ policy), read_only, metrics (a URL, with --metrics).
 			return nil, s.run(args[0], limits)
 		},
 	})
+	s.flags(cmd)
+	return cmd
+}
+
+func (s *serveVerb) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.socket, "socket", "", "where to listen")
 	requireFlag(cmd, &s.require)
@@ -110,7 +117,6 @@ policy), read_only, metrics (a URL, with --metrics).
 	f.DurationVar(&s.wait, "wait", 10*time.Second, "how long to wait for a former owner to go, and for clients of its that are not taken over")
 	f.StringVar(&s.runtime, "runtime-dir", "/dev/shm", "a `DIRECTORY` in memory, where what lets clients survive the server is kept")
 	f.TextVar(&s.survive, "survivors", server.AdoptSurvivors, "what to do about clients of a server that has died: `adopt`, wait or refuse")
-	return cmd
 }
 
 func (s *serveVerb) run(pool string, limits server.Limits) error {
