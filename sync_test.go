@@ -604,3 +604,31 @@ func TestAdviseRefused(t *testing.T) {
 	wantError(t, m.Advise(pmemfs.Sync), unix.EOPNOTSUPP, "needs a server")
 	must(t, m.Advise(pmemfs.Shared))
 }
+
+// What Sync costs when nothing of the file is pending, beside Persist of the same line, and when the times of a write in place are.
+func BenchmarkSync(b *testing.B) {
+	socket, _ := serve(b, newPool(b))
+	f := filledFile(b, dial(b, socket), "f", 1)
+	m, err := f.Map(0, page, pmemfs.Sync)
+	must(b, err)
+	defer m.Unmap()
+	must(b, m.Sync(0, page))
+	for _, c := range settledCalls {
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				m.Bytes()[1]++
+				if err := c.call(f, m); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	b.Run("File.Sync after a write in place", func(b *testing.B) {
+		for b.Loop() {
+			b.StopTimer()
+			must(b, writeOnce(f, m))
+			b.StartTimer()
+			must(b, f.Sync())
+		}
+	})
+}
