@@ -322,7 +322,8 @@ func tear(t rapid.TB, f *File, bytes int) int {
 	return 1
 }
 
-// beServer makes the changes that a seed says, and tells of each that is made: DIRECTORY SEED.
+// beServer begins a session and makes the changes that a seed says; it tells of the session and of each change that is
+// made: DIRECTORY SEED.
 func beServer(args string) error {
 	runtime, seed, _ := strings.Cut(args, " ")
 	n, err := strconv.ParseUint(seed, 10, 64)
@@ -339,11 +340,11 @@ func beServer(args string) error {
 	}
 	r := rand.New(rand.NewPCG(n, 0))
 	for model := map[key]record{}; ; {
-		put, drop := step(r)
-		if err := take(f, model, put, drop); err != nil {
+		if _, err := os.Stdout.WriteString("done\n"); err != nil {
 			return err
 		}
-		if _, err := os.Stdout.WriteString("done\n"); err != nil {
+		put, drop := step(r)
+		if err := take(f, model, put, drop); err != nil {
 			return err
 		}
 	}
@@ -354,6 +355,9 @@ func TestKilledServer(t *testing.T) {
 	runtime := t.TempDir()
 	for seed := range uint64(20) {
 		c, out := child(t, fmt.Sprintf("server:%s %d", runtime, seed))
+		if !out.Scan() { // before that nobody knows of a session, and there may be none
+			t.Fatal("the server began no session")
+		}
 		told := 0
 		for limit := rand.IntN(2000); told < limit && out.Scan(); told++ {
 		}
