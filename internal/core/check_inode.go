@@ -123,7 +123,7 @@ func (c *checker) freeSlots() {
 	for chunk, page := range c.inodes {
 		for i := 0; page != nil && i < layout.ChunkUnits; i++ {
 			ino := layout.Ino(chunk*layout.ChunkUnits + i)
-			if raw, at := c.slot(ino); !page[i].used && !layout.SlotFree(raw) {
+			if raw, at := c.slot(ino); !page[i].used && ino != layout.CountsIno && !layout.SlotFree(raw) {
 				c.problem(Problem{Structure: "inode", Offset: at, Text: fmt.Sprintf("%v is free in the bitmap, but its slot is not", ino)})
 			}
 		}
@@ -351,15 +351,24 @@ func (w *inodeCheck) mapNode(n layout.Node, from int64, level int, base int64) {
 }
 
 func (w *inodeCheck) mapLeaf(e layout.Entry, off, base, span int64) {
-	p, err := w.c.fs.leaf(e, base, span, off)
+	p, err := w.c.fs.leaf(w.in.Ino, e, base, span, off)
 	if err != nil {
 		w.c.damage(w.in.Ino, err)
 		return
 	}
 	w.blocks += span
+	if p.counts {
+		w.c.sum.Shared += span * p.block
+		return
+	}
 	w.c.sum.Blocks += span
-	if twice := w.c.blocks.add(p.block, span); twice >= 0 {
+	if p.shared() {
+		w.c.shared = append(w.c.shared, p.run())
+	} else if twice := w.c.blocks.add(p.block, span); twice >= 0 {
 		w.problem("map entry", off, "maps block %d, which something else maps, too", twice)
+	}
+	if p.shared() && p.unwritten() {
+		w.problem("map entry", off, "is both shared and unwritten")
 	}
 	if base == w.filled && p.flags == 0 {
 		w.filled += span

@@ -44,7 +44,7 @@ type inode struct {
 // get returns the inode with one more reference. ENOENT when the slot holds
 // none.
 func (fs *FS) get(ino layout.Ino) (*inode, error) {
-	if ino == 0 || uint64(ino) >= uint64(fs.sb.Inodes) {
+	if ino == 0 || ino == layout.CountsIno || uint64(ino) >= uint64(fs.sb.Inodes) {
 		return nil, layout.Corrupt("inode number", -1, "%d is out of range", uint64(ino))
 	}
 	fs.cacheMu.Lock()
@@ -78,8 +78,11 @@ func (fs *FS) get(ino layout.Ino) (*inode, error) {
 	return in, nil
 }
 
-func (in *inode) offset() int64 {
-	return in.fs.sb.InodeTable.Offset + int64(in.ino)*layout.InodeSize
+func (in *inode) offset() int64 { return in.fs.inodeOffset(in.ino) }
+
+// inodeOffset is where an inode stands in the meta area.
+func (fs *FS) inodeOffset(ino layout.Ino) int64 {
+	return fs.sb.InodeTable.Offset + int64(ino)*layout.InodeSize
 }
 
 func (in *inode) load() error {
@@ -166,8 +169,9 @@ type update struct {
 	*journal.Tx
 	fs     *FS
 	inodes []*pending
-	frees  bool // it only frees: it may have the nodes that are kept for that
-	cuts   bool // it takes contents away: see inode.cutLSN
+	counts *layout.Inode // what it makes of FS.counts; nil: it leaves them as they are
+	frees  bool          // it only frees: it may have the nodes that are kept for that
+	cuts   bool          // it takes contents away: see inode.cutLSN
 }
 
 type pending struct {
@@ -206,6 +210,9 @@ func (u *update) commit() error {
 			p.want.Encode(raw[:])
 		}
 		u.Write(p.in.offset(), raw[:])
+	}
+	if u.counts != nil {
+		u.counts.Encode(u.Edit(u.fs.inodeOffset(layout.CountsIno), layout.InodeSize))
 	}
 	end := u.Tx.Commit
 	if u.fs.stage {

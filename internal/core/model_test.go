@@ -431,6 +431,62 @@ func (m *model) fill(t *rapid.T) {
 	}
 }
 
+func (m *model) clone(t *rapid.T) {
+	o, dir, name := m.drawNode(t), rapid.SampledFrom(m.dirs()).Draw(t, "dir"), drawName(t)
+	want := syscall.Errno(0)
+	switch {
+	case dir.names[name] != nil:
+		want = unix.EEXIST
+	case o.f.static && o.f.size > 0:
+		want = unix.EBUSY
+	}
+	a, err := o.n.Clone(root, dir.ino, name, 0o600)
+	if m.same(t, "clone", err, want) {
+		f := &modelFile{typ: layout.ModeRegular, links: 1, ino: a.Ino, size: o.f.size, blocks: map[int64][]byte{}, xattrs: map[string]string{}}
+		for n, b := range o.f.blocks {
+			f.blocks[n] = slices.Clone(b)
+		}
+		dir.names[name] = f
+	}
+}
+
+func (m *model) cloneRange(t *rapid.T) {
+	to, from := m.drawNode(t), m.drawNode(t)
+	round := func(off int64) int64 { return off / page * page }
+	off, srcOff, length := round(drawOffset(t)), round(drawOffset(t)), int64(rapid.IntRange(0, 70).Draw(t, "length"))*page
+	if rapid.Bool().Draw(t, "whole") {
+		length = from.f.size - srcOff
+	}
+	all := length
+	if length == 0 {
+		all = max(from.f.size-srcOff, 0)
+	}
+	want := syscall.Errno(0)
+	first, _ := blocksOf(off, 0)
+	switch {
+	case length < 0:
+		want = unix.EINVAL
+	case off+length > layout.MaxFileSize || off+all > layout.MaxFileSize:
+		want = unix.EFBIG
+	case srcOff+all > from.f.size || to.f == from.f && off < srcOff+all && srcOff < off+all || all%page != 0 && off+all < to.f.size:
+		want = unix.EINVAL
+	case all > 0 && (to.f.grows(off+all) != 0 || to.f.static || from.f.static):
+		want = unix.EBUSY
+	}
+	if !m.same(t, "clone range", to.n.CloneRange(off, from.n, srcOff, length), want) || all == 0 {
+		return
+	}
+	copied := map[int64][]byte{}
+	for n, b := range from.f.blocks {
+		if at := n*page - srcOff; at >= 0 && at < all {
+			copied[first+at/page] = slices.Clone(b)
+		}
+	}
+	to.f.zero(off, first*page+layout.RoundUp(all, page))
+	maps.Copy(to.f.blocks, copied)
+	to.f.size = max(to.f.size, off+all)
+}
+
 func (m *model) setStatic(t *rapid.T) {
 	o, static := m.drawNode(t), rapid.Bool().Draw(t, "static")
 	want := syscall.Errno(0)
@@ -597,7 +653,7 @@ func TestModel(t *testing.T) {
 			"create": m.create, "link": m.link, "remove": m.remove, "rename": m.rename, "xattr": m.xattr,
 			"open": m.openFile, "close": m.closeFile, "write": m.write, "read": m.readFile, "write again": m.write,
 			"truncate": m.truncate, "fallocate": m.fallocate, "relocate": m.relocate, "fault": m.fault,
-			"fill": m.fill, "static": m.setStatic,
+			"fill": m.fill, "static": m.setStatic, "clone": m.clone, "clone range": m.cloneRange, "write once more": m.write,
 			"remount": m.remount, "": m.check,
 		})
 		fs, err := Mount(m.meta, m.data, Options{ReadOnly: true})

@@ -27,6 +27,9 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 	fs := in.fs
 	_, keep := blocksOf(0, size)
 	_, end := blocksOf(0, in.Size)
+	if err := in.ownPart(size, min(in.Size, layout.RoundUp(size, layout.BlockSize))); err != nil {
+		return err
+	}
 	if err := fs.breaker.Break(in.ino, keep, end-keep, TakeAll); err != nil {
 		return err
 	}
@@ -90,6 +93,9 @@ func (in *inode) finishTruncate() error {
 // growTail makes the bytes from the end of the file up to offset to zeros,
 // durable, where blocks are there already.
 func (in *inode) growTail(to int64) error {
+	if err := in.ownPart(in.Size, min(to, layout.RoundUp(in.Size, layout.BlockSize))); err != nil {
+		return err
+	}
 	if err := in.settleCut(); err != nil {
 		return err
 	}
@@ -106,6 +112,9 @@ func (in *inode) extend(size int64, apply func(*layout.Inode)) error {
 	}
 	return in.setAttr(func(want *layout.Inode) {
 		apply(want)
+		if size > want.Size {
+			want.Changes++
+		}
 		want.Size = size
 		want.Mtime = in.fs.now()
 	})
@@ -199,26 +208,33 @@ func (in *inode) allocate(off, length int64, grow, zero bool) error {
 	if err := in.mayAllocate(plan, off, length, grow, zero); err != nil {
 		return err
 	}
+	if grow {
+		if err := in.growTail(off + length); err != nil {
+			return err
+		}
+	}
+	fresh := plan.holes()
 	f := filling{}
 	if zero {
+		if err := in.ownEdges(off, length); err != nil {
+			return err
+		}
 		if lo, hi := inner(off, length); lo < hi {
 			if err := in.takeAll(lo, hi); err != nil {
 				return err
 			}
 		}
-		f.zero = within(plan.written, off, length)
+		if plan, err = in.plan(blocksOf(off, length)); err != nil {
+			return err
+		}
+		fresh, f.zero = plan.fresh, within(plan.written, off, length)
 	}
-	if f.fresh, err = in.reserveHoles(plan); err != nil {
+	if f.fresh, err = in.reserveMoves(fresh, plan.goal); err != nil {
 		return err
 	}
 	defer f.cancel(in.fs)
 	if zero {
 		if err := in.zeroEdges(off, length); err != nil {
-			return err
-		}
-	}
-	if grow {
-		if err := in.growTail(off + length); err != nil {
 			return err
 		}
 	}
@@ -249,16 +265,16 @@ func (in *inode) mayAllocate(p plan, off, length int64, grow, zero bool) error {
 			return err
 		}
 	}
-	return in.mayChangeAll(p.holes)
+	return in.mayChangeAll(p.holes())
 }
 
-// reserveHoles takes blocks for the holes of a plan.
-func (in *inode) reserveHoles(p plan) ([]move, error) {
-	runs, err := in.fs.reserve(p.holes, p.goal)
+// reserveMoves takes blocks for pieces.
+func (in *inode) reserveMoves(pieces []piece, goal int64) ([]move, error) {
+	runs, err := in.fs.reserve(pieces, goal)
 	if err != nil {
 		return nil, err
 	}
-	return moves(p.holes, runs), nil
+	return moves(pieces, runs), nil
 }
 
 // within is the parts of pieces that are whole blocks of the byte range.
@@ -274,7 +290,7 @@ func within(pieces []piece, off, length int64) (out []piece) {
 
 // filling is what Fallocate does to a range: what is left of it to do.
 type filling struct {
-	fresh []move  // holes, and the blocks that they get
+	fresh []move  // holes, and what other files have, too, with the blocks that they get
 	zero  []piece // blocks that become unwritten
 }
 
@@ -352,11 +368,12 @@ func (in *inode) fill(step *filling, finish func(*layout.Inode), last bool) erro
 			if err := u.fs.blocks.Take(u.Tx, m.to); err != nil {
 				return err
 			}
-			if err := u.mapRun(want, m.from.first, m.to, layout.EntryUnwritten); err != nil {
+			if err := u.move(want, m, layout.EntryUnwritten); err != nil {
 				return err
 			}
+			u.cuts = u.cuts || !m.from.hole()
 		}
-		u.cuts = len(step.zero) > 0
+		u.cuts = u.cuts || len(step.zero) > 0
 		for _, p := range step.zero {
 			if err := u.mark(want, p.first, p.end(), layout.EntryUnwritten); err != nil {
 				return err
@@ -369,18 +386,33 @@ func (in *inode) fill(step *filling, finish func(*layout.Inode), last bool) erro
 	})
 }
 
+// edges is the parts of blocks at the ends of [off, off+length), as ranges of
+// bytes, which may be empty.
+func edges(off, length int64) [][2]int64 {
+	first, end := inner(off, length)
+	limit := off + length
+	if first > end { // the range lies inside one block
+		return [][2]int64{{off, limit}}
+	}
+	return [][2]int64{{off, min(first*layout.BlockSize, limit)}, {max(end*layout.BlockSize, off), limit}}
+}
+
+// ownEdges makes the blocks of zeroEdges this file's own.
+func (in *inode) ownEdges(off, length int64) error {
+	for _, part := range edges(off, length) {
+		if err := in.ownPart(part[0], part[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // zeroEdges stores zeros in the parts of the range's first and last block
 // that the range covers only in part, durably.
 func (in *inode) zeroEdges(off, length int64) error {
 	fs := in.fs
-	first, end := inner(off, length)
-	limit := off + length
-	parts := [][2]int64{{off, min(first*layout.BlockSize, limit)}, {max(end*layout.BlockSize, off), limit}}
-	if first > end { // the range lies inside one block
-		parts = [][2]int64{{off, limit}}
-	}
 	stored := false
-	for _, part := range parts {
+	for _, part := range edges(off, length) {
 		lo, hi := part[0], part[1]
 		if lo >= hi {
 			continue
@@ -411,13 +443,7 @@ func (in *inode) takeAll(first, end int64) error {
 	if !fs.deferData {
 		return err
 	}
-	flush := fs.pieces(fs.journal.View, &in.Inode, first, end, func(p piece) error {
-		if !p.zeros() {
-			fs.data.Flush(p.block*layout.BlockSize, p.count*layout.BlockSize)
-		}
-		return nil
-	})
-	return errors.Join(err, flush, fs.fenceData())
+	return errors.Join(err, in.flush(first, end), fs.fenceData())
 }
 
 func (in *inode) punch(off, length int64) error {
@@ -426,6 +452,11 @@ func (in *inode) punch(off, length int64) error {
 		if err := in.mayChange(first, end); err != nil {
 			return err
 		}
+	}
+	if err := in.ownEdges(off, length); err != nil {
+		return err
+	}
+	if first < end {
 		if err := in.takeAll(first, end); err != nil {
 			return err
 		}
@@ -451,7 +482,8 @@ func (in *inode) punch(off, length int64) error {
 // Relocate moves the blocks of [off, off+length) to newly allocated ones,
 // contiguous first, 512 at a time, each step atomic. Holes stay holes. What
 // was granted in the range is taken back; the next access faults and finds
-// the new place. ENOSPC: what could not be moved stays where it is.
+// the new place. What other files have, too, stays where it is; ENOSPC: so does
+// what could not be moved.
 func (n *Node) Relocate(off, length int64) error {
 	if err := n.writable(off, length); err != nil {
 		return err
@@ -481,7 +513,7 @@ func (in *inode) relocateStep(first, end int64) error {
 	fs := in.fs
 	var old []piece
 	err := fs.pieces(fs.journal.View, &in.Inode, first, end, func(p piece) error {
-		if !p.hole() {
+		if !p.hole() && !p.shared() {
 			old = append(old, p)
 		}
 		return nil
@@ -496,7 +528,7 @@ func (in *inode) relocateStep(first, end int64) error {
 	moved := moves(old, runs)
 	for _, m := range moved {
 		if !m.from.unwritten() {
-			fs.data.Copy(m.to.First*layout.BlockSize, m.from.block*layout.BlockSize, m.from.count*layout.BlockSize)
+			fs.carry(m, 0, m.from.count*layout.BlockSize)
 		}
 	}
 	if err := fs.fenceData(); err != nil {
@@ -514,36 +546,11 @@ func (in *inode) relocateStep(first, end int64) error {
 		return err
 	}
 	for _, m := range moved {
-		if err := u.freeBlocks(want, m.from.first, m.from.end()); err != nil {
-			return err
-		}
-		if err := u.mapRun(want, m.from.first, m.to, m.from.flags); err != nil {
+		if err := u.move(want, m, m.from.flags); err != nil {
 			return err
 		}
 	}
 	return u.commit()
-}
-
-// move is a piece and the run it goes to, of the same length.
-type move struct {
-	from piece
-	to   alloc.Run
-}
-
-func moves(old []piece, runs []alloc.Run) []move {
-	var out []move
-	i, used := 0, int64(0)
-	for _, p := range old {
-		for p.count > 0 {
-			n := min(p.count, runs[i].Count-used)
-			out = append(out, move{p.clip(p.first, p.first+n), alloc.Run{First: runs[i].First + used, Count: n}})
-			p = p.clip(p.first+n, p.end())
-			if used += n; used == runs[i].Count {
-				i, used = i+1, 0
-			}
-		}
-	}
-	return out
 }
 
 // Extent is a run of a file as it lies on the medium.
@@ -570,7 +577,7 @@ func (n *Node) Extents(off, length int64) ([]Extent, error) {
 	err := in.fs.pieces(in.fs.journal.View, &in.Inode, first, min(end, last), func(p piece) error {
 		out = append(out, Extent{
 			Off: p.first * layout.BlockSize, Len: p.count * layout.BlockSize, Block: p.block,
-			Unwritten: p.unwritten(), Shared: p.flags&layout.EntryShared != 0,
+			Unwritten: p.unwritten(), Shared: p.shared(),
 		})
 		return nil
 	})

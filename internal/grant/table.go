@@ -328,6 +328,26 @@ func (f *file) sealed(first, end int64) error {
 	}
 }
 
+// Writable calls fn for the runs of a part of the file to which clients may store, mapping by mapping. It must not call
+// the table.
+func (t *Table) Writable(ino uint64, first, count int64, fn func(first, count int64)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.files[ino]
+	if f == nil {
+		return
+	}
+	end := endOf(first, count)
+	for n := range f.mappings.overlapping(first, end) {
+		for r := range n.value.runs.overlapping(first, end) {
+			if r.value.access == Write {
+				lo, hi := max(r.first, first), min(r.end, end)
+				fn(lo, hi-lo)
+			}
+		}
+	}
+}
+
 // endOf is where a run ends. "To the end of the file" may be said by any large count.
 func endOf(first, count int64) int64 { return first + min(count, math.MaxInt64-first) }
 

@@ -335,6 +335,10 @@ func (b breaker) Sealed(ino layout.Ino, first, count int64) error {
 	return b.grants.Sealed(uint64(ino), first, count)
 }
 
+func (b breaker) Stored(ino layout.Ino, first, count int64, fn func(first, count int64)) {
+	b.grants.Writable(uint64(ino), first, count, fn)
+}
+
 // MapMask returns the flags of Map that the session supports.
 func (s *Session) MapMask() uint32 {
 	if _, _, align := s.srv.pool.ClientMapping(); align > blockSize {
