@@ -24,8 +24,8 @@ type content [blockSize]byte
 // node is a file, directory or symbolic link of the model.
 //
 // Invariants: bytes of data at and behind size are zeros; frames has the blocks
-// of data, and loose words of them only. mapped tells nothing of others than
-// loose words.
+// of data, and marked, held and loose such or words of them only. mapped tells
+// nothing of others than loose words.
 type node struct {
 	id       int // the same in all copies of a model
 	kind     uint32
@@ -39,7 +39,9 @@ type node struct {
 	entries  map[string]*node
 	parent   *node
 	data     map[int64]*content // the blocks that were written; immutable, replaced as a whole
-	frames   map[int64]int      // where they lie: the same number as long as it is the same place
+	frames   map[int64]int      // where they lie: the same number as long as it is the same place, in other files, too
+	marked   map[int64]bool     // blocks of which the map says that they are shared
+	held     map[int64]bool     // blocks that can be stored to through mappings
 	frame    int                // the last number that was given
 	loose    map[int64][]uint64 // by word: what the medium may hold instead
 	mapped   map[int64]bool     // words stored to through a mapping: no commit makes them durable
@@ -80,7 +82,7 @@ func newModel() *Model {
 
 func (m *Model) newNode(kind, mode uint32) *node {
 	m.next++
-	n := &node{id: m.next, kind: kind, mode: mode, nlink: 1}
+	n := &node{id: m.next, kind: kind, mode: mode, nlink: 1, frame: m.next << 32}
 	if kind == layout.ModeDirectory {
 		n.nlink, n.entries = 2, map[string]*node{}
 	}
@@ -109,6 +111,7 @@ func (n *node) clone(seen map[*node]*node) *node {
 	*c = *n
 	seen[n] = c
 	c.xattrs, c.data, c.frames = maps.Clone(n.xattrs), maps.Clone(n.data), maps.Clone(n.frames)
+	c.marked, c.held = maps.Clone(n.marked), maps.Clone(n.held)
 	c.loose, c.mapped = maps.Clone(n.loose), maps.Clone(n.mapped)
 	c.parent = n.parent.clone(seen)
 	if n.entries != nil {
@@ -302,14 +305,20 @@ func (m *Model) apply(o Op, tag int) error {
 	if err != nil {
 		return err
 	}
-	if do := fileVerbs[o.Verb]; do != nil {
-		if n.kind != layout.ModeRegular {
-			return notRegular(n, o.Verb)
-		}
+	data, share := fileVerbs[o.Verb], cloneVerbs[o.Verb]
+	if (data != nil || share != nil) && n.kind != layout.ModeRegular {
+		return notRegular(n, o.Verb)
+	}
+	if share != nil {
+		err = share(m, n, o)
+		m.settle(n)
+		return err
+	}
+	if data != nil {
 		if change := changes[o.Verb]; n.static && change != nil && change(n, o) {
 			return core.ErrStatic
 		}
-		err = do(m, n, o, tag)
+		err = data(m, n, o, tag)
 		m.settle(n)
 		return err
 	}
@@ -386,6 +395,7 @@ func (m *Model) remount() error {
 		n.timesDurable()
 		delete(m.handles, name)
 	}
+	m.nodes(func(n *node) { n.held = nil })
 	m.commit()
 	return nil
 }
@@ -612,6 +622,8 @@ func (n *node) move(block int64) {
 func (n *node) forget(block int64) {
 	delete(n.data, block)
 	delete(n.frames, block)
+	delete(n.marked, block)
+	delete(n.held, block)
 }
 
 func (n *node) setLoose(w int64, now uint64, values []uint64) {

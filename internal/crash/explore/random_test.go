@@ -9,13 +9,13 @@ import (
 )
 
 var (
-	files    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "@1", "@2", "@3"}
-	names    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "/b/y", "/b/z", "/b/w", "/a", "/b"}
+	files    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "/b/s", "/b/t", "/b/u", "@1", "@2", "@3"}
+	names    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "/b/y", "/b/z", "/b/w", "/b/s", "/b/t", "/a", "/b"}
 	dataVerb = []string{
 		"write", "write", "append", "truncate", "truncate", "fallocate", "keepsize", "punch", "zero", "zerokeep",
 		"relocate", "fill", "store", "loose", "clear",
 	}
-	nameVerb = []string{"create", "mkdir", "link", "unlink", "rmdir", "rename", "exchange"}
+	nameVerb = []string{"create", "mkdir", "link", "unlink", "unlink", "rmdir", "rename", "exchange"}
 	rest     = []string{"setstatic", "clearstatic", "setxattr", "chmod", "sync", "sync", "commit", "close", "open", "remount"}
 )
 
@@ -30,7 +30,7 @@ func drawOffset(t *rapid.T) int64 {
 }
 
 var drawOp = rapid.Custom(func(t *rapid.T) Op {
-	kind := rapid.IntRange(0, 9).Draw(t, "kind")
+	kind := rapid.IntRange(0, 11).Draw(t, "kind")
 	length := rapid.OneOf(rapid.Int64Range(1, 70), rapid.Int64Range(1, 9000))
 	switch {
 	case kind < 6:
@@ -50,6 +50,16 @@ var drawOp = rapid.Custom(func(t *rapid.T) Op {
 		return Op{
 			Verb: rapid.SampledFrom(nameVerb).Draw(t, "verb"),
 			Path: rapid.SampledFrom(names).Draw(t, "path"), To: rapid.SampledFrom(names).Draw(t, "to"),
+		}
+	case kind < 10:
+		return Op{
+			Verb: "clone", Path: rapid.SampledFrom(files).Draw(t, "file"), To: rapid.SampledFrom(names).Draw(t, "to"),
+		}
+	case kind < 11:
+		block := func(label string) int64 { return rapid.Int64Range(0, 5).Draw(t, label) * blockSize }
+		return Op{
+			Verb: "clonerange", Path: rapid.SampledFrom(files).Draw(t, "file"), To: rapid.SampledFrom(files).Draw(t, "to"),
+			Off: block("offset"), At: block("offset there"), N: block("length"),
 		}
 	default:
 		o := Op{Verb: rapid.SampledFrom(rest).Draw(t, "verb"), Path: rapid.SampledFrom(files).Draw(t, "path")}

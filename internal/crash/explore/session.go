@@ -3,7 +3,9 @@ package explore
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,11 +28,43 @@ type session struct {
 	now        int64
 	random     *rand.ChaCha8
 	setting    Setting
+	mappings   mappings
+}
+
+// mappings is the blocks that programs can store to through mappings: core's
+// Breaker.
+type mappings map[layout.Ino]map[int64]bool
+
+func (m mappings) stored(ino layout.Ino, block int64) {
+	if m[ino] == nil {
+		m[ino] = map[int64]bool{}
+	}
+	m[ino][block] = true
+}
+
+// Break takes the right to store away, but where only zeros are to be taken.
+func (m mappings) Break(ino layout.Ino, first, count int64, what core.Taking) error {
+	if what != core.TakeZeros {
+		maps.DeleteFunc(m[ino], func(b int64, _ bool) bool { return b >= first && b-first < count })
+	}
+	return nil
+}
+
+// Sealed finds no seals.
+func (mappings) Sealed(layout.Ino, int64, int64) error { return nil }
+
+// Stored calls fn for each block.
+func (m mappings) Stored(ino layout.Ino, first, count int64, fn func(first, count int64)) {
+	for _, b := range slices.Sorted(maps.Keys(m[ino])) {
+		if b >= first && b-first < count {
+			fn(b, 1)
+		}
+	}
 }
 
 func (s *session) options() core.Options {
 	o := s.setting.options()
-	o.Now, o.Random = func() int64 { return s.now }, s.random
+	o.Now, o.Random, o.Breaker = func() int64 { return s.now }, s.random, s.mappings
 	return o
 }
 
@@ -45,6 +79,7 @@ func newSession(meta, data medium.Area, now int64, setting Setting) (*session, e
 }
 
 func (s *session) mount() (err error) {
+	s.mappings = mappings{}
 	s.fs, err = core.Mount(s.meta, s.data, s.options())
 	if err == nil {
 		s.fs.Reclaimed()
@@ -95,9 +130,12 @@ func (s *session) do(o Op, tag int) error {
 	if temporary {
 		defer n.Close()
 	}
-	if fileVerbs[o.Verb] != nil {
+	if fileVerbs[o.Verb] != nil || cloneVerbs[o.Verb] != nil {
 		if kind := n.Attr().Mode & layout.ModeType; kind != layout.ModeRegular {
 			return notRegular(&node{kind: kind}, o.Verb)
+		}
+		if cloneVerbs[o.Verb] != nil {
+			return s.clone(n, o)
 		}
 		return s.file(n, o, tag)
 	}
@@ -226,11 +264,32 @@ func (s *session) store(n *core.Node, p []byte, off int64, persist bool) error {
 		return err
 	}
 	s.data.Write(at, p)
+	s.mappings.stored(n.Ino(), off/blockSize)
 	if !persist {
 		return nil
 	}
 	s.data.Flush(at, int64(len(p)))
 	return s.data.Fence()
+}
+
+// clone shares blocks of a regular file.
+func (s *session) clone(n *core.Node, o Op) error {
+	if o.Verb == "clone" {
+		dir, name, err := s.parent(o.To)
+		if err != nil {
+			return err
+		}
+		_, err = n.Clone(root, dir, name, 0o644)
+		return err
+	}
+	to, temporary, err := s.node(o.To)
+	if err != nil {
+		return err
+	}
+	if temporary {
+		defer to.Close()
+	}
+	return to.CloneRange(o.At, n, o.Off, o.N)
 }
 
 // other does an operation on any kind of file.
