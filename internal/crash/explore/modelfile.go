@@ -261,15 +261,8 @@ func (m *Model) setStatic(n *node, static bool) error {
 	return nil
 }
 
-// store is a store through a mapping.
-func (m *Model) store(n *node, p []byte, off int64, persist bool) error {
-	block := off / blockSize
-	if _, end := blocks(0, n.size); block >= end {
-		return unix.ENXIO
-	}
-	if off+int64(len(p)) > n.size || (off+int64(len(p))-1)/blockSize != block {
-		return unix.EINVAL
-	}
+// fault lets clients store to a block.
+func (m *Model) fault(n *node, block int64) {
 	changed := m.own(n, block, block+1)
 	if n.data[block] == nil {
 		n.setBlock(block, new(content))
@@ -286,6 +279,21 @@ func (m *Model) store(n *node, p []byte, off int64, persist bool) error {
 		n.held = map[int64]bool{}
 	}
 	n.held[block] = true
+}
+
+// store is a store through a mapping. Who has the block does not ask for it again,
+// but through a Sync mapping, which is another one.
+func (m *Model) store(n *node, p []byte, off int64, persist bool) error {
+	block := off / blockSize
+	if _, end := blocks(0, n.size); block >= end {
+		return unix.ENXIO
+	}
+	if off+int64(len(p)) > n.size || (off+int64(len(p))-1)/blockSize != block {
+		return unix.EINVAL
+	}
+	if persist || !n.held[block] {
+		m.fault(n, block)
+	}
 	m.inPlace(n, p, off, true)
 	if persist {
 		m.persisted(n, off, int64(len(p)))

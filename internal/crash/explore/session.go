@@ -31,21 +31,29 @@ type session struct {
 	mappings   mappings
 }
 
-// mappings is the blocks that programs can store to through mappings: core's
-// Breaker.
-type mappings map[layout.Ino]map[int64]bool
+// mappings is the blocks that programs were granted for stores, and have not lost
+// since: core's Breaker.
+type mappings map[layout.Ino]*mapping
 
-func (m mappings) stored(ino layout.Ino, block int64) {
-	if m[ino] == nil {
-		m[ino] = map[int64]bool{}
+// mapping is the blocks of one file, and where they lie in the data area.
+type mapping struct {
+	generation uint64
+	at         map[int64]int64
+}
+
+// of returns what is granted of a file.
+func (m mappings) of(n *core.Node) map[int64]int64 {
+	generation := n.Attr().Generation
+	if m[n.Ino()] == nil || m[n.Ino()].generation != generation {
+		m[n.Ino()] = &mapping{generation, map[int64]int64{}}
 	}
-	m[ino][block] = true
+	return m[n.Ino()].at
 }
 
 // Break takes the right to store away, but where only zeros are to be taken.
 func (m mappings) Break(ino layout.Ino, first, count int64, what core.Taking) error {
-	if what != core.TakeZeros {
-		maps.DeleteFunc(m[ino], func(b int64, _ bool) bool { return b >= first && b-first < count })
+	if m[ino] != nil && what != core.TakeZeros {
+		maps.DeleteFunc(m[ino].at, func(b, _ int64) bool { return b >= first && b-first < count })
 	}
 	return nil
 }
@@ -55,7 +63,10 @@ func (mappings) Sealed(layout.Ino, int64, int64) error { return nil }
 
 // Stored calls fn for each block.
 func (m mappings) Stored(ino layout.Ino, first, count int64, fn func(first, count int64)) {
-	for _, b := range slices.Sorted(maps.Keys(m[ino])) {
+	if m[ino] == nil {
+		return
+	}
+	for _, b := range slices.Sorted(maps.Keys(m[ino].at)) {
 		if b >= first && b-first < count {
 			fn(b, 1)
 		}
@@ -241,30 +252,32 @@ func (s *session) file(n *core.Node, o Op, tag int) (err error) {
 	return err
 }
 
-// store does what a program with a mapping does: the fault, stores to the
-// block that it was granted, and with persist, as in a Sync mapping, a flush
-// and a fence.
+// store does what a program with a mapping does: the fault, if it has not got the
+// block, stores to it, and with persist, as in a Sync mapping (which is another
+// one, with faults of its own), a flush and a fence.
 func (s *session) store(n *core.Node, p []byte, off int64, persist bool) error {
-	size := n.Attr().Size
-	if _, end := blocks(0, size); off/blockSize >= end {
+	size, block := n.Attr().Size, off/blockSize
+	if _, end := blocks(0, size); block >= end {
 		return unix.ENXIO
 	}
-	if off+int64(len(p)) > size || (off+int64(len(p))-1)/blockSize != off/blockSize {
+	if off+int64(len(p)) > size || (off+int64(len(p))-1)/blockSize != block {
 		return unix.EINVAL
 	}
-	var at int64
-	err := n.Fault(off/blockSize, true, persist, layout.HugeBlocks, 1, func(r core.Run) error {
-		if !r.Writable {
-			return errors.New("a write fault was answered without the right to write")
+	granted := s.mappings.of(n)
+	if _, ok := granted[block]; persist || !ok {
+		err := n.Fault(block, true, persist, layout.HugeBlocks, 1, func(r core.Run) error {
+			if !r.Writable {
+				return errors.New("a write fault was answered without the right to write")
+			}
+			granted[block] = (r.Block + block - r.First) * blockSize
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		at = (r.Block+off/blockSize-r.First)*blockSize + off%blockSize
-		return nil
-	})
-	if err != nil {
-		return err
 	}
+	at := granted[block] + off%blockSize
 	s.data.Write(at, p)
-	s.mappings.stored(n.Ino(), off/blockSize)
 	if !persist {
 		return nil
 	}
