@@ -45,6 +45,8 @@ type node struct {
 	frame    int                // the last number that was given
 	loose    map[int64][]uint64 // by word: what the medium may hold instead
 	mapped   map[int64]bool     // words stored to through a mapping: no commit makes them durable
+	private  *private           // of a private clone
+	privates []*node            // that look for changes of this file
 	opened   int
 	mtime    int64
 	ctime    int64
@@ -113,7 +115,10 @@ func (n *node) clone(seen map[*node]*node) *node {
 	c.xattrs, c.data, c.frames = maps.Clone(n.xattrs), maps.Clone(n.data), maps.Clone(n.frames)
 	c.marked, c.held = maps.Clone(n.marked), maps.Clone(n.held)
 	c.loose, c.mapped = maps.Clone(n.loose), maps.Clone(n.mapped)
-	c.parent = n.parent.clone(seen)
+	c.parent, c.private, c.privates = n.parent.clone(seen), n.private.clone(seen), nil
+	for _, p := range n.privates {
+		c.privates = append(c.privates, p.clone(seen))
+	}
 	if n.entries != nil {
 		c.entries = make(map[string]*node, len(n.entries))
 		for name, e := range n.entries {
@@ -135,6 +140,9 @@ func (m *Model) nodes(fn func(n *node)) {
 	walk(m.root)
 	for _, n := range m.handles {
 		walk(n)
+		if n.private != nil {
+			walk(n.private.of)
+		}
 	}
 }
 
@@ -305,6 +313,9 @@ func (m *Model) apply(o Op, tag int) error {
 	if err != nil {
 		return err
 	}
+	if do := privateVerbs[o.Verb]; do != nil {
+		return do(m, n, o)
+	}
 	data, share := fileVerbs[o.Verb], cloneVerbs[o.Verb]
 	if (data != nil || share != nil) && n.kind != layout.ModeRegular {
 		return notRegular(n, o.Verb)
@@ -381,6 +392,7 @@ func (m *Model) applyOther(n *node, o Op, tag int) error {
 		delete(m.handles, o.Path)
 		n.opened--
 		m.settle(n)
+		m.detach(n)
 	case "sync":
 		m.writeTimes(n)
 		m.sync(n)
@@ -394,6 +406,7 @@ func (m *Model) remount() error {
 		n.opened--
 		n.timesDurable()
 		delete(m.handles, name)
+		m.detach(n)
 	}
 	m.nodes(func(n *node) { n.held = nil })
 	m.commit()
@@ -614,12 +627,14 @@ func (n *node) setBlock(block int64, b *content) {
 
 // move gives a block another place.
 func (n *node) move(block int64) {
+	n.note(block, block+1)
 	n.frame++
 	n.frames[block] = n.frame
 }
 
 // forget forgets a block.
 func (n *node) forget(block int64) {
+	n.note(block, block+1)
 	delete(n.data, block)
 	delete(n.frames, block)
 	delete(n.marked, block)

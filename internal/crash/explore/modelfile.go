@@ -117,8 +117,9 @@ func (m *Model) write(n *node, p []byte, off int64) {
 
 // cut sets the size; what was behind it is gone.
 func (n *node) cut(size int64) {
-	n.size = size
 	_, keep := blocks(0, size)
+	n.note(keep, n.end()/blockSize)
+	n.size = size
 	for b, old := range n.data {
 		switch {
 		case b >= keep:

@@ -28,6 +28,8 @@ var signatures = map[string]string{
 	"write": "pon", "append": "pn", "truncate": "pn",
 	"fallocate": "pon", "keepsize": "pon", "punch": "pon", "zero": "pon", "zerokeep": "pon", "relocate": "pon", "fill": "pon",
 	"clone": "pt", "clonerange": "ptoin", // Off of Path goes to At of To
+	"private": "pton", "merging": "pton", // a private clone, open as To
+	"publish": "p", "publishall": "pt", "discard": "p",
 	"setstatic": "p", "clearstatic": "p",
 	"chmod": "pm", "chown": "pn", "utimes": "pn", "setxattr": "pan", "rmxattr": "pa",
 	"store": "pon", // through a mapping: write fault, stores, flush, fence
@@ -144,6 +146,8 @@ func parse(lines string) (ops []Op) {
 //	/b/z    a symbolic link
 //	/b/s    9000 bytes, in blocks that /b/t has, too
 //	/b/u    5000 bytes, in blocks marked shared, but the other file is gone
+//	/b/p    a block, and holes up to 12288 bytes
+//	/b/q    100 bytes
 //	/o      6000 bytes
 var baseTree = parse(`
 	mkdir /a
@@ -165,14 +169,28 @@ var baseTree = parse(`
 	write /b/u 0 5000
 	clone /b/u /b/v
 	unlink /b/v
+	create /b/p
+	write /b/p 0 4096
+	truncate /b/p 12288
+	create /b/q
+	write /b/q 0 100
 	create /o
 	write /o 0 6000
 `)
 
-// opening is done first in every case: /o becomes a file without a name, open as @1.
+// opening is done first in every case: /o becomes a file without a name, open as @1;
+// @4 and @5 are private clones of /b/p, of which the latter merges, and @6 is one of
+// /b/q. Something was stored to each, durably.
 var opening = parse(`
 	open /o @1
 	unlink /o
+	private /b/p @4 0 12288
+	merging /b/p @5 0 12288
+	private /b/q @6 0 100
+	store @4 100 24
+	store @4 4200 16
+	store @5 8200 16
+	store @6 8 16
 	commit
 `)
 
@@ -251,6 +269,16 @@ var Alphabet = parse(`
 	relocate /a/x 0 65536
 	relocate /a/y 0 65536
 	relocate /b/s 0 65536
+	publish @4
+	publish @5
+	publishall @4 @6
+	discard @4
+	discard @5
+	private /a/x @7 0 5000
+	loose @4 8200 16
+	write @5 100 4096
+	write /b/p 10 100
+	truncate /b/p 4096
 	fill /a/x 0 5000
 	fill /a/y 4096 100
 	fill /a/y 0 12388
@@ -279,6 +307,7 @@ var Alphabet = parse(`
 	clear /a/x 4960 40
 	open /a/x @2
 	close @1
+	close @4
 	sync @2
 	remount
 `)
@@ -323,6 +352,9 @@ var Small = parse(`
 	clonerange /a/x /a/y 0 8192 0
 	unlink /b/t
 	write /b/s 10 100
+	publish @4
+	publish @5
+	loose @4 8200 16
 	fill /a/y 0 12388
 	setxattr /a/x user.k 5000
 	store /a/y 4100 40

@@ -141,6 +141,9 @@ func (s *session) do(o Op, tag int) error {
 	if temporary {
 		defer n.Close()
 	}
+	if privateVerbs[o.Verb] != nil {
+		return s.private(n, o)
+	}
 	if fileVerbs[o.Verb] != nil || cloneVerbs[o.Verb] != nil {
 		if kind := n.Attr().Mode & layout.ModeType; kind != layout.ModeRegular {
 			return notRegular(&node{kind: kind}, o.Verb)
@@ -303,6 +306,32 @@ func (s *session) clone(n *core.Node, o Op) error {
 		defer to.Close()
 	}
 	return to.CloneRange(o.At, n, o.Off, o.N)
+}
+
+// private does an operation on private clones, or makes one.
+func (s *session) private(n *core.Node, o Op) (err error) {
+	switch o.Verb {
+	case "publish":
+		return core.Publish(n)
+	case "discard":
+		return n.Discard()
+	case "publishall":
+		other := s.handles[o.To]
+		if other == nil {
+			return unix.EBADF
+		}
+		return core.Publish(n, other)
+	}
+	switch {
+	case o.To[0] != '@':
+		return unix.EINVAL
+	case s.handles[o.To] != nil:
+		return unix.EBUSY
+	}
+	if n, err = n.Private(o.Off, o.N, o.Verb == "merging"); err == nil {
+		s.handles[o.To] = n
+	}
+	return err
 }
 
 // other does an operation on any kind of file.
