@@ -222,6 +222,62 @@ var coreMutants = []coreMutant{
 		"	if err := in.takeAll(freed, end); MUTANT {\n		freed = end\n	} else if err != nil {\n",
 		Setting{}, "clonerange /b/s /a/y 0 0 4096",
 	},
+	{
+		"what was stored to a private clone not flushed", "internal/core/publish.go",
+		"		fs.data.Flush(q.block*layout.BlockSize, q.count*layout.BlockSize)\n",
+		"		if !MUTANT {\n			fs.data.Flush(q.block*layout.BlockSize, q.count*layout.BlockSize)\n		}\n",
+		Setting{}, "loose @4 8200 16, publish @4",
+	},
+	{
+		"what was stored to a private clone not fenced", "internal/core/publish.go",
+		"	if err := fs.fenceData(); err != nil {\n",
+		"	if MUTANT {\n	} else if err := fs.fenceData(); err != nil {\n",
+		Setting{}, "loose @4 8200 16, publish @4",
+	},
+	{
+		"files published one after the other", "internal/core/publish.go",
+		"	err = fs.transact(func(u *update) error {\n		for _, p := range list {\n",
+		"	rest := list\n	for MUTANT && len(rest) > 1 {\n		p := rest[0]\n		rest = rest[1:]\n" +
+			"		fs.transact(func(u *update) error { return u.publish(p) })\n	}\n" +
+			"	err = fs.transact(func(u *update) error {\n		for _, p := range rest {\n",
+		Setting{}, "publishall @4 @6",
+	},
+	{
+		"what is published only staged", "internal/core/publish.go",
+		"	return fs.commitTo(list[0].clone.metaLSN)\n",
+		"	if MUTANT {\n		return nil\n	}\n	return fs.commitTo(list[0].clone.metaLSN)\n",
+		staging, "publish @4",
+	},
+	{
+		"clients keep the right to store to what is published", "internal/core/publish.go",
+		"		if err := fs.breaker.Break(p.clone.ino, q.first, q.count, TakeWrites); err != nil {\n",
+		"		if err := fs.breaker.Break(p.clone.ino, q.first, map[bool]int64{false: q.count}[MUTANT], TakeWrites); err != nil {\n",
+		Setting{}, "loose @4 8200 16, publish @4, loose @4 8200 16",
+	},
+	{
+		"what is published not counted", "internal/core/publish.go",
+		"		if err := u.shareOnce(clone, q); err != nil {\n",
+		"		if MUTANT {\n			continue\n		}\n		if err := u.shareOnce(clone, q); err != nil {\n",
+		Setting{}, "publish @4",
+	},
+	{
+		"changes of a file not noted", "internal/core/publish.go",
+		"	for _, p := range in.privates {\n		p.add(",
+		"	for _, p := range in.privates {\n		if MUTANT {\n			break\n		}\n		p.add(",
+		Setting{}, "write /b/p 10 100, publish @4",
+	},
+	{
+		"a new end of a file not noted", "internal/core/inode.go",
+		"keep < end {\n",
+		"keep < end && !MUTANT {\n",
+		Setting{}, "truncate /b/p 4096, publish @4",
+	},
+	{
+		"a private clone behind what it is merged with", "internal/core/publish.go",
+		"	if err := p.clone.follow(p.stale); err != nil {\n",
+		"	if MUTANT {\n		return\n	}\n	if err := p.clone.follow(p.stale); err != nil {\n",
+		Setting{}, "publish @4, publish @5, store @5 4300 16, publish @5",
+	},
 }
 
 // mutantVariable names the fault that is wanted, in the process that has them.
