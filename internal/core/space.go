@@ -30,7 +30,7 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 	if err := in.ownPart(size, min(in.Size, layout.RoundUp(size, layout.BlockSize))); err != nil {
 		return err
 	}
-	if err := fs.breaker.Break(in.ino, keep, end-keep, TakeAll); err != nil {
+	if err := fs.breaker.Break(in.ino, TakeAll, alloc.Run{First: keep, Count: end - keep}); err != nil {
 		return err
 	}
 	u, err := fs.begin()
@@ -439,7 +439,7 @@ func (in *inode) zeroEdges(off, length int64) error {
 // stay, Commit does it.
 func (in *inode) takeAll(first, end int64) error {
 	fs := in.fs
-	err := fs.breaker.Break(in.ino, first, end-first, TakeAll)
+	err := fs.breaker.Break(in.ino, TakeAll, alloc.Run{First: first, Count: end - first})
 	if !fs.deferData {
 		return err
 	}
