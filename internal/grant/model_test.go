@@ -529,7 +529,7 @@ func BenchmarkGrant(b *testing.B) {
 			}
 			for b.Loop() {
 				m.Grant(2*runs, 1, Read)
-				m.table.takeBack(7, None, []Run{{2*runs, 1}}, func(state) state { return state{} })
+				m.table.takeBack(7, None, []Run{{2 * runs, 1}}, func(state) state { return state{} })
 			}
 		})
 	}
