@@ -212,8 +212,8 @@ var coreMutants = []coreMutant{
 	},
 	{
 		"blocks become shared while clients can store to them", "internal/core/clone.go",
-		"	if err := fs.breaker.Break(in.ino, first, end-first, TakeWrites); err != nil || stored == nil {\n",
-		"	if err := fs.breaker.Break(in.ino, first, map[bool]int64{false: end-first}[MUTANT], TakeWrites); err != nil || stored == nil {\n",
+		"	if err := fs.breaker.Break(in.ino, TakeWrites, ",
+		"	if err := fs.breaker.Break(in.ino, map[bool]Taking{false: TakeWrites, true: TakeZeros}[MUTANT], ",
 		Setting{}, "loose /a/x 128 24, clone /a/x /a/z, loose /a/x 128 24",
 	},
 	{
@@ -250,8 +250,8 @@ var coreMutants = []coreMutant{
 	},
 	{
 		"clients keep the right to store to what is published", "internal/core/publish.go",
-		"		if err := fs.breaker.Break(p.clone.ino, q.first, q.count, TakeWrites); err != nil {\n",
-		"		if err := fs.breaker.Break(p.clone.ino, q.first, map[bool]int64{false: q.count}[MUTANT], TakeWrites); err != nil {\n",
+		"	if err := fs.breaker.Break(p.clone.ino, TakeWrites, ",
+		"	if err := fs.breaker.Break(p.clone.ino, map[bool]Taking{false: TakeWrites, true: TakeZeros}[MUTANT], ",
 		Setting{}, "loose @4 8200 16, publish @4, loose @4 8200 16",
 	},
 	{

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/alloc"
 	"github.com/pmemfs/pmemfs/internal/core"
 	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
@@ -51,9 +52,11 @@ func (m mappings) of(n *core.Node) map[int64]int64 {
 }
 
 // Break takes the right to store away, but where only zeros are to be taken.
-func (m mappings) Break(ino layout.Ino, first, count int64, what core.Taking) error {
-	if m[ino] != nil && what != core.TakeZeros {
-		maps.DeleteFunc(m[ino].at, func(b, _ int64) bool { return b >= first && b-first < count })
+func (m mappings) Break(ino layout.Ino, what core.Taking, runs ...alloc.Run) error {
+	for _, r := range runs {
+		if m[ino] != nil && what != core.TakeZeros {
+			maps.DeleteFunc(m[ino].at, func(b, _ int64) bool { return b >= r.First && b-r.First < r.Count })
+		}
 	}
 	return nil
 }
