@@ -27,6 +27,7 @@ var signatures = map[string]string{
 	"rename": "pt", "exchange": "pt", "noreplace": "pt",
 	"write": "pon", "append": "pn", "truncate": "pn",
 	"fallocate": "pon", "keepsize": "pon", "punch": "pon", "zero": "pon", "zerokeep": "pon", "relocate": "pon", "fill": "pon",
+	"collapse": "pon", "insert": "pon",
 	"clone": "pt", "clonerange": "ptoin", // Off of Path goes to At of To
 	"private": "pton", "merging": "pton", // a private clone, open as To
 	"publish": "p", "publishall": "pt", "discard": "p",
@@ -269,6 +270,10 @@ var Alphabet = parse(`
 	relocate /a/x 0 65536
 	relocate /a/y 0 65536
 	relocate /b/s 0 65536
+	collapse /a/y 4096 4096
+	collapse /b/s 0 4096
+	insert /a/y 4096 4096
+	insert /b/s 0 8192
 	publish @4
 	publish @5
 	publishall @4 @6

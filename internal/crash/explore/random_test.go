@@ -13,7 +13,7 @@ var (
 	names    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "/b/y", "/b/z", "/b/w", "/b/s", "/b/t", "/a", "/b"}
 	dataVerb = []string{
 		"write", "write", "append", "truncate", "truncate", "fallocate", "keepsize", "punch", "zero", "zerokeep",
-		"relocate", "fill", "store", "loose", "clear",
+		"relocate", "fill", "store", "loose", "clear", "collapse", "insert",
 	}
 	nameVerb = []string{"create", "mkdir", "link", "unlink", "unlink", "rmdir", "rename", "exchange"}
 	ofP      = []string{"write /b/p 4090 10", "store /b/p 8192 64", "truncate /b/p 5000", "fill /b/p 0 4096", "unlink /b/p", "setstatic /b/q"}
@@ -47,6 +47,8 @@ var drawOp = rapid.Custom(func(t *rapid.T) Op {
 			o.Off = 0
 		case "truncate":
 			o.Off, o.N = 0, o.Off
+		case "collapse", "insert":
+			o.Off, o.N = o.Off/blockSize*blockSize, (o.N/blockSize%3+1)*blockSize
 		case "store", "loose", "clear": // whole words, in one block
 			o.Off, o.N = o.Off/wordSize*wordSize, min(o.N, 64)
 			o.N = min(o.N, blockSize-o.Off%blockSize)
