@@ -97,8 +97,8 @@ func (in *inode) flush(first, end int64) error {
 // blocks until something is stored to one of them, which then gets a copy of the
 // block. After a crash it has happened wholly or not at all.
 //
-// What clients have stored to n through mappings before is in the clone, and
-// durable when that is. Errors are those of Create, ENOSPC without free nodes, and
+// What clients have stored to n through mappings that they still have is in the
+// clone, and durable when that is. Errors are those of Create, ENOSPC without free nodes, and
 // ErrStatic or an error of the Breaker when blocks of n must not be shared; EINVAL
 // or EISDIR when it is no regular file.
 //
