@@ -83,7 +83,7 @@ func TestStaticRefuses(t *testing.T) {
 				t.Errorf("\n%v", v)
 			}
 			m := w.base.model.clone()
-			for i, o := range slices.Concat(opening, c.Ops) {
+			for i, o := range slices.Concat(before(c.Ops), c.Ops) {
 				err = m.Apply(o, i, firstTime)
 			}
 			if errors.Is(err, core.ErrStatic) {

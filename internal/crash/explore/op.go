@@ -179,12 +179,17 @@ var baseTree = parse(`
 	write /o 0 6000
 `)
 
-// opening is done first in every case: /o becomes a file without a name, open as @1;
-// @4 and @5 are private clones of /b/p, of which the latter merges, and @6 is one of
-// /b/q. Something was stored to each, durably.
+// opening is done first in every case: /o becomes a file without a name, open as @1.
 var opening = parse(`
 	open /o @1
 	unlink /o
+	commit
+`)
+
+// privates is done next in the cases that use them; in others its records would only
+// be more that may be missing. @4 and @5 are private clones of /b/p, of which the
+// latter merges, @6 is one of /b/q. Something was stored to each, durably.
+var privates = parse(`
 	private /b/p @4 0 12288
 	merging /b/p @5 0 12288
 	private /b/q @6 0 100
@@ -194,6 +199,18 @@ var opening = parse(`
 	store @6 8 16
 	commit
 `)
+
+// before is what is done before a case's operations.
+func before(ops []Op) []Op {
+	for _, o := range ops {
+		for _, path := range []string{o.Path, o.To} {
+			if slices.Contains([]string{"/b/p", "/b/q", "@4", "@5", "@6"}, path) {
+				return slices.Concat(opening, privates)
+			}
+		}
+	}
+	return opening
+}
 
 // Alphabet is every operation of the systematic sequences.
 var Alphabet = parse(`

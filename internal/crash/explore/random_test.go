@@ -109,8 +109,9 @@ func TestRandom(t *testing.T) {
 // succeeding leaves out the operations that fail.
 func succeeding(m *Model, ops []Op) (out []Op) {
 	m = m.clone()
-	for i, o := range slices.Concat(opening, ops) {
-		if m.Apply(o, i, firstTime) == nil && i >= len(opening) {
+	first := slices.Concat(opening, privates)
+	for i, o := range slices.Concat(first, ops) {
+		if m.Apply(o, i, firstTime) == nil && i >= len(first) {
 			out = append(out, o)
 		}
 	}
