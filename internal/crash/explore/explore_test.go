@@ -15,7 +15,7 @@ import (
 // three: the short form of pmemfs crashtest.
 func TestSequences(t *testing.T) {
 	o := Options{
-		Depth: 3, Seed: 1, Effort: Short, Every: 11, Workers: runtime.GOMAXPROCS(0),
+		Depth: 3, Seed: 1, Effort: Short, Every: 19, Workers: runtime.GOMAXPROCS(0),
 		Violation: func(v *Violation) { t.Errorf("\n%v", v) },
 	}
 	if raceDetector || testing.Short() {
