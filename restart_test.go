@@ -849,6 +849,9 @@ func TestRestartRequests(t *testing.T) {
 		{"write", func() error { _, err := g.WriteAt([]byte("x"), 5); return err }, pmemfs.ErrServerGone},
 		{"mkdir", func() error { return fsys.Mkdir("d", 0o755) }, pmemfs.ErrServerGone},
 		{"create", func() error { _, err := fsys.Create("h"); return err }, pmemfs.ErrServerGone},
+		{"clone", func() error { return fsys.Clone("g", "clone") }, pmemfs.ErrServerGone},
+		{"clone range", func() error { return g.CloneRange(4*page, g, 0, page) }, pmemfs.ErrServerGone},
+		{"copy range", func() error { _, err := g.CopyRange(1, g, page, page-1); return err }, pmemfs.ErrServerGone},
 		{"close", func() error { return f.Close() }, nil},
 		{"unmap", func() error { return m.Unmap() }, nil},
 		{"unpin", func() error { unpin(); return nil }, nil},
@@ -874,7 +877,7 @@ func TestRestartRequests(t *testing.T) {
 	for _, c := range after {
 		run(c)
 	}
-	const over = 5 // have failed, or are done: what is given back need not wait, but for addresses
+	const over = 8 // have failed, or are done: what is given back need not wait, but for addresses
 	eventually(t, "all wait", func() bool { return goroutinesIn("(*connection).await(") == len(under)-over+len(after) })
 	d.start()
 	all.Wait()

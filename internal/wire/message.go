@@ -29,7 +29,7 @@
 package wire
 
 // Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
-const Version = 2
+const Version = 3
 
 // Bounds of a message. A peer that exceeds one has broken the protocol and is disconnected.
 const (
@@ -98,6 +98,10 @@ const (
 	OpFlush    // Handle: mapping, Offset, Length: bytes in the mapping, Flags: Flush*; where power cuts are emulated
 	OpPowerCut // → Data: JSON; the connection ends behind it
 
+	OpClone      // Handle, or Path: existing; Path2: new → Attr
+	OpCloneRange // Handle, Offset, Length: 0 to the end of the source; Source, SourceOffset
+	OpCopyRange  // the same, Length at most → N: bytes copied, fewer than that at will, 0 at the end of the source
+
 	OpEnd // not an operation: one more than the last
 )
 
@@ -158,6 +162,9 @@ type Request struct {
 	Path    string
 	Path2   string
 	Data    []byte
+
+	Source       uint32 // handle of another file, or of the same
+	SourceOffset int64
 }
 
 // Reason refines an errno where a program must tell two causes apart.
