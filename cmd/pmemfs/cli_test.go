@@ -65,6 +65,8 @@ func TestUsage(t *testing.T) {
 		{"mkfs /dev/null --size 1G", "--size is for directories"},
 		{"serve pool", "--socket is missing"},
 		{"mkdir pool a --mode 999", "invalid argument"},
+		{"cp pool a", "2 arguments is not what it takes"},
+		{"cp --reflink=some pool a b", "must be auto, always or never"},
 		{"mv --exchange pool a b c", "--exchange takes two names"},
 	} {
 		fails(t, exitUnable, []string{c.text, "try: pmemfs", "--help"}, strings.Fields(c.args)...)
@@ -120,7 +122,7 @@ func TestJSONIsDocumented(t *testing.T) {
 	lines := [][]string{
 		{"mkfs", pool, "--force", "--size", "64M"}, {"info", pool}, {"info", dir}, {"mkdir", pool, "d"}, {"put", pool, input, "d"},
 		{"ln", pool, "d/input", "hard"}, {"ln", "-s", pool, "hard", "soft"}, {"ls", pool}, {"stat", pool, "soft"}, {"cat", pool, "hard"},
-		{"extents", pool, "hard"}, {"mv", pool, "hard", "d"}, {"get", pool, "d", dir}, {"rm", pool, "soft"}, {"check", pool}, {"version"},
+		{"extents", pool, "hard"}, {"cp", pool, "hard", "copy"}, {"mv", pool, "hard", "d"}, {"get", pool, "d", dir}, {"rm", pool, "soft"}, {"check", pool}, {"version"},
 		{"fill", pool, "d/input"}, {"demo", dir, "--quick"}, {"crashtest", "--depth", "1", "--time", "100ms"},
 	}
 	seen := map[string]bool{"serve": true, "powercut": true} // TestServe, TestPowerCut
@@ -249,7 +251,7 @@ func TestNoPool(t *testing.T) {
 		}
 	}
 	for _, verb := range [][]string{
-		{"ls"}, {"stat", "a"}, {"mkdir", "a"}, {"put", "a"}, {"get", "a"}, {"cat", "a"}, {"mv", "a", "b"}, {"ln", "a", "b"}, {"rm", "a"},
+		{"ls"}, {"stat", "a"}, {"mkdir", "a"}, {"put", "a"}, {"get", "a"}, {"cat", "a"}, {"cp", "a", "b"}, {"mv", "a", "b"}, {"ln", "a", "b"}, {"rm", "a"},
 		{"extents", "a"}, {"fill", "a"}, {"freeze", "a"}, {"thaw", "a"}, {"check"}, {"serve", "--socket", filepath.Join(dir, "s")},
 	} {
 		on := func(pool string) []string { return append([]string{verb[0], pool}, verb[1:]...) }
@@ -336,10 +338,10 @@ func withInode(t *testing.T, pool string, ino uint64, change func(b []byte)) {
 func TestCheckNamesDamage(t *testing.T) {
 	pool := newPool(t)
 	put(t, pool, "victim", "text")
-	withInode(t, pool, 2, func(b []byte) { binary.LittleEndian.PutUint32(b[60:], 0xffffffff) })
+	withInode(t, pool, uint64(layout.FirstIno), func(b []byte) { binary.LittleEndian.PutUint32(b[60:], 0xffffffff) })
 	fails(t, exitFailed, []string{"damaged inode"}, "cat", pool, "victim")
 	o := run(t, "check", pool)
-	if o.code != exitFailed || !strings.Contains(o.stdout, "damage: inode of inode 2") || !strings.Contains(o.stdout, "DAMAGED") {
+	if o.code != exitFailed || !strings.Contains(o.stdout, "damage: inode of inode 3") || !strings.Contains(o.stdout, "DAMAGED") {
 		t.Errorf("exit code %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
 	object := parse(t, run(t, "check", pool, "--json").stdout)

@@ -430,8 +430,8 @@ func TestFreezeAsOther(t *testing.T) {
 func TestCheckOfStatic(t *testing.T) {
 	pool := newPool(t)
 	ok(t, "put", pool, sparse(t, 1<<20), "/f")
-	withInode(t, pool, 2, func(b []byte) {
-		in, err := layout.DecodeInode(b, 2, 0)
+	withInode(t, pool, uint64(layout.FirstIno), func(b []byte) {
+		in, err := layout.DecodeInode(b, layout.FirstIno, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -439,7 +439,7 @@ func TestCheckOfStatic(t *testing.T) {
 		in.Encode(b)
 	})
 	o := run(t, "check", pool)
-	if o.code != exitFailed || !strings.Contains(o.stdout, "damage: inode of inode 2") || !strings.Contains(o.stdout, "static, but block 1 of 256") {
+	if o.code != exitFailed || !strings.Contains(o.stdout, "damage: inode of inode 3") || !strings.Contains(o.stdout, "static, but block 1 of 256") {
 		t.Errorf("exit code %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
 }
