@@ -43,9 +43,7 @@ func wantBytes(t *testing.T, f *pmemfs.File, want []byte) {
 // sharedBytes is how much of a file is in blocks that are marked shared.
 func sharedBytes(t testing.TB, f *pmemfs.File) (n int64) {
 	t.Helper()
-	list, err := f.Extents()
-	must(t, err)
-	for _, e := range list {
+	for _, e := range extentsOf(t, f) {
 		if e.Shared {
 			n += e.Length
 		}

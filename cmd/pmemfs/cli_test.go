@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -123,7 +124,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		{"mkfs", pool, "--force", "--size", "64M"}, {"info", pool}, {"info", dir}, {"mkdir", pool, "d"}, {"put", pool, input, "d"},
 		{"ln", pool, "d/input", "hard"}, {"ln", "-s", pool, "hard", "soft"}, {"ls", pool}, {"stat", pool, "soft"}, {"cat", pool, "hard"},
 		{"extents", pool, "hard"}, {"cp", pool, "hard", "copy"}, {"mv", pool, "hard", "d"}, {"get", pool, "d", dir}, {"rm", pool, "soft"}, {"check", pool}, {"version"},
-		{"fill", pool, "d/input"}, {"demo", dir, "--quick"}, {"crashtest", "--depth", "1", "--time", "100ms"},
+		{"fill", pool, "d/input"}, {"defrag", pool}, {"demo", dir, "--quick"}, {"crashtest", "--depth", "1", "--time", "100ms"},
 	}
 	seen := map[string]bool{"serve": true, "powercut": true} // TestServe, TestPowerCut
 	if capable() {
@@ -252,7 +253,7 @@ func TestNoPool(t *testing.T) {
 	}
 	for _, verb := range [][]string{
 		{"ls"}, {"stat", "a"}, {"mkdir", "a"}, {"put", "a"}, {"get", "a"}, {"cat", "a"}, {"cp", "a", "b"}, {"mv", "a", "b"}, {"ln", "a", "b"}, {"rm", "a"},
-		{"extents", "a"}, {"fill", "a"}, {"freeze", "a"}, {"thaw", "a"}, {"check"}, {"serve", "--socket", filepath.Join(dir, "s")},
+		{"extents", "a"}, {"fill", "a"}, {"defrag"}, {"freeze", "a"}, {"thaw", "a"}, {"check"}, {"serve", "--socket", filepath.Join(dir, "s")},
 	} {
 		on := func(pool string) []string { return append([]string{verb[0], pool}, verb[1:]...) }
 		fails(t, exitUnable, []string{missing, "no such file", "try:"}, on(missing)...)
@@ -552,6 +553,21 @@ func TestInterrupt(t *testing.T) {
 		}
 		if got := ok(t, "cat", pool, "file"); got != "as it was" {
 			t.Errorf("%.20q", got)
+		}
+	})
+}
+
+// TestDefragInterrupt: who wants it to end gets what was done until then.
+func TestDefragInterrupt(t *testing.T) {
+	eachWay(t, func(t *testing.T, pool string) {
+		put(t, pool, "file", strings.Repeat("x", 1<<20))
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errors.New("interrupt"))
+		var stdout, stderr bytes.Buffer
+		a := &app{ctx: ctx, stdout: &stdout, stderr: &stderr}
+		if code := a.run([]string{"defrag", pool}); code != exitFailed || stdout.String() != "0 files looked at, 0 not contiguous, 0 B moved\n" ||
+			!strings.Contains(stderr.String(), "defrag .: interrupt") {
+			t.Errorf("exit code %d\n%s%s", code, stdout.String(), stderr.String())
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"encoding/json"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -62,5 +63,21 @@ func (s *Session) between(q *wire.Request, f func(to, from *handle) (*wire.Reply
 			}
 			return f(to, from)
 		})
+	})
+}
+
+// defrag does one step of making a file contiguous, or looks at what it would do.
+func (s *Session) defrag(q *wire.Request) (*wire.Reply, error) {
+	look := q.Op == wire.OpDefragLook
+	return s.useFile(q, look, !look, func(h *handle) (*wire.Reply, error) {
+		next, did, err := h.node.Defragment(q.Offset, look)
+		if err != nil {
+			return nil, err
+		}
+		data, err := json.Marshal(did)
+		if err != nil {
+			return nil, err
+		}
+		return &wire.Reply{Offset: next, Data: data}, nil
 	})
 }

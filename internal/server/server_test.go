@@ -275,6 +275,8 @@ func TestBadRequests(t *testing.T) {
 		{&wire.Request{Op: wire.OpClone, Path: "../..", Path2: "g"}, unix.EISDIR},
 		{&wire.Request{Op: wire.OpCloneRange, Handle: open.Handle, Source: 99}, unix.EBADF},
 		{&wire.Request{Op: wire.OpCloneRange, Handle: open.Handle, Source: open.Handle, Length: -1}, unix.EINVAL},
+		{&wire.Request{Op: wire.OpDefrag, Handle: open.Handle, Offset: 4096}, unix.EINVAL},
+		{&wire.Request{Op: wire.OpDefragLook, Handle: open.Handle, Offset: -2 << 20}, unix.EINVAL},
 		{&wire.Request{Op: wire.OpCopyRange, Handle: open.Handle, Source: open.Handle, SourceOffset: -1, Length: 1}, unix.EINVAL},
 		{&wire.Request{Op: wire.OpCopyRange, Handle: open.Handle, Source: open.Handle, SourceOffset: 1<<63 - 1, Length: 1<<63 - 1}, 0},
 		{&wire.Request{Op: wire.OpPin, Handle: 99}, unix.EBADF},

@@ -113,6 +113,9 @@ var ops = [wire.OpEnd]op{
 	wire.OpClone:      {do: (*Session).clone, beyond: true, changes: true},
 	wire.OpCloneRange: {do: (*Session).cloneRange, changes: true},
 	wire.OpCopyRange:  {do: (*Session).copyRange, changes: true},
+
+	wire.OpDefrag:     {do: (*Session).defrag, changes: true},
+	wire.OpDefragLook: {do: (*Session).defrag},
 }
 
 // Do serves a request. It may be called by several goroutines at once.

@@ -102,6 +102,9 @@ const (
 	OpCloneRange // Handle, Offset, Length: 0 to the end of the source; Source, SourceOffset
 	OpCopyRange  // the same, Length at most → N: bytes copied, fewer than that at will, 0 at the end of the source
 
+	OpDefrag     // Handle, Offset: a multiple of 2 MiB → Offset: where to go on, -1: nowhere, Data: JSON
+	OpDefragLook // the same, but nothing is changed
+
 	OpEnd // not an operation: one more than the last
 )
 

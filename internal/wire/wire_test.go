@@ -348,6 +348,7 @@ func FuzzRequest(f *testing.F) {
 		{ID: 7, Op: OpClone, Handle: 1, Path2: "clone"},
 		{ID: 8, Op: OpCloneRange, Handle: 1, Offset: 8192, Length: 4096, Source: 2, SourceOffset: 1 << 20},
 		{ID: 9, Op: OpCopyRange, Handle: 1, Offset: 5, Length: 1 << 30, Source: 1, SourceOffset: 4096},
+		{ID: 10, Op: OpDefrag, Handle: 1, Offset: 2 << 20},
 	} {
 		frame, err := AppendRequest(nil, q)
 		if err != nil {
