@@ -63,15 +63,15 @@ func (h *holding) writable() bool { return h.flags != 0 && h.flags&pmemfs.ReadOn
 type impact int
 
 const (
-	inPlace   impact = iota // nothing: names, attributes, contents of blocks that stay
-	elsewhere               // it changes the size, or blocks outside the range that is held
-	cuts                    // it cuts the file inside the last block of the range; all blocks stay
-	takes                   // it takes blocks of the range away, or puts others in their place
-	fills                   // it puts a written block where a hole of the range was
-	reserves                // it puts an unwritten block there: what is read goes on to be zeros
-	shares                  // it makes blocks of the range another file's, too
-	copiesFrom              // the same, but where they must not be it copies what is in them
-	copiesTo                // it puts blocks of others in the place of some, or stores to them where that must not be
+	inPlace    impact = iota // nothing: names, attributes, contents of blocks that stay
+	elsewhere                // it changes the size, or blocks outside the range that is held
+	cuts                     // it cuts the file inside the last block of the range; all blocks stay
+	takes                    // it takes blocks of the range away, or puts others in their place
+	fills                    // it puts a written block where a hole of the range was
+	reserves                 // it puts an unwritten block there: what is read goes on to be zeros
+	shares                   // it makes blocks of the range another file's, too
+	copiesFrom               // the same, but where they must not be it copies what is in them
+	copiesTo                 // it puts blocks of others in the place of some, or stores to them where that must not be
 )
 
 // Outcomes of an operation.

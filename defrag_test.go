@@ -103,7 +103,9 @@ func TestDefragmentUnderStores(t *testing.T) {
 	const pages, counters, counts, clients = 3 * 512, 16, 400000, 3
 	f := fragmented(t, fsys, "f", pages)
 	at := func(counter, client int) int { return counter*(pages/counters)*page + 64*(client+1) }
-	begun := func(counter, client int) uint64 { return binary.LittleEndian.Uint64(inPieces(pages)[at(counter, client):]) }
+	begun := func(counter, client int) uint64 {
+		return binary.LittleEndian.Uint64(inPieces(pages)[at(counter, client):])
+	}
 	var children []*child
 	for range clients {
 		c := start(t, "mapper", socket, "f", strconv.Itoa(pages*page))

@@ -191,6 +191,37 @@ func TestDefragmentLeaves(t *testing.T) {
 	wantClean(t, fs)
 }
 
+// To move blocks is no change: a clone of the file can be published afterwards.
+func TestDefragmentBesideClone(t *testing.T) {
+	fs := newFS(t, 64<<20)
+	file, between := create(t, fs, layout.RootIno, "f"), create(t, fs, layout.RootIno, "between")
+	must[int](t)(file.WriteAt(make([]byte, 100), 0))
+	for i := range int64(20) { // unwritten: zeros, which a clone has without a block
+		for _, n := range []*Node{file, between} {
+			if err := n.Fallocate(0, i*page, page); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	clone := must[*Node](t)(file.Private(0, 20*page, false))
+	defer clone.Close()
+	d, _ := defragAll(t, file, false)
+	if d.Moved != 19 || d.Shared != 0 {
+		t.Errorf("%+v", d)
+	}
+	if err := file.Relocate(5*page, 3*page); err != nil {
+		t.Fatal(err)
+	}
+	must[int](t)(clone.WriteAt([]byte("published"), 7*page))
+	if err := Publish(clone); err != nil {
+		t.Error(err)
+	}
+	b := make([]byte, 9)
+	if _, err := file.ReadAt(b, 7*page); string(b) != "published" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 // Without room for it a file stays as it is.
 func TestDefragmentFull(t *testing.T) {
 	fs := newFS(t, 16<<20)

@@ -25,6 +25,7 @@ import (
 // clone, touched by that of the file; both count from the clone's first block.
 type private struct {
 	of           *inode // a reference
+	merge        bool   // changes of both are no conflict but where they are of one block
 	first, count int64  // blocks of the file
 	changed      *unitSet
 	touched      *unitSet
@@ -79,7 +80,8 @@ func (p *private) detach() {
 // ConflictError says that what a private clone was made of has changed since. It
 // matches ESTALE.
 type ConflictError struct {
-	Off int64 // byte of the file where the first such block begins
+	Ino layout.Ino // of the file
+	Off int64      // byte of it where the first such block begins
 }
 
 func (e *ConflictError) Error() string {
@@ -89,9 +91,10 @@ func (e *ConflictError) Unwrap() error { return unix.ESTALE }
 
 // Private makes a private clone of the blocks that [off, off+length) touches, to be
 // mapped, and published from by Publish. It has no name, and goes with its last
-// Node. off is a multiple of 4096: EINVAL; ENXIO when the range reaches beyond the
-// block with the last byte of the file. Other errors and costs are those of Clone.
-func (n *Node) Private(off, length int64) (*Node, error) {
+// Node. With merge the file may change meanwhile in blocks that the clone does not.
+// off is a multiple of 4096: EINVAL; ENXIO when the range reaches beyond the block
+// with the last byte of the file. Other errors and costs are those of Clone.
+func (n *Node) Private(off, length int64, merge bool) (*Node, error) {
 	if err := n.writable(off, length); err != nil {
 		return nil, err
 	}
@@ -117,15 +120,15 @@ func (n *Node) Private(off, length int64) (*Node, error) {
 	}
 	in.fs.adoptNew(to)
 	in.hold()
-	to.attach(in)
+	to.attach(in, merge)
 	return &Node{in: to}, nil
 }
 
 // attach begins the look for changes of the file. Both are locked, or nobody else
 // has the clone yet.
-func (in *inode) attach(of *inode) {
+func (in *inode) attach(of *inode, merge bool) {
 	_, count := blocksOf(0, in.Size)
-	in.private = &private{of: of, first: int64(in.Origin.Block), count: count}
+	in.private = &private{of: of, merge: merge, first: int64(in.Origin.Block), count: count}
 	in.private.reset()
 	of.privates = append(of.privates, in.private)
 }
@@ -134,7 +137,7 @@ func (in *inode) attach(of *inode) {
 // a crash of this process. What it has changed since it was cloned its map says;
 // whether the file has changed is known for the file as a whole only. Without the
 // file Publish fails with ESTALE.
-func (n *Node) Reattach() error {
+func (n *Node) Reattach(merge bool) error {
 	in := n.in
 	of, err := in.fs.get(in.Origin.Ino)
 	if err == unix.ENOENT {
@@ -148,7 +151,7 @@ func (n *Node) Reattach() error {
 		defer of.put()
 		return nil
 	}
-	in.attach(of)
+	in.attach(of, merge)
 	p := in.private
 	if of.Changes != in.Origin.Changes {
 		p.add(p.touched, 0, p.count)
@@ -175,22 +178,22 @@ type publication struct {
 // now.
 //
 // A *ConflictError: a file has changed in a clone's range since that was made or
-// last published; with merge only when it has in a block that the clone has
-// changed, too; else what both have changed comes together. Nothing has changed
+// last published; of a clone that merges only when it has in a block that the clone
+// has changed, too; else what both have changed comes together. Nothing has changed
 // then, nor with ErrStatic, an error of the Breaker, or EFBIG, when the changes
 // are more than a record of the log can hold. EINVAL when a Node is no private
 // clone, or two are of one file.
 //
 // Costs: for each changed block a flush of its lines, and what it takes to break the
 // grants; two fences; one transaction.
-func Publish(merge bool, clones ...*Node) error {
+func Publish(clones ...*Node) error {
 	fs, list, unlock, err := lockAll(clones)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	for _, p := range list {
-		if err := p.prepare(merge); err != nil {
+		if err := p.prepare(); err != nil {
 			return err
 		}
 	}
@@ -246,7 +249,7 @@ func lockAll(clones []*Node) (fs *FS, list []*publication, unlock func(), err er
 }
 
 // prepare finds out what is to be published, and whether it may be.
-func (p *publication) prepare(merge bool) error {
+func (p *publication) prepare() error {
 	c, file := p.clone.private, p.clone.private.of
 	if file.gone {
 		return unix.ESTALE
@@ -255,13 +258,13 @@ func (p *publication) prepare(merge bool) error {
 		return err
 	}
 	first := int64(-1)
-	if merge {
+	if c.merge {
 		first = c.changed.common(c.touched)
 	} else {
 		first = c.touched.first()
 	}
 	if first >= 0 {
-		return &ConflictError{Off: (c.first + first) * layout.BlockSize}
+		return &ConflictError{Ino: file.ino, Off: (c.first + first) * layout.BlockSize}
 	}
 	p.stale = c.touched
 	return c.changed.runs(func(r alloc.Run) error {

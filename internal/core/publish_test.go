@@ -47,7 +47,7 @@ func published(t *testing.T, fs *FS, name string, blocks int) (file, clone *Node
 	}
 	file = create(t, fs, layout.RootIno, name)
 	must[int](t)(file.WriteAt(want, 0))
-	clone = must[*Node](t)(file.Private(0, int64(len(want))))
+	clone = must[*Node](t)(file.Private(0, int64(len(want)), false))
 	t.Cleanup(func() { clone.Close(); file.Close() })
 	return file, clone, want
 }
@@ -84,7 +84,7 @@ func TestPublish(t *testing.T) {
 		change(second, otherAfter, 9, fmt.Sprintf("other %d", round))
 		same("before")
 		want, otherWant = after, otherAfter
-		if err := Publish(false, clone, second); err != nil {
+		if err := Publish(clone, second); err != nil {
 			t.Fatal(err)
 		}
 		same("published")
@@ -92,7 +92,7 @@ func TestPublish(t *testing.T) {
 			t.Error("the clone is not what the file is")
 		}
 	}
-	if err := Publish(false, clone); err != nil {
+	if err := Publish(clone); err != nil {
 		t.Errorf("nothing to publish: %v", err)
 	}
 	// A snapshot of before keeps what it has.
@@ -101,7 +101,7 @@ func TestPublish(t *testing.T) {
 	defer kept.Close()
 	old := bytes.Clone(want)
 	change(clone, want, page, "news")
-	if err := Publish(false, clone); err != nil {
+	if err := Publish(clone); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(content(t, kept), old) {
@@ -130,12 +130,12 @@ func TestPublishConflict(t *testing.T) {
 		"truncate in": func(n *Node, off int64) error { return n.in.fs.truncated(n, off+100) },
 		"clone":       func(n *Node, off int64) error { return n.CloneRange(off, n, off-page, page) },
 		"publish": func(n *Node, off int64) error {
-			clone, err := n.Private(off, page)
+			clone, err := n.Private(off, page, false)
 			if err != nil {
 				return err
 			}
 			defer clone.Close()
-			return errors.Join(store(clone, 50, []byte("other")), Publish(false, clone))
+			return errors.Join(store(clone, 50, []byte("other")), Publish(clone))
 		},
 	}
 	for name, way := range ways {
@@ -146,12 +146,12 @@ func TestPublishConflict(t *testing.T) {
 				t.Fatal(err)
 			}
 			var conflict *ConflictError
-			if err := Publish(false, clone); !errors.As(err, &conflict) || conflict.Off != 7*page || !errors.Is(err, unix.ESTALE) {
+			if err := Publish(clone); !errors.As(err, &conflict) || conflict.Off != 7*page || !errors.Is(err, unix.ESTALE) {
 				t.Fatalf("%v, want a conflict at block 7", err)
 			}
 			want := content(t, file)
 			copy(want[3*page:], "mine")
-			if err := Publish(true, clone); err != nil {
+			if err := merged(clone); err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(content(t, file), want) {
@@ -166,7 +166,7 @@ func TestPublishConflict(t *testing.T) {
 				t.Fatal(err)
 			}
 			want = content(t, file)
-			if err := Publish(true, clone); !errors.As(err, &conflict) || conflict.Off != 2*page {
+			if err := merged(clone); !errors.As(err, &conflict) || conflict.Off != 2*page {
 				t.Fatalf("%v, want a conflict at block 2", err)
 			}
 			if !bytes.Equal(content(t, file), want) {
@@ -175,7 +175,7 @@ func TestPublishConflict(t *testing.T) {
 			if err := clone.Discard(); err != nil {
 				t.Fatal(err)
 			}
-			if err := errors.Join(store(clone, page, []byte("again")), Publish(false, clone)); err != nil {
+			if err := errors.Join(store(clone, page, []byte("again")), Publish(clone)); err != nil {
 				t.Errorf("after Discard: %v", err)
 			}
 			if err := checkMounted(fs); err != nil {
@@ -183,6 +183,13 @@ func TestPublishConflict(t *testing.T) {
 			}
 		})
 	}
+}
+
+// merged publishes a clone as one that merges.
+func merged(clone *Node) error {
+	clone.in.private.merge = true
+	defer func() { clone.in.private.merge = false }()
+	return Publish(clone)
 }
 
 // truncated sets the size and then gives the file its old one.
@@ -196,13 +203,13 @@ func TestPublishBeside(t *testing.T) {
 	fs := newFS(t, 64<<20)
 	file, whole, want := published(t, fs, "f", 10)
 	whole.Close()
-	clone := must[*Node](t)(file.Private(2*page, 3*page))
+	clone := must[*Node](t)(file.Private(2*page, 3*page, false))
 	defer clone.Close()
 	must[int](t)(file.WriteAt([]byte("before"), page))
 	must[int](t)(file.WriteAt([]byte("behind"), 5*page))
 	copy(want[page:], "before")
 	copy(want[5*page:], "behind")
-	if err := errors.Join(store(clone, 0, []byte("mine")), Publish(false, clone)); err != nil {
+	if err := errors.Join(store(clone, 0, []byte("mine")), Publish(clone)); err != nil {
 		t.Fatal(err)
 	}
 	copy(want[2*page:], "mine")
@@ -215,22 +222,22 @@ func TestPublishRefused(t *testing.T) {
 	fs := newFS(t, 64<<20)
 	file, clone, _ := published(t, fs, "f", 4)
 	for what, err := range map[string]error{
-		"not at a block":      func() error { _, err := file.Private(5, page); return err }(),
-		"nothing":             func() error { _, err := file.Private(0, 0); return err }(),
-		"no clone":            Publish(false, file),
-		"twice":               Publish(false, clone, clone),
+		"not at a block":      func() error { _, err := file.Private(5, page, false); return err }(),
+		"nothing":             func() error { _, err := file.Private(0, 0, false); return err }(),
+		"no clone":            Publish(file),
+		"twice":               Publish(clone, clone),
 		"discard of no clone": file.Discard(),
 	} {
 		if err != unix.EINVAL {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if _, err := file.Private(0, 5*page); err != unix.ENXIO {
+	if _, err := file.Private(0, 5*page, false); err != unix.ENXIO {
 		t.Errorf("beyond the end: %v", err)
 	}
-	second := must[*Node](t)(file.Private(0, page))
+	second := must[*Node](t)(file.Private(0, page, false))
 	defer second.Close()
-	if err := Publish(false, clone, second); err != unix.EINVAL {
+	if err := Publish(clone, second); err != unix.EINVAL {
 		t.Errorf("two of one file: %v", err)
 	}
 	if err := store(clone, 0, []byte("mine")); err != nil {
@@ -239,7 +246,7 @@ func TestPublishRefused(t *testing.T) {
 	want := content(t, file)
 	s := &sealer{first: 0, end: 1}
 	fs.breaker = s
-	if err := Publish(false, clone); !errors.Is(err, errSealed) || s.breaks != 0 {
+	if err := Publish(clone); !errors.Is(err, errSealed) || s.breaks != 0 {
 		t.Errorf("sealed: %v, %d breaks", err, s.breaks)
 	}
 	fs.breaker = noBreaker{}
@@ -247,7 +254,7 @@ func TestPublishRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	var conflict *ConflictError
-	if err := Publish(false, clone); !errors.As(err, &conflict) {
+	if err := Publish(clone); !errors.As(err, &conflict) {
 		t.Errorf("filled: %v", err) // its blocks may have been stored to
 	}
 	if !bytes.Equal(content(t, file), want) {
@@ -269,7 +276,7 @@ func TestPublishTooLong(t *testing.T) {
 	for i := range int64(blocks) { // every other one, so that none are next to each other
 		must[int](t)(file.WriteAt(p, 2*i*page))
 	}
-	clone := must[*Node](t)(file.Private(0, 2*(blocks-1)*page+page))
+	clone := must[*Node](t)(file.Private(0, 2*(blocks-1)*page+page, false))
 	defer clone.Close()
 	order := rand.New(rand.NewPCG(1, 2)).Perm(blocks)
 	for _, i := range order {
@@ -278,7 +285,7 @@ func TestPublishTooLong(t *testing.T) {
 		}
 	}
 	free := fs.Statfs().FreeBlocks
-	if err := Publish(false, clone); !errors.Is(err, unix.EFBIG) {
+	if err := Publish(clone); !errors.Is(err, unix.EFBIG) {
 		t.Fatalf("%v, want EFBIG", err)
 	}
 	if _, err := file.ReadAt(p, 0); err != nil || p[0] != 0 || fs.Statfs().FreeBlocks != free {
@@ -287,7 +294,7 @@ func TestPublishTooLong(t *testing.T) {
 	if err := clone.Discard(); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(store(clone, 0, []byte("less")), Publish(false, clone), checkMounted(fs)); err != nil {
+	if err := errors.Join(store(clone, 0, []byte("less")), Publish(clone), checkMounted(fs)); err != nil {
 		t.Error(err)
 	}
 }
@@ -310,13 +317,13 @@ func TestPublishAdopted(t *testing.T) {
 		fs = must[*FS](t)(Mount(meta, data, Options{HoldOrphans: true}))
 		file = must[*Node](t)(fs.OpenPath(root, "f", false))
 		clone = must[*Node](t)(fs.Adopt(a.Ino, a.Generation))
-		if err := clone.Reattach(); err != nil {
+		if err := clone.Reattach(false); err != nil {
 			t.Fatal(err)
 		}
 		fs.Reclaim()
 		fs.Reclaimed()
 		var conflict *ConflictError
-		switch err := Publish(false, clone); {
+		switch err := Publish(clone); {
 		case touched && !errors.As(err, &conflict):
 			t.Errorf("the file has changed: %v", err)
 		case !touched && (err != nil || !bytes.Equal(content(t, file), want)):
@@ -346,7 +353,7 @@ var publishOperations = []operation{
 	{"publish to several files", several, 0, func(o *opTree) error {
 		var clones []*Node
 		for _, n := range []*Node{o.mapped, o.shared, o.big} {
-			clone, err := n.Private(0, 2*page)
+			clone, err := n.Private(0, 2*page, false)
 			if err == nil {
 				err = store(clone, page-100, o.scratch[:200])
 			}
@@ -355,10 +362,10 @@ var publishOperations = []operation{
 			}
 			clones = append(clones, clone)
 		}
-		return Publish(false, clones...)
+		return Publish(clones...)
 	}},
 	{"discard", several, 0, func(o *opTree) error {
-		clone, err := o.mapped.Private(0, 25*page)
+		clone, err := o.mapped.Private(0, 25*page, false)
 		if err != nil {
 			return err
 		}
@@ -369,7 +376,7 @@ var publishOperations = []operation{
 // publish stores to blocks of a clone of n's from off on, so many bytes of each, and
 // publishes them.
 func (o *opTree) publish(merge bool, n *Node, off int64, blocks map[int64]int64) error {
-	clone, err := n.Private(off, n.Attr().Size-off)
+	clone, err := n.Private(off, n.Attr().Size-off, merge)
 	if err != nil {
 		return err
 	}
@@ -384,7 +391,7 @@ func (o *opTree) publish(merge bool, n *Node, off int64, blocks map[int64]int64)
 		}
 		o.step()
 	}
-	return Publish(merge, clone)
+	return Publish(clone)
 }
 
 // TestPublishPowerCut cuts the power at every instant of them: all that is

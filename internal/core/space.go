@@ -549,6 +549,7 @@ func (in *inode) moveTo(old []piece, runs []alloc.Run, finish func(*update, *lay
 		return err
 	}
 	defer u.Abort()
+	u.quiet = true
 	want := u.edit(in)
 	if err := fs.blocks.Take(u.Tx, runs...); err != nil {
 		return err
