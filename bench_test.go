@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pmemfs/pmemfs"
 )
 
@@ -147,6 +149,8 @@ func copyOnHost(b *testing.B, dir string, size int64) {
 	}
 }
 
+var errNoMoreBlocks = errors.New("there are no more blocks that nobody has stored to")
+
 // firstStores stores to blocks that a clone has, too.
 func firstStores(b *testing.B, fsys *pmemfs.FS, f *pmemfs.File, size int, flags pmemfs.MapFlags) {
 	m, err := f.Map(0, size, flags)
@@ -155,7 +159,7 @@ func firstStores(b *testing.B, fsys *pmemfs.FS, f *pmemfs.File, size int, flags 
 	must(b, f.Clone("clone"))
 	for i := 0; b.Loop(); i++ {
 		if i == size/page {
-			b.Fatal("there are no more blocks that nobody has stored to")
+			b.Fatal(errNoMoreBlocks)
 		}
 		off := i * 4099 % (size / page) * page // 4099 is prime: every page once, far apart
 		m.Bytes()[off]++
@@ -165,4 +169,53 @@ func firstStores(b *testing.B, fsys *pmemfs.FS, f *pmemfs.File, size int, flags 
 	}
 	b.StopTimer()
 	must(b, fsys.Remove("clone"))
+}
+
+// The same by reflinks of the host's file systems, in the directories that PMEMFS_REFLINK_PLACES lists, divided by colons: a
+// clone, and the first store to a block of a mapping of the file, made durable, while a clone has it, too.
+func BenchmarkReflink(b *testing.B) {
+	const size = 1 << 30
+	places := filepath.SplitList(os.Getenv("PMEMFS_REFLINK_PLACES"))
+	if places == nil {
+		b.Skip("PMEMFS_REFLINK_PLACES names no directories")
+	}
+	for _, place := range places {
+		f, err := os.OpenFile(filepath.Join(place, "f"), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+		must(b, err)
+		defer f.Close()
+		for piece, off := make([]byte, 1<<20), int64(0); off < size; off += int64(len(piece)) {
+			_, err := f.WriteAt(piece, off)
+			must(b, err)
+		}
+		must(b, f.Sync())
+		clone := func(b *testing.B) *os.File {
+			g, err := os.Create(filepath.Join(place, "new"))
+			must(b, err)
+			must(b, unix.IoctlFileClone(int(g.Fd()), int(f.Fd())))
+			return g
+		}
+		b.Run("clone"+place, func(b *testing.B) {
+			for b.Loop() {
+				g := clone(b)
+				must(b, errors.Join(g.Sync(), g.Close()))
+				b.StopTimer()
+				must(b, os.Remove(g.Name()))
+				b.StartTimer()
+			}
+		})
+		b.Run("first-store"+place, func(b *testing.B) {
+			m, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+			must(b, err)
+			defer unix.Munmap(m)
+			must(b, clone(b).Close())
+			for i := 0; b.Loop(); i++ {
+				if i == size/page {
+					b.Fatal(errNoMoreBlocks)
+				}
+				off := i * 4099 % (size / page) * page
+				m[off]++
+				must(b, unix.Msync(m[off:off+page], unix.MS_SYNC))
+			}
+		})
+	}
 }

@@ -67,9 +67,9 @@ type defragmenter struct {
 }
 
 type defragEntry struct {
-	Path  string               `json:"path"`
-	After pmemfs.Fragmentation `json:"after"`
+	Path string `json:"path"`
 	pmemfs.Defragmentation
+	After pmemfs.Fragmentation `json:"after"`
 }
 
 type defragResult struct {
