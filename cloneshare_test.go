@@ -18,8 +18,8 @@ import (
 
 func init() { roles["counter"] = counterRole }
 
-// A store to a shared block gives the file a copy: whoever has the file mapped sees the store, whoever has the clone mapped, or
-// whoever reads it, what was there before. And the other way round.
+// A store to a shared block gives the file a copy: whoever has the file mapped sees the store, whoever has the clone
+// mapped, or whoever reads it, what was there before. And the other way round.
 func TestCloneUnshares(t *testing.T) {
 	socket, _ := serve(t, newPool(t))
 	fsys := dial(t, socket)
@@ -88,8 +88,8 @@ func TestCloneUnshares(t *testing.T) {
 	}
 }
 
-// A counter stores 1, 2, 3 … to slots, each in a page of its own, in turn. Whoever sees a counter's pages at one instant sees in
-// each slot the last number that went there, up to one that was the last of all.
+// A counter stores 1, 2, 3 … to slots, each in a page of its own, in turn. Whoever sees a counter's pages at one
+// instant sees in each slot the last number that went there, up to one that was the last of all.
 const (
 	counterSlots = 16
 	counterPages = counterSlots * page
@@ -138,8 +138,8 @@ func counted(part []byte, number int) (last uint64, err error) {
 	return last, nil
 }
 
-// Clones of a file to which several processes store are each the file at one instant: of none that stores is a later store there
-// and an earlier one missing, and what was there before the clone began is in it.
+// Clones of a file to which several processes store are each the file at one instant: of none that stores is a later
+// store there and an earlier one missing, and what was there before the clone began is in it.
 func TestCloneUnderStores(t *testing.T) {
 	socket, srv := serve(t, newPool(t))
 	fsys := dial(t, socket)

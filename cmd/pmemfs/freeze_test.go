@@ -426,6 +426,28 @@ func TestFreezeAsOther(t *testing.T) {
 	s.stop(syscall.SIGTERM)
 }
 
+// TestCopyOfStatic: what must not be shared is copied, or refused; a static file is not replaced.
+func TestCopyOfStatic(t *testing.T) {
+	needsCapability(t)
+	eachWay(t, func(t *testing.T, pool string) {
+		put(t, pool, "f", strings.Repeat("static ", 3<<20/7))
+		ok(t, "freeze", pool, "f")
+		object := parse(t, ok(t, "cp", "--json", pool, "f", "copy"))
+		if object["files"] != 1.0 || object["cloned"] != nil || ok(t, "cat", pool, "copy") != ok(t, "cat", pool, "f") {
+			t.Error(object)
+		}
+		fails(t, exitFailed, []string{"clone f", "static", "thawed"}, "cp", "--reflink=always", pool, "f", "clone")
+		fails(t, exitFailed, []string{"static"}, "cp", pool, "copy", "f")
+		if names := ok(t, "ls", pool); names != "copy\nf\n" {
+			t.Errorf("there is %q", names)
+		}
+		ok(t, "thaw", pool, "f")
+		if object := parse(t, ok(t, "cp", "--json", pool, "f", "copy")); object["cloned"] != 1.0 {
+			t.Error(object)
+		}
+	})
+}
+
 // TestCheckOfStatic: a static file with a hole is damage. No command makes one.
 func TestCheckOfStatic(t *testing.T) {
 	pool := newPool(t)

@@ -109,7 +109,8 @@ func (c *copyVerb) copy(r *copyResult, from, to tree.Side, sources []string, des
 		case c.op == "put" && name == "-":
 			err = copier.Stream(c.ctx, c.stdin, dest, 0o644)
 		case c.flat && isDirectory(from, name):
-			failed = append(failed, &failure{&fs.PathError{Op: c.op, Path: name, Err: unix.EISDIR}, exitFailed, "--recursive copies directories"})
+			refused := &fs.PathError{Op: c.op, Path: name, Err: unix.EISDIR}
+			failed = append(failed, &failure{refused, exitFailed, "--recursive copies directories"})
 		default:
 			err = copier.Copy(c.ctx, name, inside(dest, name, into))
 		}

@@ -54,20 +54,21 @@ type defragment struct {
 // locked.
 const defragWindows = 64
 
-// Defragment makes what lies in 2 MiB of the file contiguous, where it is not: in an
-// aligned chunk, for which one leaf can stand, when all of the 2 MiB are allocated.
-// It looks for that from byte off on, changes one such window, and returns where to
-// go on, -1 at the end of the file. With look it changes nothing, and counts what
-// would be done as if there were room for all of it.
+// Defragment makes what lies in 2 MiB of the file contiguous, where it is
+// not: in an aligned chunk, for which one leaf can stand, when all of the 2
+// MiB are allocated. It looks for that from byte off on, changes one such
+// window, and returns where to go on, -1 at the end of the file. With look it
+// changes nothing, and counts what would be done as if there were room for
+// all of it.
 //
-// A window that is contiguous, and aligned if a leaf can stand for it, is not moved.
-// What is sealed, pinned, static or shared is left alone, and counted. Contents stay as
-// they are; what clients were granted of blocks that move is taken back, so that the next
-// access faults and finds the new place. An error of the Breaker ends the step with
-// nothing changed.
+// A window that is contiguous, and aligned if a leaf can stand for it, is not
+// moved. What is sealed, pinned, static or shared is left alone, and counted.
+// Contents stay as they are; what clients were granted of blocks that move is
+// taken back, so that the next access faults and finds the new place. An
+// error of the Breaker ends the step with nothing changed.
 //
-// Costs: where there is nothing to do a look at the entries of the block map; for
-// what moves its copy, a fence, and a transaction.
+// Costs: where there is nothing to do a look at the entries of the block map;
+// for what moves its copy, a fence, and a transaction.
 func (n *Node) Defragment(off int64, look bool) (next int64, d Defragmentation, err error) {
 	if look {
 		err = n.regular()
