@@ -846,6 +846,7 @@ func TestRestartRequests(t *testing.T) {
 		{"lookup", func() error { _, err := fsys.Stat("g"); return err }, nil},
 		{"open", func() error { _, err := fsys.OpenFile("g", os.O_RDWR, 0); return err }, nil},
 		{"map", func() error { _, err := g.Map(0, page, pmemfs.Shared); return err }, nil},
+		{"defragment", func() error { _, err := g.Defragment(t.Context(), pmemfs.DefragOptions{}); return err }, nil},
 		{"write", func() error { _, err := g.WriteAt([]byte("x"), 5); return err }, pmemfs.ErrServerGone},
 		{"mkdir", func() error { return fsys.Mkdir("d", 0o755) }, pmemfs.ErrServerGone},
 		{"create", func() error { _, err := fsys.Create("h"); return err }, pmemfs.ErrServerGone},

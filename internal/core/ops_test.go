@@ -141,6 +141,14 @@ func (o *opTree) fault(n *Node, block int64, write bool) error {
 	})
 }
 
+func (o *opTree) copyRange(n *Node, off int64, src *Node, srcOff, length int64) error {
+	copied, err := n.CopyRange(off, src, srcOff, length)
+	if err == nil && copied != length {
+		err = fmt.Errorf("%d bytes were copied, not %d", copied, length)
+	}
+	return err
+}
+
 // defragment defragments a file whose size is one window at most.
 func (o *opTree) defragment(n *Node, moved, merged int64) error {
 	next, d, err := n.Defragment(0, false)
@@ -255,6 +263,9 @@ var dataOperations = []operation{
 	{"collapse range", metadata, 0, func(o *opTree) error { return o.mapped.Fallocate(CollapseRange, page, 20*page) }},
 	{"insert range", metadata, 0, func(o *opTree) error { return o.mapped.Fallocate(InsertRange, page, 3*page) }},
 	{"collapse shared", metadata, 0, func(o *opTree) error { return o.shared.Fallocate(CollapseRange, 0, 2*page) }},
+	{"copy range that is shared", metadata, 0, func(o *opTree) error { return o.copyRange(o.big, page, o.shared, page, 2*page) }},
+	{"copy range in place", inPlace, 2, func(o *opTree) error { return o.copyRange(o.big, page+10, o.mapped, 7, 100) }},
+	{"copy range behind the end", newData, 0, func(o *opTree) error { return o.copyRange(o.open, 200, o.mapped, 1, 2*page-1) }},
 	{"write to shared", newData, 0, func(o *opTree) error { return o.write(o.shared, page+100, 100) }},
 	{"write over shared", newData, 0, func(o *opTree) error { return o.write(o.shared, page, 2*page) }},
 	{"write fault on shared", newData, 0, func(o *opTree) error { return o.fault(o.shared, 1, true) }},
