@@ -71,7 +71,7 @@ const (
 	reserves                 // it puts an unwritten block there: what is read goes on to be zeros
 	shares                   // it makes blocks of the range another file's, too
 	copiesFrom               // the same, but where they must not be it copies what is in them
-	copiesTo                 // it puts blocks of others in the place of some, or stores to them where that must not be
+	yields                   // it puts blocks of others in the place of some, or stores to them where that must not be
 )
 
 // Outcomes of an operation.
@@ -87,7 +87,7 @@ const (
 // can be stored to has holes: they are filled when it is made, and again after each operation.
 func rule(i impact, h *holding, embedded bool) string {
 	switch {
-	case i == inPlace || (i == copiesFrom || i == copiesTo) && (h.static || h.sealed()):
+	case i == inPlace || (i == copiesFrom || i == yields) && (h.static || h.sealed()):
 		return allowed
 	case (i == shares || i == copiesFrom) && !h.static && !h.sealed() && !h.writable():
 		return allowed // nobody can store to them
@@ -115,6 +115,7 @@ type cell struct {
 	pid      int    // of the holder
 	handle   uint32 // of the holder
 	embedded bool
+	left     bool              // blocks of the range must stay where they are
 	maps     []*pmemfs.Mapping // made by the operation
 }
 
@@ -125,6 +126,7 @@ type operation struct {
 	do      func(*cell) error
 	content func([]byte) []byte      // what the file holds afterwards, nil: what it held before
 	after   func(*cell, pmemfs.Stat) // checks what else it did; the Stat is that of before
+	before  func(*cell) error        // is done before the range is held
 	byFault bool                     // it is a page fault: its error has no more than a number
 }
 
@@ -230,10 +232,20 @@ func operations() []operation {
 				return nil
 			})
 		}},
-		{name: "copy a range to it", impact: copiesTo, content: func(b []byte) []byte { return overwritten(inHeld, b[6*page:][:page])(b) },
+		{name: "copy a range to it", impact: yields, content: func(b []byte) []byte { return overwritten(inHeld, b[6*page:][:page])(b) },
 			do: func(c *cell) error {
 				_, err := c.f.CopyRange(inHeld, c.f, 6*page, page)
 				return err
+			}},
+		{name: "defragment", impact: yields, before: func(c *cell) error { return c.f.Relocate(inHeld, page) },
+			do: func(c *cell) error {
+				_, err := c.f.Defragment(c.Context(), pmemfs.DefragOptions{})
+				return err
+			}, after: func(c *cell, s pmemfs.Stat) {
+				moved(c, s)
+				if n := len(extentsOf(c, c.f)); n > 1 && !c.left {
+					c.Errorf("it is in %d extents", n)
+				}
 			}},
 		// What fills a hole of the range.
 		{name: "write into a hole", impact: fills, do: write(inHeld+7, cellData[:100]),
@@ -556,6 +568,10 @@ func (c *cell) try(op *operation, h *holding) string {
 	}
 	_, err := c.f.WriteAt(data, 0)
 	must(c, err)
+	if op.before != nil {
+		must(c, op.before(c))
+	}
+	c.left = h.static || h.sealed()
 	defer c.release(h)
 	hole := op.impact == fills || op.impact == reserves
 	if holes := c.hold(h, hole); hole && !holes {
