@@ -269,6 +269,7 @@ var Alphabet = parse(`
 	relocate /a/x 0 65536
 	relocate /a/y 0 65536
 	relocate /b/s 0 65536
+	relocate /b/p 0 65536
 	publish @4
 	publish @5
 	publishall @4 @6
