@@ -207,10 +207,14 @@ func (n *Node) CloneRange(off int64, src *Node, srcOff, length int64) error {
 	if err := n.writable(off, length); err != nil {
 		return err
 	}
-	if err := n.in.mayClone(off, src.in, srcOff, length); err != nil || length == 0 {
+	return n.in.share(off, src.in, srcOff, length)
+}
+
+func (in *inode) share(off int64, src *inode, srcOff, length int64) error {
+	if err := in.mayClone(off, src, srcOff, length); err != nil || length == 0 {
 		return err
 	}
-	return n.in.cloneRange(off, src.in, srcOff, length)
+	return in.cloneRange(off, src, srcOff, length)
 }
 
 // lockBoth locks two inodes, in the order of their numbers; they may be the same.

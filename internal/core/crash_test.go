@@ -92,7 +92,7 @@ func (p *powerCut) run(t testing.TB) crash.Stats {
 // mounts it again.
 func (o *opTree) reopen(t testing.TB, meta, data medium.Area, options Options) {
 	t.Helper()
-	nodes := []**Node{&o.big, &o.mapped, &o.open, &o.shared}
+	nodes := []**Node{&o.big, &o.mapped, &o.open, &o.shared, &o.bits}
 	for _, n := range nodes {
 		(*n).Close()
 	}

@@ -102,6 +102,13 @@ const (
 	OpPublish  // Data: numbers of mappings of clones, 4 bytes each, ascending
 	OpDiscard  // Handle: mapping of a clone
 
+	OpClone      // Handle, or Path: existing; Path2: new → Attr
+	OpCloneRange // Handle, Offset, Length: 0 to the end of the source; Source, SourceOffset
+	OpCopyRange  // the same, Length at most → N: bytes copied, fewer than that at will, 0 at the end of the source
+
+	OpDefrag     // Handle, Offset: a multiple of 2 MiB → Offset: where to go on, -1: nowhere, Data: JSON
+	OpDefragLook // the same, but nothing is changed
+
 	OpEnd // not an operation: one more than the last
 )
 
@@ -171,6 +178,9 @@ type Request struct {
 	Path    string
 	Path2   string
 	Data    []byte
+
+	Source       uint32 // handle of another file, or of the same
+	SourceOffset int64
 }
 
 // Reason refines an errno where a program must tell two causes apart.

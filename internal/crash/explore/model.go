@@ -620,14 +620,20 @@ func (n *node) setBlock(block int64, b *content) {
 		n.data, n.frames = map[int64]*content{}, map[int64]int{}
 	}
 	if n.data[block] == nil {
-		n.move(block)
+		n.replace(block)
 	}
 	n.data[block] = b
 }
 
+// replace has the file map another block, which whoever looks for changes is told
+// of.
+func (n *node) replace(block int64) {
+	n.note(block, block+1)
+	n.move(block)
+}
+
 // move gives a block another place.
 func (n *node) move(block int64) {
-	n.note(block, block+1)
 	n.frame++
 	n.frames[block] = n.frame
 }

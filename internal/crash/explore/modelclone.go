@@ -149,7 +149,7 @@ func (m *Model) claim(n *node, first, end int64) {
 	for b := range n.marked {
 		if b >= first && b < end && !m.shared(n, b) {
 			delete(n.marked, b)
-			n.move(b) // states of before do not have what is stored from now on
+			n.replace(b) // states of before do not have what is stored from now on
 			claimed = true
 		}
 	}
@@ -168,7 +168,7 @@ func (m *Model) own(n *node, first, end int64) (copied bool) {
 	for b := range n.marked {
 		if b >= first && b < end {
 			delete(n.marked, b)
-			n.move(b)
+			n.replace(b)
 			n.definite(b)
 			copied = true
 		}

@@ -291,6 +291,7 @@ var Alphabet = parse(`
 	collapse /b/s 0 4096
 	insert /a/y 4096 4096
 	insert /b/s 0 8192
+	relocate /b/p 0 65536
 	publish @4
 	publish @5
 	publishall @4 @6

@@ -16,7 +16,10 @@ var (
 		"relocate", "fill", "store", "loose", "clear", "collapse", "insert",
 	}
 	nameVerb = []string{"create", "mkdir", "link", "unlink", "unlink", "rmdir", "rename", "exchange"}
-	ofP      = []string{"write /b/p 4090 10", "store /b/p 8192 64", "truncate /b/p 5000", "fill /b/p 0 4096", "unlink /b/p", "setstatic /b/q"}
+	ofP      = []string{
+		"write /b/p 4090 10", "store /b/p 8192 64", "truncate /b/p 5000", "fill /b/p 0 4096", "relocate /b/p 0 12288", "unlink /b/p",
+		"setstatic /b/q",
+	}
 	ofClones = []string{
 		"publish @4", "publish @5", "publishall @4 @6", "publishall @6 @5", "discard @4", "discard @5", "store @4 0 24",
 		"loose @4 4100 16", "loose @4 8200 16", "loose @5 8300 16", "store @5 4200 64", "write @5 4000 200", "loose @6 16 40",
