@@ -54,7 +54,7 @@ func (u *update) shareWith(from, to *layout.Inode, p piece, at int64) error {
 // what they have stored there: then the blocks can be shared. in.mu is held.
 func (in *inode) still(first, end int64) error {
 	fs := in.fs
-	if first >= end {
+	if first >= end || in.frozen { // nobody can store to it
 		return nil
 	}
 	if err := in.mayChange(first, end); err != nil {
@@ -168,13 +168,25 @@ func (in *inode) born(u *update, of *inode, done bool, finish func(*update, *lay
 		return u.setOrphan(in)
 	}
 	want.Size, want.Nlink = of.Size, 1
-	want.Origin = layout.Origin{Ino: of.ino, Generation: of.Generation, Changes: of.Changes}
+	want.Origin = of.lineage()
+	want.Changes = want.Origin.Changes
 	if in.orphan {
 		if err := u.clearOrphan(in); err != nil {
 			return err
 		}
 	}
 	return finish(u, want)
+}
+
+// lineage is the origin of a clone of the inode: the inode; or that of which it is
+// itself a clone, as long as nothing has been stored to it: so what an inode comes
+// from can be found out when those in between are gone. A clone begins with the
+// changes of its origin; when it still has as many its contents are the same.
+func (in *inode) lineage() layout.Origin {
+	if in.Origin.Ino != 0 && in.Origin.Block == 0 && in.Origin.Changes == in.Changes {
+		return in.Origin
+	}
+	return layout.Origin{Ino: in.ino, Generation: in.Generation, Changes: in.Changes}
 }
 
 // CloneRange makes the blocks of src from byte srcOff on those of n from byte off

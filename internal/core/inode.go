@@ -38,6 +38,7 @@ type inode struct {
 	once    sync.Once
 	loadErr error      // immutable once once is done
 	kind    uint32     // immutable: the type bits of Mode
+	frozen  bool       // immutable: FlagReadOnly, what would change it is EROFS
 	parent  layout.Ino // protected by fs.renameMu: a directory's Parent
 }
 
@@ -92,11 +93,26 @@ func (in *inode) load() error {
 	}
 	var err error
 	in.Inode, err = layout.DecodeInode(raw, in.ino, in.offset())
-	in.kind, in.parent = in.Type(), in.Parent
+	in.describe()
 	in.orphan = in.fs.isLeft(in.ino)
 	in.tailLeft = in.orphan && in.kind == layout.ModeRegular
 	in.unsettled.Store(in.orphan)
 	return err
+}
+
+// describe sets what is known of an inode from its contents.
+func (in *inode) describe() {
+	in.kind, in.parent, in.frozen = in.Type(), in.Parent, in.Flags&layout.FlagReadOnly != 0
+}
+
+// enter makes an inode that a transaction has made known to get, with a reference
+// for the caller.
+func (in *inode) enter() {
+	in.once.Do(in.describe)
+	in.fs.cacheMu.Lock()
+	in.refs++
+	in.fs.cache[in.ino] = in
+	in.fs.cacheMu.Unlock()
 }
 
 // put drops a reference. The last one of a removed inode frees it, the last
@@ -122,6 +138,9 @@ func (in *inode) put() {
 // (the journal is stopped then, and the next operation reports it) is found
 // by the next mount.
 func (in *inode) settle() {
+	if in.kind == layout.ModeDirectory {
+		in.fs.removeNames(in)
+	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	switch {

@@ -190,6 +190,9 @@ func (r *rename) check() error {
 	if err := r.c.mayRemove(&r.oldDir.Inode, &r.source.Inode); err != nil {
 		return err
 	}
+	if r.source.frozen || r.target != nil && r.target.frozen {
+		return unix.EROFS
+	}
 	sourceDir := r.source.Type() == layout.ModeDirectory
 	if sourceDir && r.oldDir != r.newDir {
 		if err := r.c.allows(&r.source.Inode, CanWrite); err != nil {

@@ -1,0 +1,447 @@
+package core
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/crash"
+	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/medium"
+)
+
+// variedTree makes a tree with everything that there is in a directory "t".
+func variedTree(t testing.TB, fs *FS) (dir layout.Ino) {
+	t.Helper()
+	dir = must[Attr](t)(fs.Create(root, layout.RootIno, "t", layout.ModeDirectory|0o751, 0)).Ino
+	sub := must[Attr](t)(fs.Create(Cred{UID: 7, GID: 8}.as(t, fs, dir), dir, "sub", layout.ModeDirectory|0o2770, 0)).Ino
+	n := create(t, fs, dir, "f")
+	defer n.Close()
+	must[int](t)(n.WriteAt(bytes.Repeat([]byte("contents"), 3000), 100))
+	if err := n.Fallocate(KeepSize, 1<<20, 5<<20); err != nil {
+		t.Fatal(err)
+	}
+	big := create(t, fs, sub, "big")
+	defer big.Close()
+	must[int](t)(big.WriteAt(bytes.Repeat([]byte("big"), 1<<20), 4096*7))
+	must[Attr](t)(fs.Link(root, n.Ino(), sub, "hard"))
+	must[Attr](t)(fs.Symlink(root, sub, "link", strings.Repeat("../f", 500)))
+	must[Attr](t)(fs.Create(root, sub, "fifo", layout.ModeFIFO|0o600, 0))
+	must[Attr](t)(fs.Create(root, sub, "dev", layout.ModeChar|0o600, 0x1234))
+	must[Attr](t)(fs.Create(root, sub, "empty", layout.ModeDirectory|0o700, 0))
+	uid, mode, time := uint32(42), uint32(0o4755), int64(12345)
+	must[Attr](t)(fs.SetAttr(root, n.Ino(), SetAttr{UID: &uid, Mode: &mode, Atime: &time, Mtime: &time}))
+	for _, ino := range []layout.Ino{dir, n.Ino(), sub} {
+		if err := fs.SetXattr(root, ino, "user.long", bytes.Repeat([]byte{byte(ino)}, 9000), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// as lets everybody write to a directory, and returns the credential.
+func (c Cred) as(t testing.TB, fs *FS, dir layout.Ino) Cred {
+	mode := uint32(0o777)
+	must[Attr](t)(fs.SetAttr(root, dir, SetAttr{Mode: &mode}))
+	return c
+}
+
+// under is the state of a tree, by path from it, without what a clone has of its own:
+// numbers, and of the first directory the time when it was made.
+func under(fs *FS, dir layout.Ino) treeState {
+	s := treeState{}
+	s.add(fs, "/", dir)
+	out := treeState{}
+	for path, f := range s {
+		if path == "/"+SnapshotsName || strings.HasPrefix(path, "/"+SnapshotsName+"/") {
+			continue
+		}
+		f.Attr.Ino, f.Attr.Generation = 0, 0
+		if f.Attr.Mode&layout.ModeType == layout.ModeRegular {
+			f.Attr.Blocks = int64(len(f.Blocks)) // without unwritten ones
+		}
+		if path == "/" {
+			f.Attr = Attr{Mode: f.Attr.Mode, UID: f.Attr.UID, GID: f.Attr.GID}
+		}
+		out[path] = f
+	}
+	return out
+}
+
+func snapshotDir(t testing.TB, fs *FS, dir layout.Ino, name string) layout.Ino {
+	t.Helper()
+	snapshots := must[Attr](t)(fs.Lookup(root, dir, SnapshotsName))
+	return must[Attr](t)(fs.Lookup(root, snapshots.Ino, name)).Ino
+}
+
+func takeSnapshot(t testing.TB, fs *FS, dir layout.Ino, name string, o SnapshotOptions) layout.Ino {
+	t.Helper()
+	must[[]string](t)(fs.Snapshot(root, dir, name, o))
+	return snapshotDir(t, fs, dir, name)
+}
+
+// TestSnapshotKeepsAll compares a snapshot with what it was taken of, changes all of
+// that, remounts, and removes the snapshot again.
+func TestSnapshotKeepsAll(t *testing.T) {
+	meta, data := newAreas(t, 64<<20)
+	fs := mount(t, meta, data)
+	before := fs.Statfs()
+	dir := variedTree(t, fs)
+	want := under(fs, dir)
+	used := fs.Statfs()
+	for _, o := range []SnapshotOptions{{}, {Writable: true}} {
+		s := takeSnapshot(t, fs, dir, fmt.Sprint("writable-", o.Writable), o)
+		if got := under(fs, s); !got.equal(want) {
+			t.Errorf("%+v: the snapshot differs:\n%s", o, got.diff([]treeState{want}))
+		}
+	}
+	if now := fs.Statfs(); now.FreeBlocks != used.FreeBlocks {
+		t.Errorf("two snapshots took %d blocks", used.FreeBlocks-now.FreeBlocks)
+	}
+	hard := must[Attr](t)(fs.Lookup(root, snapshotDir(t, fs, dir, "writable-true"), "f"))
+	if hard.Nlink != 2 {
+		t.Errorf("a file with two names in the tree has %d links in the snapshot", hard.Nlink)
+	}
+	list := must[[]DirEntry](t)(fs.ReadDir(root, dir, 0, 100))
+	for _, e := range list {
+		if e.Name == SnapshotsName {
+			continue
+		}
+		if e.Type == layout.ModeDirectory {
+			if err := removeAll(fs, e.Ino); err != nil {
+				t.Fatal(err)
+			}
+			if err := fs.Rmdir(root, dir, e.Name); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		n := must[*Node](t)(fs.Open(e.Ino))
+		must[int](t)(n.WriteAt(bytes.Repeat([]byte("other"), 5000), 0))
+		n.Close()
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fs = mount(t, meta, data)
+	for _, name := range []string{"writable-false", "writable-true"} {
+		if got := under(fs, snapshotDir(t, fs, dir, name)); !got.equal(want) {
+			t.Errorf("%s: the snapshot has changed:\n%s", name, got.diff([]treeState{want}))
+		}
+	}
+	infos := must[[]SnapshotInfo](t)(fs.Snapshots(root, dir))
+	if len(infos) != 2 || infos[0].Name != "writable-false" || !infos[0].ReadOnly || infos[1].ReadOnly || infos[0].Files != 6 {
+		t.Errorf("listed as %+v", infos)
+	}
+	for _, i := range infos {
+		if err := fs.RemoveSnapshot(root, dir, i.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := removeAll(fs, layout.RootIno); err != nil {
+		t.Fatal(err)
+	}
+	if now := fs.Statfs(); now.FreeInodes != before.FreeInodes || now.FreeBlocks != before.FreeBlocks {
+		t.Errorf("when all is removed %d inodes and %d blocks are left", before.FreeInodes-now.FreeInodes, before.FreeBlocks-now.FreeBlocks)
+	}
+}
+
+// TestSnapshotReadOnly tries to change a read-only snapshot in every way there is.
+func TestSnapshotReadOnly(t *testing.T) {
+	fs := newFS(t, 64<<20)
+	dir := variedTree(t, fs)
+	s := takeSnapshot(t, fs, dir, "s", SnapshotOptions{})
+	want := under(fs, s)
+	f := must[Attr](t)(fs.Lookup(root, s, "f")).Ino
+	snapshots := must[Attr](t)(fs.Lookup(root, dir, SnapshotsName)).Ino
+	n := must[*Node](t)(fs.Open(f))
+	defer n.Close()
+	live := must[*Node](t)(fs.Open(must[Attr](t)(fs.Lookup(root, dir, "f")).Ino))
+	defer live.Close()
+	size, mode := int64(10), uint32(0o777)
+	second := func(_ any, err error) error { return err }
+	for what, change := range map[string]func() error{
+		"write":     func() error { return second(n.WriteAt([]byte("x"), 0)) },
+		"append":    func() error { _, _, err := n.Append([]byte("x")); return err },
+		"truncate":  func() error { return second(fs.SetAttr(root, f, SetAttr{Size: &size})) },
+		"allocate":  func() error { return n.Fallocate(0, 0, 1<<20) },
+		"punch":     func() error { return n.Fallocate(PunchHole|KeepSize, 0, 4096) },
+		"relocate":  func() error { return n.Relocate(0, 4096) },
+		"fill":      func() error { return n.Fill(0, 4096) },
+		"clone to":  func() error { return n.CloneRange(0, live, 0, 4096) },
+		"fault":     func() error { return n.Fault(0, true, true, 1, 1, func(Run) error { return nil }) },
+		"static":    func() error { return n.SetStatic(true) },
+		"chmod":     func() error { return second(fs.SetAttr(root, f, SetAttr{Mode: &mode})) },
+		"chmod dir": func() error { return second(fs.SetAttr(root, s, SetAttr{Mode: &mode})) },
+		"setxattr":  func() error { return fs.SetXattr(root, f, "user.x", nil, 0) },
+		"rmxattr":   func() error { return fs.RemoveXattr(root, f, "user.long") },
+		"link":      func() error { return second(fs.Link(root, f, dir, "new")) },
+		"create":    func() error { return second(fs.Create(root, s, "new", layout.ModeRegular|0o600, 0)) },
+		"symlink":   func() error { return second(fs.Symlink(root, s, "new", "x")) },
+		"clone in":  func() error { return second(live.Clone(root, s, "new", 0o600)) },
+		"unlink":    func() error { return fs.Unlink(root, s, "f") },
+		"rmdir":     func() error { return fs.Rmdir(root, snapshots, "s") },
+		"rename":    func() error { return fs.Rename(root, s, "f", s, "g", 0) },
+		"move out":  func() error { return fs.Rename(root, snapshots, "s", dir, "s", 0) },
+		"move onto": func() error { return fs.Rename(root, dir, "sub", snapshots, "s", 0) },
+		"move in":   func() error { return fs.Rename(root, dir, "f", s, "new", 0) },
+		"exchange":  func() error { return fs.Rename(root, snapshots, "s", dir, "sub", RenameExchange) },
+		"snapshot":  func() error { return second(fs.Snapshot(root, s, "x", SnapshotOptions{})) },
+		"access":    func() error { return fs.Access(root, f, CanWrite) },
+	} {
+		if err := change(); err != unix.EROFS {
+			t.Errorf("%s: %v, want EROFS", what, err)
+		}
+	}
+	if got := under(fs, s); !got.equal(want) {
+		t.Errorf("the snapshot has changed:\n%s", got.diff([]treeState{want}))
+	}
+	// What only reads works, and so do clones of it.
+	if err := n.Fault(0, false, true, 16, 1, func(r Run) error {
+		if r.Writable || r.Block < 0 {
+			t.Errorf("a read is granted %+v", r)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	a := must[Attr](t)(n.Clone(root, dir, "from snapshot", 0o600))
+	c := must[*Node](t)(fs.Open(a.Ino))
+	defer c.Close()
+	must[int](t)(c.WriteAt([]byte("changed"), 0))
+	if got := under(fs, s); !got.equal(want) {
+		t.Errorf("a clone has changed the snapshot:\n%s", got.diff([]treeState{want}))
+	}
+}
+
+// TestSnapshotRefused looks at what Snapshot and RemoveSnapshot do not do, and that
+// nothing has changed then.
+func TestSnapshotRefused(t *testing.T) {
+	meta, data := newAreas(t, 64<<20)
+	fsys := mount(t, meta, data)
+	dir := variedTree(t, fsys)
+	frozenFile := create(t, fsys, dir, "frozen")
+	defer frozenFile.Close()
+	must[int](t)(frozenFile.WriteAt(make([]byte, 4096), 0))
+	must[Attr](t)(fsys.Link(root, frozenFile.Ino(), snapshotParent(t, fsys, dir, "sub"), "frozen, too"))
+	if err := frozenFile.SetStatic(true); err != nil {
+		t.Fatal(err)
+	}
+	before := snapshot(fsys)
+	used := fsys.Statfs()
+	_, err := fsys.Snapshot(root, dir, "s", SnapshotOptions{})
+	var p *fs.PathError
+	if !errors.As(err, &p) || p.Path != "frozen" && p.Path != "sub/frozen, too" || !errors.Is(err, ErrStatic) {
+		t.Errorf("with a static file: %v", err)
+	}
+	for _, tc := range []struct {
+		c    Cred
+		dir  layout.Ino
+		name string
+		want error
+	}{
+		{Cred{UID: 7}, dir, "s", unix.EPERM},
+		{root, frozenFile.Ino(), "s", unix.ENOTDIR},
+		{root, dir, "a/b", unix.EINVAL},
+		{root, dir, "..", unix.EINVAL},
+		{root, dir, strings.Repeat("x", 256), unix.ENAMETOOLONG},
+	} {
+		if _, err := fsys.Snapshot(tc.c, tc.dir, tc.name, SnapshotOptions{SkipSealed: true}); !errors.Is(err, tc.want) {
+			t.Errorf("%+v: %v", tc, err)
+		}
+	}
+	if err := fsys.RemoveSnapshot(root, dir, "s"); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("removing what is not there: %v", err)
+	}
+	if got := snapshot(fsys); !got.equal(before) || fsys.Statfs() != used {
+		t.Errorf("refused, and something has changed: %+v, %+v\n%s", used, fsys.Statfs(), got.diff([]treeState{before}))
+	}
+	skipped := must[[]string](t)(fsys.Snapshot(root, dir, "s", SnapshotOptions{SkipSealed: true}))
+	if !slices.Equal(skipped, []string{"frozen", "sub/frozen, too"}) {
+		t.Errorf("skipped %q", skipped)
+	}
+	want := under(fsys, dir)
+	delete(want, "/frozen")
+	delete(want, "/sub/frozen, too")
+	if got := under(fsys, snapshotDir(t, fsys, dir, "s")); !got.without(noSize).equal(want.without(noSize)) {
+		t.Errorf("with a file skipped:\n%s", got.diff([]treeState{want}))
+	}
+	if _, err := fsys.Snapshot(root, dir, "s", SnapshotOptions{SkipSealed: true}); err != unix.EEXIST {
+		t.Errorf("a second one of the name: %v", err)
+	}
+	plain := must[Attr](t)(fsys.Lookup(root, dir, SnapshotsName)).Ino
+	must[Attr](t)(fsys.Create(root, plain, "plain", layout.ModeDirectory|0o700, 0))
+	if err := fsys.RemoveSnapshot(root, dir, "plain"); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("removing a directory that is no snapshot: %v", err)
+	}
+
+	// One with snapshots of its own stays until they are removed.
+	w := takeSnapshot(t, fsys, dir, "w", SnapshotOptions{Writable: true, SkipSealed: true})
+	sub := snapshotParent(t, fsys, w, "sub")
+	takeSnapshot(t, fsys, sub, "inner", SnapshotOptions{})
+	if err := fsys.RemoveSnapshot(root, dir, "w"); !errors.Is(err, unix.ENOTEMPTY) || !errors.As(err, &p) || p.Path != "sub/.snapshots" {
+		t.Errorf("removing one with a snapshot in it: %v", err)
+	}
+	if err := errors.Join(fsys.RemoveSnapshot(root, sub, "inner"), fsys.RemoveSnapshot(root, dir, "w")); err != nil {
+		t.Error(err)
+	}
+}
+
+func noSize(a *Attr) { a.Size = 0 }
+
+func snapshotParent(t testing.TB, fs *FS, dir layout.Ino, name string) layout.Ino {
+	t.Helper()
+	return must[Attr](t)(fs.Lookup(root, dir, name)).Ino
+}
+
+// TestSnapshotOpenFiles removes a snapshot of which files and directories are open.
+func TestSnapshotOpenFiles(t *testing.T) {
+	meta, data := newAreas(t, 64<<20)
+	fs := mount(t, meta, data)
+	dir := variedTree(t, fs)
+	s := takeSnapshot(t, fs, dir, "s", SnapshotOptions{})
+	f := must[*Node](t)(fs.Open(must[Attr](t)(fs.Lookup(root, s, "f")).Ino))
+	sub := must[*Node](t)(fs.Open(must[Attr](t)(fs.Lookup(root, s, "sub")).Ino))
+	want := survivorOf(t, f)
+	if err := fs.RemoveSnapshot(root, dir, "s"); err != nil {
+		t.Fatal(err)
+	}
+	want.compare(t, f)
+	if list, err := fs.ReadDir(root, sub.Ino(), 0, 10); err != nil || len(list) != 0 {
+		t.Errorf("the open directory has %v, %v", list, err)
+	}
+	top := takeSnapshot(t, fs, dir, "open", SnapshotOptions{})
+	held := must[*Node](t)(fs.Open(top))
+	if err := fs.RemoveSnapshot(root, dir, "open"); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []*Node{f, sub, held} {
+		n.Close()
+	}
+	if err := checkMounted(fs); err != nil {
+		t.Error(err)
+	}
+	if err := removeAll(fs, layout.RootIno); err != nil {
+		t.Fatal(err)
+	}
+	if st := fs.Statfs(); st.FreeInodes != st.Inodes-int64(layout.FirstIno) {
+		t.Errorf("%d inodes are left", st.Inodes-int64(layout.FirstIno)-st.FreeInodes)
+	}
+}
+
+// TestSnapshotNoSpace takes snapshots until nodes or inodes are used up: the last one
+// leaves nothing.
+func TestSnapshotNoSpace(t *testing.T) {
+	o := FormatOptions{Inodes: layout.ChunkUnits, Nodes: layout.ChunkUnits, LogBytes: layout.MinLog, Zeroed: true}
+	blocks := int64(16 * layout.ChunkUnits)
+	meta, data := medium.Memory(arrange(0, blocks, o).MetaSize), medium.Memory(blocks*layout.BlockSize)
+	if err := Format(meta, data, o); err != nil {
+		t.Fatal(err)
+	}
+	fs := must[*FS](t)(Mount(meta, data, Options{}))
+	dir := variedTree(t, fs)
+	for i := 0; ; i++ {
+		before, used := snapshot(fs), fs.Statfs()
+		_, err := fs.Snapshot(root, dir, fmt.Sprint("s", i), SnapshotOptions{Writable: i%2 == 0})
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, unix.ENOSPC) || i < 3 {
+			t.Fatalf("snapshot %d: %v", i, err)
+		}
+		if got, now := snapshot(fs), fs.Statfs(); !got.equal(before) || now.FreeNodes != used.FreeNodes || now.FreeInodes != used.FreeInodes {
+			t.Errorf("a failed snapshot has left something: %+v, %+v\n%s", used, now, got.diff([]treeState{before}))
+		}
+		break
+	}
+	if err := checkMounted(fs); err != nil {
+		t.Error(err)
+	}
+	if err := removeAll(fs, layout.RootIno); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkMounted(fs); err != nil {
+		t.Error(err)
+	}
+}
+
+// snapshotOperations are those on which TestSnapshotPowerCut cuts the power.
+var snapshotOperations = []operation{
+	{"snapshot of all", several, 0, func(o *opTree) error {
+		_, err := o.fs.Snapshot(root, layout.RootIno, "s", SnapshotOptions{})
+		return err
+	}},
+	{"snapshot of a directory, writable, twice", several, 0, func(o *opTree) error {
+		for _, name := range []string{"one", "two"} {
+			if _, err := o.fs.Snapshot(root, o.b, name, SnapshotOptions{Writable: true}); err != nil {
+				return err
+			}
+			o.step()
+		}
+		_, err := o.shared.WriteAt([]byte("behind them"), 5000)
+		return err
+	}},
+	{"remove a snapshot", several, 0, func(o *opTree) error {
+		if _, err := o.fs.Snapshot(root, layout.RootIno, "s", SnapshotOptions{}); err != nil {
+			return err
+		}
+		o.step()
+		return o.fs.RemoveSnapshot(root, layout.RootIno, "s")
+	}},
+	{"snapshot and remove in steps", several, 0, func(o *opTree) error {
+		for _, ino := range []layout.Ino{o.f, o.open.Ino(), o.sub, o.b, o.big.Ino()} {
+			if err := o.fs.SetXattr(root, ino, "user.long", bytes.Repeat([]byte("long"), 15<<10), 0); err != nil {
+				return err
+			}
+			o.step()
+		}
+		before := o.fs.Stats().Journal.Transactions
+		if _, err := o.fs.Snapshot(root, layout.RootIno, "s", SnapshotOptions{}); err != nil {
+			return err
+		}
+		made := o.fs.Stats().Journal.Transactions
+		o.step()
+		err := o.fs.RemoveSnapshot(root, layout.RootIno, "s")
+		if removed := o.fs.Stats().Journal.Transactions; err == nil && (made-before < 4 || removed-made < 4) {
+			return fmt.Errorf("in %d and %d transactions: too few for this test", made-before, removed-made)
+		}
+		return err
+	}},
+}
+
+// TestSnapshotPowerCut cuts the power at every instant of making, restoring and
+// removing snapshots.
+func TestSnapshotPowerCut(t *testing.T) {
+	var images atomic.Int64
+	t.Run("operations", func(t *testing.T) {
+		for _, op := range snapshotOperations {
+			for _, mode := range []Options{{}, {Stage: true}} {
+				t.Run(fmt.Sprint(op.name, mode.Stage), func(t *testing.T) {
+					t.Parallel()
+					p := powerCut{op: op, settled: true, mount: mode, deep: 13, opts: crash.Options{
+						Exhaustive: 64, Samples: 6, Lines: 6, Seed: seedOf(op.name),
+					}}
+					if raceDetector || testing.Short() || strings.HasSuffix(op.name, "in steps") {
+						p.deep, p.opts.Exhaustive, p.opts.Samples, p.opts.Lines = 41, 8, 1, 1
+					}
+					p.run(t)
+					for _, f := range p.failures {
+						t.Error(f)
+					}
+					images.Add(int64(p.images))
+				})
+			}
+		}
+	})
+	t.Logf("%d images", images.Load())
+	if images.Load() < 50 {
+		t.Error("the test does not look at what it should")
+	}
+}
