@@ -1,6 +1,8 @@
 package core
 
 import (
+	"sync"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/layout"
@@ -219,16 +221,21 @@ func (n *Node) CloneRange(off int64, src *Node, srcOff, length int64) error {
 }
 
 // lockBoth locks two inodes, in the order of their numbers; they may be the same.
-func lockBoth(a, b *inode) (unlock func()) {
+func lockBoth(a, b *inode) (unlock func()) { return inOrder(a, b, &a.mu, &b.mu) }
+
+// rlockBoth is lockBoth for reading.
+func rlockBoth(a, b *inode) (unlock func()) { return inOrder(a, b, a.mu.RLocker(), b.mu.RLocker()) }
+
+func inOrder(a, b *inode, first, second sync.Locker) (unlock func()) {
 	if a.ino > b.ino {
-		a, b = b, a
+		first, second = second, first
 	}
-	a.mu.Lock()
+	first.Lock()
 	if a == b {
-		return a.mu.Unlock
+		return first.Unlock
 	}
-	b.mu.Lock()
-	return func() { b.mu.Unlock(); a.mu.Unlock() }
+	second.Lock()
+	return func() { second.Unlock(); first.Unlock() }
 }
 
 // mayClone checks the range of CloneRange.

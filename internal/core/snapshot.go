@@ -91,18 +91,25 @@ func (f *FS) cloneTree(dir layout.Ino, flags uint8, skip bool) (top *inode, dirs
 	return top, dirs, t.skippedPaths(), err
 }
 
+// ownedDir is lockedDir for the owner of the directory. EPERM.
+func (f *FS) ownedDir(c Cred, dir layout.Ino) (*inode, error) {
+	d, err := f.lockedDir(c, dir)
+	if err == nil && !c.owns(&d.Inode) {
+		d.unlockPut()
+		return nil, unix.EPERM
+	}
+	return d, err
+}
+
 // withSnapshots calls fn with a directory, which belongs to who asks, and with that of
 // its snapshots, both locked for changes. When there is none that is nil with create,
 // else it is ENOENT.
 func (f *FS) withSnapshots(c Cred, dir layout.Ino, create bool, fn func(d, snapshots *inode) error) error {
-	d, err := f.lockedDir(c, dir)
+	d, err := f.ownedDir(c, dir)
 	if err != nil {
 		return err
 	}
 	defer d.unlockPut()
-	if !c.owns(&d.Inode) {
-		return unix.EPERM
-	}
 	snapshots, err := f.child(&d.Inode, SnapshotsName)
 	switch {
 	case err == unix.ENOENT && create:

@@ -336,16 +336,24 @@ func TestSnapshotOpenFiles(t *testing.T) {
 	}
 }
 
-// TestSnapshotNoSpace takes snapshots until nodes or inodes are used up: the last one
-// leaves nothing.
-func TestSnapshotNoSpace(t *testing.T) {
-	o := FormatOptions{Inodes: layout.ChunkUnits, Nodes: layout.ChunkUnits, LogBytes: layout.MinLog, Zeroed: true}
+// areasWith is a pool with a log of 1 MiB, 16 chunks of blocks, and as many chunks of
+// inodes and nodes.
+func areasWith(t testing.TB, inodes, nodes int64) (meta, data medium.Area) {
+	t.Helper()
+	o := FormatOptions{Inodes: inodes * layout.ChunkUnits, Nodes: nodes * layout.ChunkUnits, LogBytes: layout.MinLog, Zeroed: true}
 	blocks := int64(16 * layout.ChunkUnits)
-	meta, data := medium.Memory(arrange(0, blocks, o).MetaSize), medium.Memory(blocks*layout.BlockSize)
+	meta, data = medium.Memory(arrange(0, blocks, o).MetaSize), medium.Memory(blocks*layout.BlockSize)
 	if err := Format(meta, data, o); err != nil {
 		t.Fatal(err)
 	}
-	fs := must[*FS](t)(Mount(meta, data, Options{}))
+	return meta, data
+}
+
+// TestSnapshotNoSpace takes snapshots until nodes or inodes are used up: the last one
+// leaves nothing.
+func TestSnapshotNoSpace(t *testing.T) {
+	meta, data := areasWith(t, 1, 1)
+	fs := mount(t, meta, data)
 	dir := variedTree(t, fs)
 	for i := 0; ; i++ {
 		before, used := snapshot(fs), fs.Statfs()
@@ -395,6 +403,32 @@ var snapshotOperations = []operation{
 		o.step()
 		return o.fs.RemoveSnapshot(root, layout.RootIno, "s")
 	}},
+	{"restore a snapshot", several, 0, func(o *opTree) error {
+		if _, err := o.fs.Snapshot(root, layout.RootIno, "s", SnapshotOptions{}); err != nil {
+			return err
+		}
+		o.step()
+		if err := o.rename(o.a, "sub", o.b, "moved", 0); err != nil {
+			return err
+		}
+		o.step()
+		if err := o.fs.Unlink(root, o.a, "f"); err != nil {
+			return err
+		}
+		o.step()
+		return o.fs.RestoreSnapshot(root, layout.RootIno, "s")
+	}},
+	{"restore a writable snapshot of a directory", several, 0, func(o *opTree) error {
+		if _, err := o.fs.Snapshot(root, o.b, "s", SnapshotOptions{Writable: true}); err != nil {
+			return err
+		}
+		o.step()
+		if err := o.fs.RestoreSnapshot(root, o.b, "s"); err != nil {
+			return err
+		}
+		o.step()
+		return o.fs.RemoveSnapshot(root, o.b, "s")
+	}},
 	{"snapshot and remove in steps", several, 0, func(o *opTree) error {
 		for _, ino := range []layout.Ino{o.f, o.open.Ino(), o.sub, o.b, o.big.Ino()} {
 			if err := o.fs.SetXattr(root, ino, "user.long", bytes.Repeat([]byte("long"), 15<<10), 0); err != nil {
@@ -443,5 +477,210 @@ func TestSnapshotPowerCut(t *testing.T) {
 	t.Logf("%d images", images.Load())
 	if images.Load() < 50 {
 		t.Error("the test does not look at what it should")
+	}
+}
+
+// TestSnapshotRestore changes a tree in many ways, with files open, and restores it.
+func TestSnapshotRestore(t *testing.T) {
+	for _, writable := range []bool{false, true} {
+		meta, data := newAreas(t, 64<<20)
+		fs := mount(t, meta, data)
+		dir := variedTree(t, fs)
+		if err := fs.RemoveXattr(root, dir, "user.long"); err != nil {
+			t.Fatal(err)
+		}
+		want := under(fs, dir)
+		takeSnapshot(t, fs, dir, "s", SnapshotOptions{Writable: writable})
+		f := must[*Node](t)(fs.Open(snapshotParent(t, fs, dir, "f")))
+		sub := snapshotParent(t, fs, dir, "sub")
+		must[int](t)(f.WriteAt([]byte("after the snapshot"), 5000))
+		mode := uint32(0o700)
+		must[Attr](t)(fs.SetAttr(root, dir, SetAttr{Mode: &mode}))
+		kept := create(t, fs, sub, "static")
+		must[int](t)(kept.WriteAt(bytes.Repeat([]byte("static"), 5000), 0))
+		for _, err := range []error{
+			kept.SetStatic(true),
+			fs.SetXattr(root, dir, "user.new", []byte("new"), 0),
+			fs.Unlink(root, sub, "fifo"),
+			fs.Rename(root, dir, "f", sub, "moved", 0),
+			fs.Rename(root, sub, "empty", dir, "empty", 0),
+			fs.Rename(root, dir, "sub", dir, "renamed", 0),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		must[Attr](t)(fs.Create(root, dir, "sub", layout.ModeRegular|0o600, 0))
+		open := []survivor{survivorOf(t, f), survivorOf(t, kept)}
+		if err := fs.RestoreSnapshot(root, dir, "s"); err != nil {
+			t.Fatal(err)
+		}
+		open[0].compare(t, f)
+		open[1].compare(t, kept)
+		if f.Attr().Nlink != 0 || kept.Attr().Nlink != 0 {
+			t.Error("files of before have names")
+		}
+		if got := under(fs, dir); !got.equal(want) {
+			t.Errorf("restored it differs:\n%s", got.diff([]treeState{want}))
+		}
+		if changes := must[[]SnapshotChange](t)(fs.SnapshotDiff(root, dir, "s", "")); len(changes) != 0 {
+			t.Errorf("restored it differs by %+v", changes)
+		}
+		f.Close()
+		kept.Close()
+		again := must[*Node](t)(fs.Open(snapshotParent(t, fs, dir, "f")))
+		must[int](t)(again.WriteAt([]byte("it can be changed"), 0))
+		again.Close()
+		if err := errors.Join(checkMounted(fs), fs.RestoreSnapshot(root, dir, "s"), checkMounted(fs)); err != nil {
+			t.Error(err)
+		}
+		if got := under(fs, dir); !got.equal(want) {
+			t.Errorf("restored again it differs:\n%s", got.diff([]treeState{want}))
+		}
+		if err := errors.Join(fs.RemoveSnapshot(root, dir, "s"), removeAll(fs, layout.RootIno)); err != nil {
+			t.Fatal(err)
+		}
+		if st := fs.Statfs(); st.FreeInodes != st.Inodes-int64(layout.FirstIno) || st.FreeBlocks != st.Blocks {
+			t.Errorf("%d inodes and %d blocks are left", st.Inodes-int64(layout.FirstIno)-st.FreeInodes, st.Blocks-st.FreeBlocks)
+		}
+	}
+}
+
+// TestSnapshotRestoreRefused has snapshots of a directory below, which a restore would
+// remove, and more names than a record can hold.
+func TestSnapshotRestoreRefused(t *testing.T) {
+	meta, data := areasWith(t, 128, 8)
+	fsys := mount(t, meta, data)
+	dir := variedTree(t, fsys)
+	takeSnapshot(t, fsys, dir, "s", SnapshotOptions{})
+	sub := snapshotParent(t, fsys, dir, "sub")
+	takeSnapshot(t, fsys, sub, "inner", SnapshotOptions{})
+	before := snapshot(fsys)
+	err := fsys.RestoreSnapshot(root, dir, "s")
+	var p *fs.PathError
+	if !errors.Is(err, unix.ENOTEMPTY) || !errors.As(err, &p) || p.Path != "sub/.snapshots" {
+		t.Errorf("with a snapshot of a directory below: %v", err)
+	}
+	if err := fsys.RestoreSnapshot(root, dir, "none"); err != unix.ENOENT {
+		t.Errorf("restoring what is not there: %v", err)
+	}
+	if err := fsys.RestoreSnapshot(Cred{UID: 7}, dir, "s"); err != unix.EPERM {
+		t.Errorf("by somebody else: %v", err)
+	}
+	if got := snapshot(fsys); !got.equal(before) {
+		t.Errorf("refused, and something has changed:\n%s", got.diff([]treeState{before}))
+	}
+	if err := fsys.RemoveSnapshot(root, sub, "inner"); err != nil {
+		t.Fatal(err)
+	}
+	fits, names := 0, 0
+	for ; ; names++ {
+		must[Attr](t)(fsys.Create(root, dir, fmt.Sprint("a file with a name ", names), layout.ModeRegular|0o600, 0))
+		if names%500 != 0 {
+			continue
+		}
+		used := fsys.Statfs()
+		err := fsys.RestoreSnapshot(root, dir, "s")
+		if errors.Is(err, unix.E2BIG) {
+			if now := fsys.Statfs(); now.FreeInodes != used.FreeInodes || now.FreeNodes != used.FreeNodes {
+				t.Errorf("refused, and it has left %+v of %+v", now, used)
+			}
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		fits = names
+		for i := range names {
+			must[Attr](t)(fsys.Create(root, dir, fmt.Sprint("a file with a name ", i), layout.ModeRegular|0o600, 0))
+		}
+	}
+	t.Logf("%d names can be exchanged, %d cannot, with a log of 1 MiB", fits, names)
+	if fits < 500 {
+		t.Error("too few names can be exchanged")
+	}
+	if err := checkMounted(fsys); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSnapshotDiff makes one change of each kind.
+func TestSnapshotDiff(t *testing.T) {
+	fs := newFS(t, 64<<20)
+	dir := variedTree(t, fs)
+	takeSnapshot(t, fs, dir, "s", SnapshotOptions{})
+	diff := func(other string) (out []string) {
+		t.Helper()
+		for _, c := range must[[]SnapshotChange](t)(fs.SnapshotDiff(root, dir, "s", other)) {
+			s := c.Path
+			for what, yes := range map[string]bool{" added": c.Added, " removed": c.Removed, " attributes": c.Attributes} {
+				if yes {
+					s += what
+				}
+			}
+			if c.From != "" {
+				s += " from " + c.From
+			}
+			if c.Contents {
+				s += fmt.Sprint(" ", c.Ranges)
+			}
+			out = append(out, s)
+		}
+		return out
+	}
+	if got := diff(""); got != nil {
+		t.Errorf("nothing has changed, but %q", got)
+	}
+	sub := snapshotParent(t, fs, dir, "sub")
+	big := must[*Node](t)(fs.Open(snapshotParent(t, fs, sub, "big")))
+	defer big.Close()
+	must[int](t)(big.WriteAt([]byte("x"), 4096*100))
+	must[int](t)(big.WriteAt([]byte("x"), 4096*101))
+	must[int](t)(big.WriteAt([]byte("x"), 4096*300+17))
+	must[int](t)(big.WriteAt([]byte("x"), 4<<20)) // behind the end, which was at 7*4096+3<<20
+	mode := uint32(0o604)
+	must[Attr](t)(fs.SetAttr(root, snapshotParent(t, fs, sub, "dev"), SetAttr{Mode: &mode}))
+	for _, err := range []error{
+		fs.Rename(root, dir, "sub", dir, "renamed", 0),
+		fs.Rename(root, sub, "fifo", dir, "fifo", 0),
+		fs.Unlink(root, sub, "link"),
+		fs.Rename(root, dir, "f", dir, "f.1", 0),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must[Attr](t)(fs.Create(root, dir, "f", layout.ModeRegular|0o600, 0))
+	must[Attr](t)(fs.Symlink(root, sub, "link", "elsewhere"))
+	want := []string{
+		"f added", "f.1 from f", "fifo from sub/fifo",
+		"renamed from sub", fmt.Sprint("renamed/big [{409600 8192} {1228800 4096} {3174400 1019905}]"), "renamed/dev attributes",
+		"renamed/link []",
+	}
+	if got := diff(""); !slices.Equal(got, want) {
+		t.Errorf("until now:\n%q\nwant\n%q", got, want)
+	}
+	takeSnapshot(t, fs, dir, "later", SnapshotOptions{})
+	if err := fs.Unlink(root, dir, "f.1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := diff("later"); !slices.Equal(got, want) {
+		t.Errorf("until a later snapshot:\n%q\nwant\n%q", got, want)
+	}
+	// What comes from a snapshot is still known when that is restored and changed.
+	if err := fs.RestoreSnapshot(root, dir, "s"); err != nil {
+		t.Fatal(err)
+	}
+	n := must[*Node](t)(fs.Open(snapshotParent(t, fs, dir, "f")))
+	must[int](t)(n.WriteAt([]byte("x"), 0))
+	n.Close()
+	if err := fs.Rename(root, dir, "f", dir, "g", 0); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := diff(""), []string{"g from f [{0 4096}]", "sub/hard [{0 4096}]"}; !slices.Equal(got, want) {
+		t.Errorf("after a restore %q, want %q", got, want)
+	}
+	if _, err := fs.SnapshotDiff(Cred{UID: 7}, dir, "s", ""); err != unix.EPERM {
+		t.Errorf("by somebody else: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 	"sync/atomic"
@@ -137,9 +138,12 @@ func (j *Journal) commitGroup() error {
 	return nil
 }
 
+// ErrTooLong: what a transaction changes does not fit into a record. Nothing has changed.
+var ErrTooLong = errors.New("the transaction is too long")
+
 func (j *Journal) checkLength(record []byte) error {
 	if n := int64(len(record)); n > j.maxRecord() {
-		return fmt.Errorf("a transaction of %d bytes is over the journal's limit of %d", n, j.maxRecord())
+		return fmt.Errorf("%w: %d bytes, where the journal's limit is %d", ErrTooLong, n, j.maxRecord())
 	}
 	return nil
 }
