@@ -219,6 +219,7 @@ func (e *mapEdit) run() error {
 	}
 	if !e.quiet {
 		e.in.Changes++
+		e.u.noteEdit(e.in, e.first, e.end)
 	}
 	return nil
 }

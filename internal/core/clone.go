@@ -39,17 +39,23 @@ func (s *cloning) step(u *update) (done bool, err error) {
 // shareWith makes the blocks of a written piece of one file those of another one
 // at block at.
 func (u *update) shareWith(from, to *layout.Inode, p piece, at int64) error {
+	if err := u.shareOnce(from, p); err != nil {
+		return err
+	}
+	return u.mapRun(to, at, p.run(), layout.EntryShared)
+}
+
+// shareOnce marks a written piece of a file shared, and counts one more reference
+// to its blocks.
+func (u *update) shareOnce(in *layout.Inode, p piece) error {
 	if !p.shared() {
-		e := mapEdit{u: u, in: from, first: p.first, end: p.end(), quiet: true}
+		e := mapEdit{u: u, in: in, first: p.first, end: p.end(), quiet: true}
 		e.replace = func(p piece) (int64, layout.Entry, bool) { return p.block, layout.EntryShared, false }
 		if err := e.run(); err != nil {
 			return err
 		}
 	}
-	if err := u.share(p.run()); err != nil {
-		return err
-	}
-	return u.mapRun(to, at, p.run(), layout.EntryShared)
+	return u.share(p.run())
 }
 
 // still takes the right to store to [first, end) from clients, and makes durable
@@ -136,10 +142,16 @@ func (in *inode) clone(create func(*update) (*inode, error), finish func(*update
 		return nil, err
 	}
 	_, end := blocksOf(0, in.Size)
-	if err := in.still(0, end); err != nil {
+	return in.cloneBlocks(0, end, in.Size, create, finish)
+}
+
+// cloneBlocks is clone of the blocks [first, end), for a file of size bytes, which
+// without finish stays an orphan.
+func (in *inode) cloneBlocks(first, end, size int64, create func(*update) (*inode, error), finish func(*update, *layout.Inode) error) (to *inode, err error) {
+	if err := in.still(first, end); err != nil {
 		return nil, err
 	}
-	s := cloning{from: in, end: end}
+	s := cloning{from: in, first: first, end: end}
 	for done := false; !done; {
 		err := in.fs.transact(func(u *update) (err error) {
 			if s.to == nil {
@@ -150,7 +162,20 @@ func (in *inode) clone(create func(*update) (*inode, error), finish func(*update
 			if done, err = s.step(u); err != nil {
 				return err
 			}
-			return s.to.born(u, in, done, finish)
+			want := u.edit(s.to)
+			want.Origin = layout.Origin{Ino: in.ino, Generation: in.Generation, Block: uint64(first), Changes: in.Changes}
+			if want.Size = size; !done || finish == nil {
+				want.Nlink = 0
+				return u.setOrphan(s.to)
+			}
+			if want.Nlink = 1; s.to.orphan {
+				if err := u.clearOrphan(s.to); err != nil {
+					return err
+				}
+			}
+			want.Origin = in.lineage()
+			want.Changes = want.Origin.Changes
+			return finish(u, want)
 		})
 		if err != nil {
 			if s.to != nil && s.to.orphan {
@@ -160,24 +185,6 @@ func (in *inode) clone(create func(*update) (*inode, error), finish func(*update
 		}
 	}
 	return s.to, nil
-}
-
-// born brings a clone as far as it is: to an orphan, or to a file.
-func (in *inode) born(u *update, of *inode, done bool, finish func(*update, *layout.Inode) error) error {
-	want := u.edit(in)
-	if !done {
-		want.Nlink = 0
-		return u.setOrphan(in)
-	}
-	want.Size, want.Nlink = of.Size, 1
-	want.Origin = of.lineage()
-	want.Changes = want.Origin.Changes
-	if in.orphan {
-		if err := u.clearOrphan(in); err != nil {
-			return err
-		}
-	}
-	return finish(u, want)
 }
 
 // lineage is the origin of a clone of the inode: the inode; or that of which it is

@@ -33,6 +33,9 @@ type inode struct {
 	tailLeft        bool // protected by mu: a truncate that is not finished may have left blocks behind the end
 	gone            bool // protected by mu: freed, or could not be loaded
 
+	private  *private   // immutable once others can get the inode; see publish.go
+	privates []*private // protected by mu: those that are clones of this one
+
 	unsettled atomic.Bool // the last reference has something to do: settle
 
 	once    sync.Once
@@ -79,6 +82,23 @@ func (fs *FS) get(ino layout.Ino) (*inode, error) {
 	return in, nil
 }
 
+// adoptNew makes an inode that a transaction has created, and nobody knows, one
+// that others can get, with a reference for the caller.
+func (fs *FS) adoptNew(in *inode) {
+	in.once.Do(in.describe)
+	fs.cacheMu.Lock()
+	defer fs.cacheMu.Unlock()
+	in.refs = 1
+	fs.cache[in.ino] = in
+}
+
+// hold adds a reference to an inode to which the caller has one.
+func (in *inode) hold() {
+	in.fs.cacheMu.Lock()
+	defer in.fs.cacheMu.Unlock()
+	in.refs++
+}
+
 func (in *inode) offset() int64 { return in.fs.inodeOffset(in.ino) }
 
 // inodeOffset is where an inode stands in the meta area.
@@ -103,16 +123,6 @@ func (in *inode) load() error {
 // describe sets what is known of an inode from its contents.
 func (in *inode) describe() {
 	in.kind, in.parent, in.frozen = in.Type(), in.Parent, in.Flags&layout.FlagReadOnly != 0
-}
-
-// enter makes an inode that a transaction has made known to get, with a reference
-// for the caller.
-func (in *inode) enter() {
-	in.once.Do(in.describe)
-	in.fs.cacheMu.Lock()
-	in.refs++
-	in.fs.cache[in.ino] = in
-	in.fs.cacheMu.Unlock()
 }
 
 // put drops a reference. The last one of a removed inode frees it, the last
@@ -147,6 +157,7 @@ func (in *inode) settle() {
 	case in.gone:
 	case in.orphan && in.Nlink == 0:
 		in.fs.reclaimInode(in)
+		in.private.detach()
 	default:
 		in.writeTimes()
 	}
@@ -188,6 +199,7 @@ type update struct {
 	*journal.Tx
 	fs     *FS
 	inodes []*pending
+	edits  []mapChange
 	counts *layout.Inode // what it makes of FS.counts; nil: it leaves them as they are
 	frees  bool          // it only frees: it may have the nodes that are kept for that
 	cuts   bool          // it takes contents away: see inode.cutLSN
@@ -255,6 +267,9 @@ func (u *update) commit() error {
 		if u.cuts {
 			p.in.cutLSN = lsn
 		}
+	}
+	for _, c := range u.edits {
+		c.in.note(c.first, c.end)
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pmemfs/pmemfs/internal/journal"
 	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
@@ -16,7 +15,7 @@ import (
 // keep it, as files that were removed; so sealed and static files are no hindrance. It
 // takes what Snapshot takes.
 //
-// All names in the directory itself change in one transaction. E2BIG: that would be
+// All names in the directory itself change in one transaction. EFBIG: that would be
 // longer than a quarter of the log, in which about 3,500 names fit for each MiB of the
 // log. ENOTEMPTY: directories under it have snapshots of their own, which would go; the
 // error names one. Nothing has changed then.
@@ -86,7 +85,7 @@ func (f *FS) restore(d, top *inode, dirs uint32) error {
 		dw.Xattrs, err = u.copyBlob(top.ino, top.Xattrs, dw)
 		return err
 	})
-	if errors.Is(err, journal.ErrTooLong) {
+	if errors.Is(err, unix.EFBIG) {
 		return tooManyNames(int64(len(old.names) + len(restored.names)))
 	}
 	return err
@@ -94,7 +93,7 @@ func (f *FS) restore(d, top *inode, dirs uint32) error {
 
 func tooManyNames(n int64) error {
 	return fmt.Errorf("%d names stand in the directory or its snapshot, not counting those below: too many to be exchanged at once "+
-		"with a log of this length (mkfs --log): %w", n, unix.E2BIG)
+		"with a log of this length (mkfs --journal): %w", n, unix.EFBIG)
 }
 
 // exchangeNames gives two directories each other's names.

@@ -581,7 +581,7 @@ func TestSnapshotRestoreRefused(t *testing.T) {
 		}
 		used := fsys.Statfs()
 		err := fsys.RestoreSnapshot(root, dir, "s")
-		if errors.Is(err, unix.E2BIG) {
+		if errors.Is(err, unix.EFBIG) {
 			if now := fsys.Statfs(); now.FreeInodes != used.FreeInodes || now.FreeNodes != used.FreeNodes {
 				t.Errorf("refused, and it has left %+v of %+v", now, used)
 			}

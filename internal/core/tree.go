@@ -284,7 +284,7 @@ func (t *tree) clone(flags uint8) (top *inode, dirs uint32, err error) {
 		})
 		if err == nil && c.top == nil {
 			c.top = t.dirs[0].clone
-			c.top.enter()
+			t.fs.adoptNew(c.top)
 		}
 		if err != nil {
 			return c.top, 0, err

@@ -107,6 +107,10 @@ var ops = [wire.OpEnd]op{
 	wire.OpMapSync: {do: (*Session).mapSync},
 	wire.OpAdvise:  {do: (*Session).advise},
 
+	wire.OpMapClone: {do: (*Session).mapClone, changes: true},
+	wire.OpPublish:  {do: (*Session).publish, changes: true},
+	wire.OpDiscard:  {do: (*Session).discard, changes: true},
+
 	wire.OpFlush:    {do: (*Session).flush},
 	wire.OpPowerCut: {do: (*Session).powerCut, beyond: true, changes: true},
 }

@@ -51,6 +51,8 @@ var opNames = [wire.OpEnd]string{
 
 	wire.OpUnmap: "unmap", wire.OpPin: "pin", wire.OpUnpin: "unpin", wire.OpMapSync: "map_sync", wire.OpAdvise: "advise",
 
+	wire.OpMapClone: "map_clone", wire.OpPublish: "publish", wire.OpDiscard: "discard",
+
 	wire.OpFlush: "flush", wire.OpPowerCut: "power_cut",
 }
 

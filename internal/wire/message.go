@@ -29,7 +29,7 @@
 package wire
 
 // Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
-const Version = 2
+const Version = 3
 
 // Bounds of a message. A peer that exceeds one has broken the protocol and is disconnected.
 const (
@@ -98,6 +98,10 @@ const (
 	OpFlush    // Handle: mapping, Offset, Length: bytes in the mapping, Flags: Flush*; where power cuts are emulated
 	OpPowerCut // → Data: JSON; the connection ends behind it
 
+	OpMapClone // as OpMap, Flags: 0 or CloneMerge: a clone of the range, to be published → Handle: mapping
+	OpPublish  // Data: numbers of mappings of clones, 4 bytes each, ascending
+	OpDiscard  // Handle: mapping of a clone
+
 	OpEnd // not an operation: one more than the last
 )
 
@@ -128,6 +132,15 @@ const (
 	MapReadOnly
 	MapAll = 1<<iota - 1
 )
+
+// Flags of OpMapClone.
+const (
+	CloneMerge = 1 << iota // what the file changes meanwhile is no conflict, but in blocks that the clone changes, too
+	CloneAll   = 1<<iota - 1
+)
+
+// MaxPublish is how many clones can be published at once.
+const MaxPublish = 256
 
 // Bits of Request.Valid: which attributes SetAttr changes.
 const (
@@ -169,6 +182,7 @@ const (
 	ReasonCorrupt         // EIO because a structure on the medium is damaged; Detail names it
 	ReasonStatic          // EBUSY because the file is static
 	ReasonUnfilled        // EINVAL because a block is not what a seal needs; Offset: its byte of the file, Name: what it is
+	ReasonConflict        // ESTALE because the file of a clone has changed; N: its inode, Offset: byte of the first block that has
 	reasonEnd
 )
 
