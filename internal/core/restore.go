@@ -10,7 +10,7 @@ import (
 )
 
 // RestoreSnapshot makes a directory what it was when a snapshot of it was taken: names,
-// contents and attributes, but for SnapshotsName, atomically. What is there becomes a
+// contents and attributes, but for SnapshotsName, atomically and durably. What is there becomes a
 // clone of the snapshot, which stays. What was there goes: programs that have it open
 // keep it, as files that were removed; so sealed and static files are no hindrance. It
 // takes what Snapshot takes.
@@ -43,7 +43,10 @@ func (f *FS) RestoreSnapshot(c Cred, dir layout.Ino, name string) error {
 		return err
 	}
 	defer d.unlockPut()
-	return f.restore(d, top, dirs)
+	if err := f.restore(d, top, dirs); err != nil {
+		return err
+	}
+	return f.Commit()
 }
 
 // restore exchanges the names of a locked directory with those of an orphan that has

@@ -26,11 +26,10 @@ type SnapshotOptions struct {
 // of it. After a crash it is there wholly or not at all.
 //
 // Of a read-only snapshot nothing can be changed by anybody: EROFS; it can be removed
-// as a whole.
+// as a whole. It is durable on return.
 //
 // It takes the owner of the directory (or user 0), who may write to it: EPERM, EACCES.
-// Errors about a file are an *fs.PathError with its path from the directory on: ErrStatic
-// or that of the Breaker for what SkipSealed leaves out, EBUSY when a client does not
+// Errors about a file are a *FileError: ErrStatic or that of the Breaker for what SkipSealed leaves out, EBUSY when a client does not
 // give up the right to store. ENOSPC, EEXIST; ENOTDIR when SnapshotsName is none.
 // Nothing has changed then. It returns the paths of the files that were skipped.
 //
@@ -58,7 +57,10 @@ func (f *FS) Snapshot(c Cred, dir layout.Ino, name string, o SnapshotOptions) (s
 	if err != nil {
 		return nil, err
 	}
-	return skipped, f.nameSnapshot(c, dir, name, top, dirs)
+	if err := f.nameSnapshot(c, dir, name, top, dirs); err != nil {
+		return nil, err
+	}
+	return skipped, f.Commit()
 }
 
 // cloneTree clones the tree of a directory: see tree.clone.
@@ -192,7 +194,7 @@ func (in *inode) snapshot() bool { return in.kind == layout.ModeDirectory && in.
 var errNoSnapshot = fmt.Errorf("it is no snapshot: %w", unix.EINVAL)
 
 // RemoveSnapshot removes a snapshot of a directory, read-only or not, with all files in
-// it: atomically, by its name. On return what it had is free, but for what others have
+// it: atomically, by its name, durably. On return what it had is free, but for what others have
 // open, and blocks that other files share. It takes what Snapshot takes. ENOENT; EINVAL
 // for what is no snapshot; ENOTEMPTY when it has snapshots of its own.
 //
@@ -207,7 +209,7 @@ func (f *FS) RemoveSnapshot(c Cred, dir layout.Ino, name string) error {
 	}()
 	f.renameMu.Lock()
 	defer f.renameMu.Unlock()
-	return f.withSnapshots(c, dir, false, func(_, snapshots *inode) (err error) {
+	err := f.withSnapshots(c, dir, false, func(_, snapshots *inode) (err error) {
 		if top, err = f.child(&snapshots.Inode, name); err != nil {
 			return err
 		}
@@ -228,6 +230,10 @@ func (f *FS) RemoveSnapshot(c Cred, dir layout.Ino, name string) error {
 			return u.dropLink(top, now)
 		})
 	})
+	if err != nil {
+		return err
+	}
+	return f.Commit()
 }
 
 // refuseNested refuses to remove a snapshot that has snapshots of its own.

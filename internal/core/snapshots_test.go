@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -225,19 +224,19 @@ func TestSnapshotReadOnly(t *testing.T) {
 // nothing has changed then.
 func TestSnapshotRefused(t *testing.T) {
 	meta, data := newAreas(t, 64<<20)
-	fsys := mount(t, meta, data)
-	dir := variedTree(t, fsys)
-	frozenFile := create(t, fsys, dir, "frozen")
+	fs := mount(t, meta, data)
+	dir := variedTree(t, fs)
+	frozenFile := create(t, fs, dir, "frozen")
 	defer frozenFile.Close()
 	must[int](t)(frozenFile.WriteAt(make([]byte, 4096), 0))
-	must[Attr](t)(fsys.Link(root, frozenFile.Ino(), snapshotParent(t, fsys, dir, "sub"), "frozen, too"))
+	must[Attr](t)(fs.Link(root, frozenFile.Ino(), snapshotParent(t, fs, dir, "sub"), "frozen, too"))
 	if err := frozenFile.SetStatic(true); err != nil {
 		t.Fatal(err)
 	}
-	before := snapshot(fsys)
-	used := fsys.Statfs()
-	_, err := fsys.Snapshot(root, dir, "s", SnapshotOptions{})
-	var p *fs.PathError
+	before := snapshot(fs)
+	used := fs.Statfs()
+	_, err := fs.Snapshot(root, dir, "s", SnapshotOptions{})
+	var p *FileError
 	if !errors.As(err, &p) || p.Path != "frozen" && p.Path != "sub/frozen, too" || !errors.Is(err, ErrStatic) {
 		t.Errorf("with a static file: %v", err)
 	}
@@ -253,43 +252,43 @@ func TestSnapshotRefused(t *testing.T) {
 		{root, dir, "..", unix.EINVAL},
 		{root, dir, strings.Repeat("x", 256), unix.ENAMETOOLONG},
 	} {
-		if _, err := fsys.Snapshot(tc.c, tc.dir, tc.name, SnapshotOptions{SkipSealed: true}); !errors.Is(err, tc.want) {
+		if _, err := fs.Snapshot(tc.c, tc.dir, tc.name, SnapshotOptions{SkipSealed: true}); !errors.Is(err, tc.want) {
 			t.Errorf("%+v: %v", tc, err)
 		}
 	}
-	if err := fsys.RemoveSnapshot(root, dir, "s"); !errors.Is(err, unix.ENOENT) {
+	if err := fs.RemoveSnapshot(root, dir, "s"); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("removing what is not there: %v", err)
 	}
-	if got := snapshot(fsys); !got.equal(before) || fsys.Statfs() != used {
-		t.Errorf("refused, and something has changed: %+v, %+v\n%s", used, fsys.Statfs(), got.diff([]treeState{before}))
+	if got := snapshot(fs); !got.equal(before) || fs.Statfs() != used {
+		t.Errorf("refused, and something has changed: %+v, %+v\n%s", used, fs.Statfs(), got.diff([]treeState{before}))
 	}
-	skipped := must[[]string](t)(fsys.Snapshot(root, dir, "s", SnapshotOptions{SkipSealed: true}))
+	skipped := must[[]string](t)(fs.Snapshot(root, dir, "s", SnapshotOptions{SkipSealed: true}))
 	if !slices.Equal(skipped, []string{"frozen", "sub/frozen, too"}) {
 		t.Errorf("skipped %q", skipped)
 	}
-	want := under(fsys, dir)
+	want := under(fs, dir)
 	delete(want, "/frozen")
 	delete(want, "/sub/frozen, too")
-	if got := under(fsys, snapshotDir(t, fsys, dir, "s")); !got.without(noSize).equal(want.without(noSize)) {
+	if got := under(fs, snapshotDir(t, fs, dir, "s")); !got.without(noSize).equal(want.without(noSize)) {
 		t.Errorf("with a file skipped:\n%s", got.diff([]treeState{want}))
 	}
-	if _, err := fsys.Snapshot(root, dir, "s", SnapshotOptions{SkipSealed: true}); err != unix.EEXIST {
+	if _, err := fs.Snapshot(root, dir, "s", SnapshotOptions{SkipSealed: true}); err != unix.EEXIST {
 		t.Errorf("a second one of the name: %v", err)
 	}
-	plain := must[Attr](t)(fsys.Lookup(root, dir, SnapshotsName)).Ino
-	must[Attr](t)(fsys.Create(root, plain, "plain", layout.ModeDirectory|0o700, 0))
-	if err := fsys.RemoveSnapshot(root, dir, "plain"); !errors.Is(err, unix.EINVAL) {
+	plain := must[Attr](t)(fs.Lookup(root, dir, SnapshotsName)).Ino
+	must[Attr](t)(fs.Create(root, plain, "plain", layout.ModeDirectory|0o700, 0))
+	if err := fs.RemoveSnapshot(root, dir, "plain"); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("removing a directory that is no snapshot: %v", err)
 	}
 
 	// One with snapshots of its own stays until they are removed.
-	w := takeSnapshot(t, fsys, dir, "w", SnapshotOptions{Writable: true, SkipSealed: true})
-	sub := snapshotParent(t, fsys, w, "sub")
-	takeSnapshot(t, fsys, sub, "inner", SnapshotOptions{})
-	if err := fsys.RemoveSnapshot(root, dir, "w"); !errors.Is(err, unix.ENOTEMPTY) || !errors.As(err, &p) || p.Path != "sub/.snapshots" {
+	w := takeSnapshot(t, fs, dir, "w", SnapshotOptions{Writable: true, SkipSealed: true})
+	sub := snapshotParent(t, fs, w, "sub")
+	takeSnapshot(t, fs, sub, "inner", SnapshotOptions{})
+	if err := fs.RemoveSnapshot(root, dir, "w"); !errors.Is(err, unix.ENOTEMPTY) || !errors.As(err, &p) || p.Path != "sub/.snapshots" {
 		t.Errorf("removing one with a snapshot in it: %v", err)
 	}
-	if err := errors.Join(fsys.RemoveSnapshot(root, sub, "inner"), fsys.RemoveSnapshot(root, dir, "w")); err != nil {
+	if err := errors.Join(fs.RemoveSnapshot(root, sub, "inner"), fs.RemoveSnapshot(root, dir, "w")); err != nil {
 		t.Error(err)
 	}
 }
@@ -550,39 +549,39 @@ func TestSnapshotRestore(t *testing.T) {
 // remove, and more names than a record can hold.
 func TestSnapshotRestoreRefused(t *testing.T) {
 	meta, data := areasWith(t, 128, 8)
-	fsys := mount(t, meta, data)
-	dir := variedTree(t, fsys)
-	takeSnapshot(t, fsys, dir, "s", SnapshotOptions{})
-	sub := snapshotParent(t, fsys, dir, "sub")
-	takeSnapshot(t, fsys, sub, "inner", SnapshotOptions{})
-	before := snapshot(fsys)
-	err := fsys.RestoreSnapshot(root, dir, "s")
-	var p *fs.PathError
+	fs := mount(t, meta, data)
+	dir := variedTree(t, fs)
+	takeSnapshot(t, fs, dir, "s", SnapshotOptions{})
+	sub := snapshotParent(t, fs, dir, "sub")
+	takeSnapshot(t, fs, sub, "inner", SnapshotOptions{})
+	before := snapshot(fs)
+	err := fs.RestoreSnapshot(root, dir, "s")
+	var p *FileError
 	if !errors.Is(err, unix.ENOTEMPTY) || !errors.As(err, &p) || p.Path != "sub/.snapshots" {
 		t.Errorf("with a snapshot of a directory below: %v", err)
 	}
-	if err := fsys.RestoreSnapshot(root, dir, "none"); err != unix.ENOENT {
+	if err := fs.RestoreSnapshot(root, dir, "none"); err != unix.ENOENT {
 		t.Errorf("restoring what is not there: %v", err)
 	}
-	if err := fsys.RestoreSnapshot(Cred{UID: 7}, dir, "s"); err != unix.EPERM {
+	if err := fs.RestoreSnapshot(Cred{UID: 7}, dir, "s"); err != unix.EPERM {
 		t.Errorf("by somebody else: %v", err)
 	}
-	if got := snapshot(fsys); !got.equal(before) {
+	if got := snapshot(fs); !got.equal(before) {
 		t.Errorf("refused, and something has changed:\n%s", got.diff([]treeState{before}))
 	}
-	if err := fsys.RemoveSnapshot(root, sub, "inner"); err != nil {
+	if err := fs.RemoveSnapshot(root, sub, "inner"); err != nil {
 		t.Fatal(err)
 	}
 	fits, names := 0, 0
 	for ; ; names++ {
-		must[Attr](t)(fsys.Create(root, dir, fmt.Sprint("a file with a name ", names), layout.ModeRegular|0o600, 0))
+		must[Attr](t)(fs.Create(root, dir, fmt.Sprint("a file with a name ", names), layout.ModeRegular|0o600, 0))
 		if names%500 != 0 {
 			continue
 		}
-		used := fsys.Statfs()
-		err := fsys.RestoreSnapshot(root, dir, "s")
+		used := fs.Statfs()
+		err := fs.RestoreSnapshot(root, dir, "s")
 		if errors.Is(err, unix.EFBIG) {
-			if now := fsys.Statfs(); now.FreeInodes != used.FreeInodes || now.FreeNodes != used.FreeNodes {
+			if now := fs.Statfs(); now.FreeInodes != used.FreeInodes || now.FreeNodes != used.FreeNodes {
 				t.Errorf("refused, and it has left %+v of %+v", now, used)
 			}
 			break
@@ -592,14 +591,14 @@ func TestSnapshotRestoreRefused(t *testing.T) {
 		}
 		fits = names
 		for i := range names {
-			must[Attr](t)(fsys.Create(root, dir, fmt.Sprint("a file with a name ", i), layout.ModeRegular|0o600, 0))
+			must[Attr](t)(fs.Create(root, dir, fmt.Sprint("a file with a name ", i), layout.ModeRegular|0o600, 0))
 		}
 	}
 	t.Logf("%d names can be exchanged, %d cannot, with a log of 1 MiB", fits, names)
 	if fits < 500 {
 		t.Error("too few names can be exchanged")
 	}
-	if err := checkMounted(fsys); err != nil {
+	if err := checkMounted(fs); err != nil {
 		t.Error(err)
 	}
 }

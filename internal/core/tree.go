@@ -3,7 +3,6 @@ package core
 import (
 	"cmp"
 	"fmt"
-	"io/fs"
 	"path"
 	"slices"
 
@@ -197,11 +196,16 @@ func (t *tree) still(skip bool) error {
 	return nil
 }
 
-// error says which file an error is about. It is an *fs.PathError with a path from the
-// first directory on.
-func (f *treeFile) error(err error) error {
-	return &fs.PathError{Op: "snapshot", Path: f.dir.path(f.name), Err: err}
+// FileError is an error about one of the files of a tree.
+type FileError struct {
+	Path string // from the tree's directory on
+	Err  error
 }
+
+func (e *FileError) Error() string { return e.Path + ": " + e.Err.Error() }
+func (e *FileError) Unwrap() error { return e.Err }
+
+func (f *treeFile) error(err error) error { return &FileError{f.dir.path(f.name), err} }
 
 func (f *treeFile) unlock() {
 	if f.locked {
@@ -248,7 +252,7 @@ func (t *tree) release() {
 func (t *tree) refuseNested(own bool) error {
 	for _, p := range t.nested {
 		if own || p != SnapshotsName {
-			return &fs.PathError{Op: "remove", Path: p, Err: fmt.Errorf("snapshots that are to be removed first: %w", unix.ENOTEMPTY)}
+			return &FileError{p, fmt.Errorf("there are snapshots in it, which are to be removed first: %w", unix.ENOTEMPTY)}
 		}
 	}
 	return nil
