@@ -2,9 +2,12 @@ package core
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -186,14 +189,31 @@ func (t *tree) still(skip bool) error {
 			return f.error(err)
 		}
 	}
-	for _, f := range t.files {
-		if _, end := blocksOf(0, f.in.Size); f.in.kind == layout.ModeRegular && !f.skipped {
-			if err := f.in.still(0, end); err != nil {
-				return f.error(err)
+	return t.breakAll()
+}
+
+// breakers is how many files are made still at the same time: what takes time is that
+// a client, of which each may have some of the files, is scheduled and answers.
+const breakers = 32
+
+func (t *tree) breakAll() error {
+	var next atomic.Int64
+	var all sync.WaitGroup
+	errs := make([]error, min(breakers, len(t.files)))
+	for i := range errs {
+		all.Go(func() {
+			for n := next.Add(1) - 1; n < int64(len(t.files)) && errs[i] == nil; n = next.Add(1) - 1 {
+				f := t.files[n]
+				if _, end := blocksOf(0, f.in.Size); f.in.kind == layout.ModeRegular && !f.skipped {
+					if err := f.in.still(0, end); err != nil {
+						errs[i] = f.error(err)
+					}
+				}
 			}
-		}
+		})
 	}
-	return nil
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // FileError is an error about one of the files of a tree.
