@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/alloc"
 	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
@@ -72,7 +73,7 @@ func (in *inode) still(first, end int64) error {
 	fs.breaker.Stored(in.ino, first, end-first, func(first, count int64) {
 		stored = append(stored, hole(first, count))
 	})
-	if err := fs.breaker.Break(in.ino, first, end-first, TakeWrites); err != nil || stored == nil {
+	if err := fs.breaker.Break(in.ino, TakeWrites, alloc.Run{First: first, Count: end - first}); err != nil || stored == nil {
 		return err
 	}
 	for _, s := range stored {

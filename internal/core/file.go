@@ -391,12 +391,19 @@ func (fs *FS) cancel(runs []alloc.Run) {
 // breakPlan takes from clients what they see where the plan changes the map: zeros,
 // and blocks that the file gives up for copies of its own.
 func (in *inode) breakPlan(p plan) error {
+	var runs [TakeZeros + 1][]alloc.Run
 	for _, q := range p.changes() {
 		what := TakeZeros
 		if !q.zeros() {
 			what = TakeAll
 		}
-		if err := in.fs.breaker.Break(in.ino, q.first, q.count, what); err != nil {
+		runs[what] = append(runs[what], alloc.Run{First: q.first, Count: q.count})
+	}
+	for what, list := range runs {
+		if list == nil {
+			continue
+		}
+		if err := in.fs.breaker.Break(in.ino, Taking(what), list...); err != nil {
 			return err
 		}
 	}

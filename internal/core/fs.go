@@ -48,9 +48,9 @@ const (
 // locked.
 type Breaker interface {
 	// Break is called before the block map changes. When it returns nil nobody
-	// can access the blocks first to first+count of the file any longer as far
-	// as what says. An error (EBUSY) ends the operation: nothing has changed.
-	Break(ino layout.Ino, first, count int64, what Taking) error
+	// can access the runs of blocks of the file any longer as far as what says.
+	// An error (EBUSY) ends the operation: nothing has changed.
+	Break(ino layout.Ino, what Taking, runs ...alloc.Run) error
 	// Sealed returns the error with which a Break of the run would fail at once
 	// because of seals and pins, nil when there are none. It is asked before
 	// every change of the block map, also of one that breaks nothing.
@@ -62,7 +62,7 @@ type Breaker interface {
 
 type noBreaker struct{}
 
-func (noBreaker) Break(layout.Ino, int64, int64, Taking) error { return nil }
+func (noBreaker) Break(layout.Ino, Taking, ...alloc.Run) error { return nil }
 func (noBreaker) Sealed(layout.Ino, int64, int64) error        { return nil }
 
 func (noBreaker) Stored(layout.Ino, int64, int64, func(first, count int64)) {}

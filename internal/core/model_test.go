@@ -406,6 +406,39 @@ func (m *model) fallocate(t *rapid.T) {
 	}
 }
 
+func (m *model) shift(t *rapid.T) {
+	o := m.drawNode(t)
+	off, length := drawOffset(t)/page*page, int64(rapid.IntRange(1, 70).Draw(t, "length"))*page+int64(rapid.SampledFrom([]int{0, 0, 0, 8}).Draw(t, "byte"))
+	insert := rapid.Bool().Draw(t, "insert")
+	want, cut, by, mode := syscall.Errno(0), off+length, -length, uint32(CollapseRange)
+	if insert {
+		cut, by, mode = off, length, InsertRange
+	}
+	switch {
+	case off+length > layout.MaxFileSize:
+		want = unix.EFBIG
+	case length%page != 0 || cut >= o.f.size:
+		want = unix.EINVAL
+	case o.f.size+by > layout.MaxFileSize:
+		want = unix.EFBIG
+	case o.f.static:
+		want = unix.EBUSY
+	}
+	if !m.same(t, "shift", o.n.Fallocate(mode, off, length), want) {
+		return
+	}
+	blocks := map[int64][]byte{}
+	for n, b := range o.f.blocks {
+		switch {
+		case n*page >= cut:
+			blocks[n+by/page] = b
+		case n*page < off:
+			blocks[n] = b
+		}
+	}
+	o.f.blocks, o.f.size = blocks, o.f.size+by
+}
+
 func (m *model) relocate(t *rapid.T) {
 	o, off := m.drawNode(t), drawOffset(t)
 	length := min(int64(rapid.IntRange(1, 300000).Draw(t, "length")), layout.MaxFileSize-off)
@@ -652,7 +685,7 @@ func TestModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"create": m.create, "link": m.link, "remove": m.remove, "rename": m.rename, "xattr": m.xattr,
 			"open": m.openFile, "close": m.closeFile, "write": m.write, "read": m.readFile, "write again": m.write,
-			"truncate": m.truncate, "fallocate": m.fallocate, "relocate": m.relocate, "fault": m.fault,
+			"truncate": m.truncate, "fallocate": m.fallocate, "shift": m.shift, "relocate": m.relocate, "fault": m.fault,
 			"fill": m.fill, "static": m.setStatic, "clone": m.clone, "clone range": m.cloneRange, "write once more": m.write,
 			"remount": m.remount, "": m.check,
 		})

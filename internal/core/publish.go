@@ -283,13 +283,21 @@ func (p *publication) prepare() error {
 // program faults, and goes on.
 func (p *publication) take() error {
 	c, fs := p.clone.private, p.clone.fs
+	if p.pieces == nil {
+		return nil
+	}
+	var here, there []alloc.Run
 	for _, q := range p.pieces {
-		if err := fs.breaker.Break(p.clone.ino, q.first, q.count, TakeWrites); err != nil {
-			return err
-		}
-		if err := fs.breaker.Break(c.of.ino, c.first+q.first, q.count, TakeAll); err != nil {
-			return err
-		}
+		here = append(here, alloc.Run{First: q.first, Count: q.count})
+		there = append(there, alloc.Run{First: c.first + q.first, Count: q.count})
+	}
+	if err := fs.breaker.Break(p.clone.ino, TakeWrites, here...); err != nil {
+		return err
+	}
+	if err := fs.breaker.Break(c.of.ino, TakeAll, there...); err != nil {
+		return err
+	}
+	for _, q := range p.pieces {
 		fs.data.Flush(q.block*layout.BlockSize, q.count*layout.BlockSize)
 	}
 	return nil

@@ -30,7 +30,7 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 	if err := in.ownPart(size, min(in.Size, layout.RoundUp(size, layout.BlockSize))); err != nil {
 		return err
 	}
-	if err := fs.breaker.Break(in.ino, keep, end-keep, TakeAll); err != nil {
+	if err := fs.breaker.Break(in.ino, TakeAll, alloc.Run{First: keep, Count: end - keep}); err != nil {
 		return err
 	}
 	u, err := fs.begin()
@@ -159,15 +159,18 @@ func (fs *FS) transact(fn func(*update) error) error {
 
 // Modes of Fallocate, as in fallocate(2).
 const (
-	KeepSize  = unix.FALLOC_FL_KEEP_SIZE
-	PunchHole = unix.FALLOC_FL_PUNCH_HOLE
-	ZeroRange = unix.FALLOC_FL_ZERO_RANGE
+	KeepSize      = unix.FALLOC_FL_KEEP_SIZE
+	PunchHole     = unix.FALLOC_FL_PUNCH_HOLE
+	ZeroRange     = unix.FALLOC_FL_ZERO_RANGE
+	CollapseRange = unix.FALLOC_FL_COLLAPSE_RANGE
+	InsertRange   = unix.FALLOC_FL_INSERT_RANGE
 )
 
 // Fallocate allocates [off, off+length) unwritten (mode 0 or KeepSize), makes
-// it a hole (PunchHole|KeepSize) or zeros (ZeroRange). ENOSPC: nothing was
-// allocated. Ranges of many thousand blocks go in several transactions, each
-// atomic; parts of blocks are zeroed in place.
+// it a hole (PunchHole|KeepSize) or zeros (ZeroRange), cuts it out of the file
+// (CollapseRange) or puts a hole of that length before off (InsertRange; see
+// inode.shift). ENOSPC: nothing was allocated. Ranges of many thousand blocks go
+// in several transactions, each atomic; parts of blocks are zeroed in place.
 func (n *Node) Fallocate(mode uint32, off, length int64) error {
 	if err := n.writable(off, length); err != nil {
 		return err
@@ -188,6 +191,8 @@ func (n *Node) Fallocate(mode uint32, off, length int64) error {
 		return in.punch(off, length)
 	case ZeroRange, ZeroRange | KeepSize:
 		return in.allocate(off, length, mode == ZeroRange, true)
+	case CollapseRange, InsertRange:
+		return in.shift(off, length, mode == InsertRange)
 	}
 	return unix.EOPNOTSUPP
 }
@@ -439,7 +444,7 @@ func (in *inode) zeroEdges(off, length int64) error {
 // stay, Commit does it.
 func (in *inode) takeAll(first, end int64) error {
 	fs := in.fs
-	err := fs.breaker.Break(in.ino, first, end-first, TakeAll)
+	err := fs.breaker.Break(in.ino, TakeAll, alloc.Run{First: first, Count: end - first})
 	if !fs.deferData {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/alloc"
 	"github.com/pmemfs/pmemfs/internal/crash"
 	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
@@ -33,9 +34,11 @@ func (s *sealer) Sealed(_ layout.Ino, first, count int64) error {
 
 func (s *sealer) Stored(layout.Ino, int64, int64, func(first, count int64)) {}
 
-func (s *sealer) Break(ino layout.Ino, first, count int64, _ Taking) error {
-	if err := s.Sealed(ino, first, count); err != nil {
-		return err
+func (s *sealer) Break(ino layout.Ino, _ Taking, runs ...alloc.Run) error {
+	for _, r := range runs {
+		if err := s.Sealed(ino, r.First, r.Count); err != nil {
+			return err
+		}
 	}
 	s.breaks++
 	return nil

@@ -31,7 +31,7 @@ var layers = map[string][]string{
 	"internal/fault":         {},
 	"internal/session":       {"internal/medium"},
 	"internal/wire":          {},
-	"internal/server": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant",
+	"internal/server": {"pmem", "internal/medium", "internal/layout", "internal/alloc", "internal/core", "internal/progress", "internal/grant",
 		"internal/fault", "internal/wire", "internal/session"},
 	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/wire",
 		"internal/server"},

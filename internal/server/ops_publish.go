@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -53,7 +54,13 @@ func (s *Session) publish(q *wire.Request) (*wire.Reply, error) {
 	if n == 0 || n > wire.MaxPublish || len(q.Data)%4 != 0 {
 		return nil, invalid("%d bytes of mappings to publish", len(q.Data))
 	}
-	return s.withClones(q.Data, -1, nil, func(clones []*core.Node) error { return core.Publish(clones...) })
+	return s.withClones(q.Data, -1, nil, func(clones []*core.Node) error {
+		err := core.Publish(clones...)
+		if errors.Is(err, unix.EFBIG) {
+			err = fmt.Errorf("%w: publish fewer blocks at a time, or use a pool with a larger journal (pmemfs mkfs --journal)", err)
+		}
+		return err
+	})
 }
 
 func (s *Session) discard(q *wire.Request) (*wire.Reply, error) {
