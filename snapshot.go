@@ -107,7 +107,7 @@ func (fsys *FS) SnapshotDiff(dir, name, other string) ([]SnapshotChange, error) 
 		Ranges     []ByteRange `json:"ranges"`
 	}
 	q := &wire.Request{Op: wire.OpSnapshotDiff, Path: dir, Path2: name, Data: []byte(other)}
-	if err := fsys.onSnapshot("compare", q, &list); err != nil {
+	if err := fsys.onSnapshot("compare with", q, &list); err != nil {
 		return nil, err
 	}
 	out := make([]SnapshotChange, len(list))
@@ -133,7 +133,7 @@ func (fsys *FS) RestoreSnapshot(dir, name string) error {
 // without a name. On return the space is free that no other file has; after a crash meanwhile it will be, in the
 // background. ENOTEMPTY: it has snapshots of its own; EPERM: it takes the owner of the directory, or user 0.
 func (fsys *FS) RemoveSnapshot(dir, name string) error {
-	return fsys.onSnapshot("remove snapshot of", &wire.Request{Op: wire.OpSnapshotRemove, Path: dir, Path2: name}, nil)
+	return fsys.onSnapshot("remove", &wire.Request{Op: wire.OpSnapshotRemove, Path: dir, Path2: name}, nil)
 }
 
 // onSnapshot does a request on the snapshots of q.Path, and decodes its answer. An error names the file that it is about.
@@ -144,8 +144,11 @@ func (fsys *FS) onSnapshot(op string, q *wire.Request, answer any) error {
 	r, err := fsys.call(q)
 	if err != nil {
 		name := q.Path
-		if r != nil && r.Name != "" {
+		switch {
+		case r != nil && r.Name != "":
 			name = path.Join(name, r.Name)
+		case q.Path2 != "":
+			name = path.Join(name, SnapshotsName, q.Path2)
 		}
 		return pathError(op, name, err)
 	}

@@ -3,6 +3,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"path"
 
 	"golang.org/x/sys/unix"
 
@@ -29,7 +30,7 @@ func (f *FS) RestoreSnapshot(c Cred, dir layout.Ino, name string) error {
 	if err != nil {
 		return err
 	}
-	top, dirs, _, err := f.cloneTree(snapshot, 0, false)
+	top, dirs, _, err := f.cloneTree(snapshot, path.Join(SnapshotsName, name), 0, false)
 	if top != nil {
 		defer top.put() // whatever it holds then
 	}
@@ -52,7 +53,7 @@ func (f *FS) RestoreSnapshot(c Cred, dir layout.Ino, name string) error {
 // restore exchanges the names of a locked directory with those of an orphan that has
 // dirs directories. renameMu is held.
 func (f *FS) restore(d, top *inode, dirs uint32) error {
-	t, err := f.lockDirs(d, true)
+	t, err := f.lockDirs(d, true, "")
 	if err != nil {
 		return err
 	}
@@ -62,7 +63,7 @@ func (f *FS) restore(d, top *inode, dirs uint32) error {
 	}
 	top.mu.Lock()
 	defer top.mu.Unlock()
-	r, err := f.lockDirs(top, true)
+	r, err := f.lockDirs(top, true, "")
 	if err != nil {
 		return err
 	}

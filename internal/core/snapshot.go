@@ -3,6 +3,7 @@ package core
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -50,7 +51,7 @@ func (f *FS) Snapshot(c Cred, dir layout.Ino, name string, o SnapshotOptions) (s
 	if !o.Writable {
 		flags = layout.FlagReadOnly
 	}
-	top, dirs, skipped, err := f.cloneTree(dir, flags, o.SkipSealed)
+	top, dirs, skipped, err := f.cloneTree(dir, "", flags, o.SkipSealed)
 	if top != nil {
 		defer top.put() // if it has got no name all of it goes
 	}
@@ -63,8 +64,8 @@ func (f *FS) Snapshot(c Cred, dir layout.Ino, name string, o SnapshotOptions) (s
 	return skipped, f.Commit()
 }
 
-// cloneTree clones the tree of a directory: see tree.clone.
-func (f *FS) cloneTree(dir layout.Ino, flags uint8, skip bool) (top *inode, dirs uint32, skipped []string, err error) {
+// cloneTree clones the tree of a directory, which has a name in errors: see tree.clone.
+func (f *FS) cloneTree(dir layout.Ino, name string, flags uint8, skip bool) (top *inode, dirs uint32, skipped []string, err error) {
 	d, err := f.get(dir)
 	if err != nil {
 		return nil, 0, nil, err
@@ -77,7 +78,7 @@ func (f *FS) cloneTree(dir layout.Ino, flags uint8, skip bool) (top *inode, dirs
 		f.renameMu.Unlock()
 		return nil, 0, nil, unix.ENOENT
 	}
-	t, err := f.lockDirs(d, false)
+	t, err := f.lockDirs(d, false, name)
 	f.renameMu.Unlock()
 	if err != nil {
 		return nil, 0, nil, err
@@ -218,7 +219,7 @@ func (f *FS) RemoveSnapshot(c Cred, dir layout.Ino, name string) error {
 		if !top.snapshot() {
 			return errNoSnapshot
 		}
-		if err := f.refuseNested(top); err != nil {
+		if err := f.refuseNested(top, name); err != nil {
 			return err
 		}
 		return f.transact(func(u *update) error {
@@ -237,11 +238,11 @@ func (f *FS) RemoveSnapshot(c Cred, dir layout.Ino, name string) error {
 }
 
 // refuseNested refuses to remove a snapshot that has snapshots of its own.
-func (f *FS) refuseNested(top *inode) error {
+func (f *FS) refuseNested(top *inode, name string) error {
 	if top.frozen { // none could be made
 		return nil
 	}
-	t, err := f.lockDirs(top, false)
+	t, err := f.lockDirs(top, false, path.Join(SnapshotsName, name))
 	if err != nil {
 		return err
 	}

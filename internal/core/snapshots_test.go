@@ -285,7 +285,7 @@ func TestSnapshotRefused(t *testing.T) {
 	w := takeSnapshot(t, fs, dir, "w", SnapshotOptions{Writable: true, SkipSealed: true})
 	sub := snapshotParent(t, fs, w, "sub")
 	takeSnapshot(t, fs, sub, "inner", SnapshotOptions{})
-	if err := fs.RemoveSnapshot(root, dir, "w"); !errors.Is(err, unix.ENOTEMPTY) || !errors.As(err, &p) || p.Path != "sub/.snapshots" {
+	if err := fs.RemoveSnapshot(root, dir, "w"); !errors.Is(err, unix.ENOTEMPTY) || !errors.As(err, &p) || p.Path != ".snapshots/w/sub/.snapshots" {
 		t.Errorf("removing one with a snapshot in it: %v", err)
 	}
 	if err := errors.Join(fs.RemoveSnapshot(root, sub, "inner"), fs.RemoveSnapshot(root, dir, "w")); err != nil {

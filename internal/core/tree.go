@@ -39,7 +39,7 @@ type tree struct {
 type treeDir struct {
 	in     *inode
 	above  *treeDir // nil: it is the first
-	name   string   // in above
+	name   string   // in above; of the first one the path in errors
 	names  []DirEntry
 	clone  *inode              // that treeClone has made of it
 	subdir map[string]*treeDir // by name; nil: none
@@ -56,16 +56,16 @@ type treeFile struct {
 }
 
 func (d *treeDir) path(name string) string {
-	for ; d.above != nil; d = d.above {
+	for ; d != nil; d = d.above {
 		name = path.Join(d.name, name)
 	}
 	return name
 }
 
-// lockDirs locks the directories under one that is locked. renameMu is held until it
+// lockDirs locks the directories under one that is locked, and has a name in errors. renameMu is held until it
 // returns: which directory is above which does not change.
-func (f *FS) lockDirs(top *inode, exclusive bool) (*tree, error) {
-	t := &tree{fs: f, exclusive: exclusive, dirs: []*treeDir{{in: top}}}
+func (f *FS) lockDirs(top *inode, exclusive bool, name string) (*tree, error) {
+	t := &tree{fs: f, exclusive: exclusive, dirs: []*treeDir{{in: top, name: name}}}
 	for i := 0; i < len(t.dirs); i++ { // which grows
 		if err := t.read(t.dirs[i]); err != nil {
 			t.release()
@@ -216,9 +216,9 @@ func (t *tree) breakAll() error {
 	return errors.Join(errs...)
 }
 
-// FileError is an error about one of the files of a tree.
+// FileError is an error about one of the files under a directory.
 type FileError struct {
-	Path string // from the tree's directory on
+	Path string // from the directory on
 	Err  error
 }
 
