@@ -234,6 +234,10 @@ func (u *update) edit(in *inode) *layout.Inode {
 // commit writes the edited inodes and commits.
 func (u *update) commit() error {
 	for _, p := range u.inodes {
+		// Of other changes mapEdit takes note. One that is being made is not changed.
+		if p.want.Size != p.in.Size && p.want.Type() == layout.ModeRegular && p.in.Mode != 0 {
+			p.want.Changes++
+		}
 		var raw [layout.InodeSize]byte
 		if p.want.Mode == 0 {
 			layout.FreeInode(raw[:], p.in.Generation)

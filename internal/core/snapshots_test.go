@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"path"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -682,4 +686,339 @@ func TestSnapshotDiff(t *testing.T) {
 	if _, err := fs.SnapshotDiff(Cred{UID: 7}, dir, "s", ""); err != unix.EPERM {
 		t.Errorf("by somebody else: %v", err)
 	}
+}
+
+// TestSnapshotConcurrent does everything at the same time: nobody waits for ever, and
+// each snapshot has what one instant of each file's writer has left.
+func TestSnapshotConcurrent(t *testing.T) {
+	meta, data := newAreas(t, 64<<20)
+	fs := mount(t, meta, data)
+	dirs := []layout.Ino{layout.RootIno}
+	for _, name := range []string{"a", "b", "c"} {
+		dirs = append(dirs, must[Attr](t)(fs.Create(root, dirs[len(dirs)/2], name, layout.ModeDirectory|0o755, 0)).Ino)
+	}
+	expected := []error{unix.ENOENT, unix.EEXIST, unix.ENOTEMPTY, unix.EINVAL, unix.ENOSPC, unix.ENOTDIR, unix.EISDIR, unix.EBUSY, unix.EROFS}
+	var all sync.WaitGroup
+	var done, taken, restored atomic.Int64
+	stop := time.Now().Add(2 * time.Second)
+	for i := range 6 {
+		all.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), 5))
+			name := func() string { return fmt.Sprint("file-", r.IntN(6)) }
+			dir := func() layout.Ino { return dirs[r.IntN(len(dirs))] }
+			for time.Now().Before(stop) {
+				var err error
+				switch op := r.IntN(40); {
+				case op < 8:
+					_, err = fs.Create(root, dir(), name(), layout.ModeRegular|0o600, 0)
+				case op < 12:
+					err = fs.Unlink(root, dir(), name())
+				case op < 18:
+					err = fs.Rename(root, dir(), name(), dir(), name(), uint32(r.IntN(2))*RenameExchange)
+				case op < 20:
+					err = fs.Rename(root, dir(), "c", dir(), "c", 0)
+				case op < 30:
+					err = writeSame(fs, dir(), name(), byte(op))
+				case op < 32:
+					var a Attr
+					if a, err = fs.Lookup(root, dir(), name()); err == nil {
+						_, err = fs.Link(root, a.Ino, dir(), name())
+					}
+				case op < 36:
+					if _, err = fs.Snapshot(root, dir(), fmt.Sprint("s", r.IntN(4)), SnapshotOptions{Writable: r.IntN(2) == 0}); err == nil {
+						taken.Add(1)
+					}
+				case op < 38:
+					err = fs.RemoveSnapshot(root, dir(), fmt.Sprint("s", r.IntN(4)))
+				case op == 38 && i == 0: // what it replaces, directories too, the others go on to use
+					if err = fs.RestoreSnapshot(root, dirs[2], fmt.Sprint("s", r.IntN(4))); err == nil {
+						restored.Add(1)
+					}
+				case op == 39:
+					_, err = fs.SnapshotDiff(root, dir(), fmt.Sprint("s", r.IntN(4)), "")
+				}
+				if err != nil && !slices.ContainsFunc(expected, func(want error) bool { return errors.Is(err, want) }) {
+					t.Errorf("%v", err)
+				}
+				done.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%d operations, %d snapshots, %d restores", done.Load(), taken.Load(), restored.Load())
+	if err := checkMounted(fs); err != nil {
+		t.Error(err)
+	}
+	for path, f := range snapshot(fs) {
+		if !strings.Contains(path, "file-") || f.Blocks[0] == "" || strings.Trim(f.Blocks[0], f.Blocks[0][:1]) == "" {
+			continue
+		}
+		t.Errorf("%s has what no instant has left", path)
+	}
+	if taken.Load() == 0 {
+		t.Error("no snapshot was taken")
+	}
+}
+
+// writeSame fills the first block of a file with one byte.
+func writeSame(fs *FS, dir layout.Ino, name string, b byte) error {
+	a, err := fs.Lookup(root, dir, name)
+	if err != nil {
+		return err
+	}
+	n, err := fs.Open(a.Ino)
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	_, err = n.WriteAt(bytes.Repeat([]byte{b + 'A'}, layout.BlockSize), 0)
+	return err
+}
+
+// TestSnapshotModel changes a tree at random and takes, compares, restores and removes
+// snapshots, of which the test remembers what they are.
+func TestSnapshotModel(t *testing.T) {
+	seeds := 20
+	if raceDetector || testing.Short() {
+		seeds = 8
+	}
+	for seed := range uint64(seeds) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
+			meta, data := newAreas(t, 64<<20)
+			m := &snapshotModel{t: t, fs: mount(t, meta, data), r: rand.New(rand.NewPCG(seed, 1)), taken: map[string]treeState{}}
+			m.dir = must[Attr](t)(m.fs.Create(root, layout.RootIno, "dir", layout.ModeDirectory|0o755, 0)).Ino
+			for step := range 150 {
+				m.step(step)
+				if step%10 == 0 {
+					m.look()
+				}
+				if t.Failed() {
+					t.Fatalf("in step %d", step)
+				}
+			}
+			if err := checkMounted(m.fs); err != nil {
+				t.Error(err)
+			}
+			if err := errors.Join(m.fs.Close(), func() error { fs, err := Mount(meta, data, Options{}); m.fs = fs; return err }()); err != nil {
+				t.Fatal(err)
+			}
+			m.look()
+			if err := removeAll(m.fs, layout.RootIno); err != nil {
+				t.Fatal(err)
+			}
+			if st := m.fs.Statfs(); st.FreeBlocks != st.Blocks || st.FreeInodes != st.Inodes-int64(layout.FirstIno) {
+				t.Errorf("when all is removed %d blocks and %d inodes are in use", st.Blocks-st.FreeBlocks, st.Inodes-st.FreeInodes)
+			}
+		})
+	}
+}
+
+type snapshotModel struct {
+	t     *testing.T
+	fs    *FS
+	r     *rand.Rand
+	dir   layout.Ino
+	taken map[string]treeState
+	names []string
+}
+
+// any picks a path of the tree, "" if it is of no use.
+func (m *snapshotModel) any(kind uint32) (a Attr, parent layout.Ino, name string) {
+	var all []string
+	for p, f := range under(m.fs, m.dir) {
+		if p != "/" && f.Attr.Mode&layout.ModeType == kind {
+			all = append(all, p)
+		}
+	}
+	if len(all) == 0 {
+		return a, m.dir, ""
+	}
+	slices.Sort(all)
+	p := "/dir" + all[m.r.IntN(len(all))]
+	a = must[Attr](m.t)(m.fs.Resolve(root, p, false))
+	parent, name, err := m.fs.ResolveParent(root, p)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return a, parent, name
+}
+
+func (m *snapshotModel) step(step int) {
+	t, fs := m.t, m.fs
+	file, dir, name := m.any(layout.ModeRegular)
+	sub, above, _ := m.any(layout.ModeDirectory)
+	if sub.Ino == 0 {
+		sub.Ino = m.dir
+	}
+	fresh := fmt.Sprint("n", step)
+	var err error
+	switch op := m.r.IntN(20); {
+	case op < 3 || name == "":
+		_, err = fs.Create(root, sub.Ino, fresh, layout.ModeRegular|0o640, 0)
+	case op < 4:
+		_, err = fs.Create(root, sub.Ino, fresh, layout.ModeDirectory|0o750, 0)
+	case op < 9:
+		m.change(file.Ino)
+	case op < 10:
+		err = fs.Rename(root, dir, name, sub.Ino, fresh, 0)
+	case op < 11 && sub.Ino != m.dir:
+		_, _, name := m.any(layout.ModeDirectory)
+		if err = fs.Rename(root, above, name, m.dir, fresh, 0); err == unix.ENOENT {
+			err = nil
+		}
+	case op < 12:
+		err = fs.Unlink(root, dir, name)
+	case op < 13:
+		_, err = fs.Link(root, file.Ino, sub.Ino, fresh)
+	case op < 14:
+		n := must[*Node](t)(fs.Open(file.Ino))
+		_, err = n.Clone(root, sub.Ino, fresh, 0o640)
+		n.Close()
+	case op < 15:
+		err = fs.SetXattr(root, file.Ino, "user.x", []byte(fresh), 0)
+	case op < 18:
+		m.names, m.taken[fresh] = append(m.names, fresh), under(fs, m.dir)
+		takeSnapshot(t, fs, m.dir, fresh, SnapshotOptions{Writable: op == 15})
+	case op < 19 && len(m.names) > 0:
+		err = fs.RestoreSnapshot(root, m.dir, m.names[m.r.IntN(len(m.names))])
+	case len(m.names) > 3:
+		i := m.r.IntN(len(m.names))
+		err = fs.RemoveSnapshot(root, m.dir, m.names[i])
+		delete(m.taken, m.names[i])
+		m.names = slices.Delete(m.names, i, i+1)
+	}
+	if err != nil {
+		t.Errorf("%v", err)
+	}
+}
+
+// change changes the contents of a file.
+func (m *snapshotModel) change(ino layout.Ino) {
+	n := must[*Node](m.t)(m.fs.Open(ino))
+	defer n.Close()
+	off, length := int64(m.r.IntN(200_000)), int64(1+m.r.IntN(20_000))
+	var err error
+	switch m.r.IntN(6) {
+	case 0:
+		_, err = m.fs.SetAttr(root, ino, SetAttr{Size: &off})
+	case 1:
+		err = n.Fallocate(PunchHole|KeepSize, off, length)
+	case 2:
+		err = n.Fallocate(0, off, length)
+	default:
+		p := make([]byte, length)
+		for i := range p {
+			p[i] = byte(m.r.Uint32())
+		}
+		_, err = n.WriteAt(p, off)
+	}
+	if err != nil {
+		m.t.Error(err)
+	}
+}
+
+// look verifies all snapshots, and what is said to have changed between each and
+// another one, or now.
+func (m *snapshotModel) look() {
+	now := under(m.fs, m.dir)
+	for i, name := range m.names {
+		got := under(m.fs, snapshotDir(m.t, m.fs, m.dir, name))
+		if want := m.taken[name]; !got.equal(want) {
+			m.t.Errorf("snapshot %s has changed:\n%s", name, got.diff([]treeState{want}))
+		}
+		to, other := now, ""
+		if i%2 == 1 {
+			other = m.names[i-1]
+			to = m.taken[other]
+		}
+		changes, err := m.fs.SnapshotDiff(root, m.dir, name, other)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if err := explains(changes, got, to); err != nil {
+			m.t.Errorf("from %s to %q: %v", name, other, err)
+		}
+	}
+}
+
+// explains reports what differs between two states and is not among the changes, or is
+// among them and does not.
+func explains(changes []SnapshotChange, from, to treeState) error {
+	byPath, removed := map[string]SnapshotChange{}, map[string]bool{}
+	for _, c := range changes {
+		if c.Removed {
+			removed[path.Join("/", c.Path)] = true
+		} else {
+			byPath[path.Join("/", c.Path)] = c
+		}
+	}
+	var before func(p string) string
+	before = func(p string) string {
+		c := byPath[p]
+		switch {
+		case p == "/":
+			return p
+		case c.Added:
+			return ""
+		case c.From != "":
+			return path.Join("/", c.From)
+		}
+		if above := before(path.Dir(p)); above != "" {
+			return path.Join(above, path.Base(p))
+		}
+		return ""
+	}
+	for p, f := range to {
+		was := before(p)
+		old, there := from[was]
+		c := byPath[p]
+		if c.Added {
+			continue
+		}
+		if !there || removed[was] {
+			return fmt.Errorf("%s: it should have been %q", p, was)
+		}
+		delete(from, was)
+		a, b := f.Attr, old.Attr
+		if (a.Mode != b.Mode || f.Xattrs != old.Xattrs) && !c.Attributes {
+			return fmt.Errorf("%s: other attributes", p)
+		}
+		if a.Mode&layout.ModeType == layout.ModeRegular {
+			if err := inRanges(c.Ranges, f, old); err != nil {
+				return fmt.Errorf("%s, which was %s: %w", p, was, err)
+			}
+		}
+	}
+	for p := range from {
+		if !removed[p] {
+			return fmt.Errorf("%s is gone", p)
+		}
+	}
+	return nil
+}
+
+// inRanges reports a byte that differs outside of the ranges.
+func inRanges(ranges []Range, f, old fileState) error {
+	inside := func(off int64) bool {
+		return slices.ContainsFunc(ranges, func(r Range) bool { return off >= r.Off && off < r.Off+r.Len })
+	}
+	for block := range union(f.Blocks, old.Blocks) {
+		a, b := []byte(zeroBlock), []byte(zeroBlock)
+		if s := f.Blocks[block]; s != "" {
+			a = []byte(s)
+		}
+		if s := old.Blocks[block]; s != "" {
+			b = []byte(s)
+		}
+		for i := range a {
+			if off := block*layout.BlockSize + int64(i); a[i] != b[i] && !inside(off) {
+				return fmt.Errorf("byte %d differs, ranges %v", off, ranges)
+			}
+		}
+	}
+	if f.Attr.Size != old.Attr.Size && !inside(min(f.Attr.Size, old.Attr.Size)) {
+		return fmt.Errorf("%d bytes, it had %d, ranges %v", f.Attr.Size, old.Attr.Size, ranges)
+	}
+	return nil
 }

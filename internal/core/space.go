@@ -112,9 +112,6 @@ func (in *inode) extend(size int64, apply func(*layout.Inode)) error {
 	}
 	return in.setAttr(func(want *layout.Inode) {
 		apply(want)
-		if size > want.Size {
-			want.Changes++
-		}
 		want.Size = size
 		want.Mtime = in.fs.now()
 	})
