@@ -231,8 +231,24 @@ func (u *update) edit(in *inode) *layout.Inode {
 	return &p.want
 }
 
+// noteSizes counts new sizes of files as changes, also where no block comes or
+// goes: one that ends earlier has changed up to where it ended.
+func (u *update) noteSizes() {
+	for _, p := range u.inodes {
+		if p.want.Type() != layout.ModeRegular || p.want.Size == p.in.Size {
+			continue
+		}
+		p.want.Changes++
+		_, keep := blocksOf(0, p.want.Size)
+		if _, end := blocksOf(0, p.in.Size); keep < end {
+			u.noteEdit(&p.want, keep, end)
+		}
+	}
+}
+
 // commit writes the edited inodes and commits.
 func (u *update) commit() error {
+	u.noteSizes()
 	for _, p := range u.inodes {
 		// Of other changes mapEdit takes note. One that is being made is not changed.
 		if p.want.Size != p.in.Size && p.want.Type() == layout.ModeRegular && p.in.Mode != 0 {

@@ -318,6 +318,11 @@ func (u *update) publish(p *publication) error {
 	if p.pieces != nil {
 		c.of.modified(file)
 	}
+	u.OnDone(func(committed bool) {
+		if committed { // what changes now is no change that the clone does not have
+			c.touched = newUnitSet(c.count)
+		}
+	})
 	if p.stale.first() < 0 {
 		clone.Origin.Changes = file.Changes
 	}
