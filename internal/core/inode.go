@@ -232,10 +232,11 @@ func (u *update) edit(in *inode) *layout.Inode {
 }
 
 // noteSizes counts new sizes of files as changes, also where no block comes or
-// goes: one that ends earlier has changed up to where it ended.
+// goes: one that ends earlier has changed up to where it ended. One that is being
+// made has not changed: a clone begins with the changes of its origin.
 func (u *update) noteSizes() {
 	for _, p := range u.inodes {
-		if p.want.Type() != layout.ModeRegular || p.want.Size == p.in.Size {
+		if p.want.Type() != layout.ModeRegular || p.want.Size == p.in.Size || p.in.Mode == 0 {
 			continue
 		}
 		p.want.Changes++
@@ -250,10 +251,6 @@ func (u *update) noteSizes() {
 func (u *update) commit() error {
 	u.noteSizes()
 	for _, p := range u.inodes {
-		// Of other changes mapEdit takes note. One that is being made is not changed.
-		if p.want.Size != p.in.Size && p.want.Type() == layout.ModeRegular && p.in.Mode != 0 {
-			p.want.Changes++
-		}
 		var raw [layout.InodeSize]byte
 		if p.want.Mode == 0 {
 			layout.FreeInode(raw[:], p.in.Generation)
