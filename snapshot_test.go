@@ -202,3 +202,72 @@ func TestSnapshotHeld(t *testing.T) {
 	must(t, fsys.Close())
 	d.finish()
 }
+
+// TestSnapshotStores stores through a mapping before and after a snapshot.
+func TestSnapshotStores(t *testing.T) {
+	eachMapped(t, func(t *testing.T, fsys *pmemfs.FS, kind pmemfs.MapFlags) {
+		m, err := sized(t, fsys, "f", 8*page).Map(0, 8*page, kind)
+		must(t, err)
+		m.Bytes()[page] = 1
+		_, err = fsys.Snapshot(".", "s", 0)
+		must(t, err)
+		m.Bytes()[page], m.Bytes()[3*page] = 2, 3
+		for name, want := range map[string][2]byte{inSnapshot(".", "s", "f"): {1, 0}, "f": {2, 3}} {
+			if b, err := fsys.ReadFile(name); err != nil || b[page] != want[0] || b[3*page] != want[1] {
+				t.Errorf("%s: %d and %d, want %v, %v", name, b[page], b[3*page], want, err)
+			}
+		}
+		must(t, m.Unmap())
+	})
+}
+
+// BenchmarkFirstStoreAfterSnapshot stores to a page that a snapshot shares, and to one that is the file's own and granted: each
+// durably.
+func BenchmarkFirstStoreAfterSnapshot(b *testing.B) {
+	const pages = 1 << 12
+	store := func(b *testing.B, step int, before func(fsys *pmemfs.FS)) {
+		fsys := benchPool(b)
+		m, err := writtenFile(b, fsys, "f", pages).Map(0, pages*page, pmemfs.Sync|pmemfs.Populate)
+		must(b, err)
+		i := 0
+		for b.Loop() {
+			if i%pages == 0 {
+				b.StopTimer()
+				before(fsys)
+				b.StartTimer()
+			}
+			at := i * step % pages * page
+			m.Bytes()[at]++
+			must(b, m.Persist(at, 1))
+			i++
+		}
+	}
+	again := func(fsys *pmemfs.FS) {
+		fsys.RemoveSnapshot(".", "s") // the first time there is none
+		_, err := fsys.Snapshot(".", "s", 0)
+		must(b, err)
+	}
+	b.Run("random", func(b *testing.B) { store(b, 4099, again) }) // prime: every page once, far apart
+	b.Run("sequential", func(b *testing.B) { store(b, 1, again) })
+	b.Run("own", func(b *testing.B) { store(b, 4099, func(*pmemfs.FS) {}) })
+}
+
+// BenchmarkSnapshotMapped takes snapshots of a file of 64 MiB that another process maps and has stored to in many places, which
+// takes as many breaks as it has such files: one.
+func BenchmarkSnapshotMapped(b *testing.B) {
+	fsys := benchPool(b)
+	m, err := writtenFile(b, fsys, "f", replacedSize/page).Map(0, replacedSize, pmemfs.Sync|pmemfs.Populate)
+	must(b, err)
+	for b.Loop() {
+		b.StopTimer()
+		for i := range 64 {
+			m.Bytes()[i*200*page]++
+		}
+		b.StartTimer()
+		_, err := fsys.Snapshot(".", "s", 0)
+		must(b, err)
+		b.StopTimer()
+		must(b, fsys.RemoveSnapshot(".", "s"))
+		b.StartTimer()
+	}
+}

@@ -20,7 +20,7 @@ type SnapshotChange struct {
 
 	Added      bool    `json:"added,omitempty"`
 	Removed    bool    `json:"removed,omitempty"`
-	Attributes bool    `json:"attributes,omitempty"` // permissions, owner, extended attributes, device, or the time alone
+	Attributes bool    `json:"attributes,omitempty"` // permissions, owner, extended ones, device; or the time alone
 	Contents   bool    `json:"contents,omitempty"`
 	Ranges     []Range `json:"ranges,omitempty"` // of the contents of a regular file, ascending
 }
@@ -288,7 +288,8 @@ func (f *FS) compare(from, to *listed, change *SnapshotChange) error {
 	}
 	bx, err := f.readBlob(b.ino, b.Xattrs)
 	timeAlone := a.kind != layout.ModeDirectory && !change.Contents && a.Mtime != b.Mtime
-	change.Attributes = a.Mode != b.Mode || a.UID != b.UID || a.GID != b.GID || a.Rdev != b.Rdev || timeAlone || !bytes.Equal(ax, bx)
+	change.Attributes = a.Mode != b.Mode || a.UID != b.UID || a.GID != b.GID || a.Rdev != b.Rdev ||
+		timeAlone || !bytes.Equal(ax, bx)
 	change.Mode = b.Mode
 	return err
 }

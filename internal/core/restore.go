@@ -76,13 +76,13 @@ func (f *FS) restore(d, top *inode, dirs uint32) error {
 	err = f.transact(func(u *update) error {
 		dw, tw := u.edit(d), u.edit(top)
 		dw.Nlink += dirs
-		dw.Nlink -= uint32(len(old.subdir))
+		dw.Nlink -= old.subdirs
 		dw.Mode, dw.UID, dw.GID, dw.Atime, dw.Mtime, dw.Ctime = top.Mode, top.UID, top.GID, top.Atime, top.Mtime, f.now()
 		if err := u.exchangeNames(dw, tw, old.names, restored.names); err != nil {
 			return err
 		}
-		old.reparent(u, top.ino)
-		restored.reparent(u, d.ino)
+		t.reparent(u, top.ino)
+		r.reparent(u, d.ino)
 		if err := u.freeBlob(dw, dw.Xattrs); err != nil {
 			return err
 		}
@@ -96,8 +96,8 @@ func (f *FS) restore(d, top *inode, dirs uint32) error {
 }
 
 func tooManyNames(n int64) error {
-	return fmt.Errorf("%d names stand in the directory or its snapshot, not counting those below: too many to be exchanged at once "+
-		"with a log of this length (mkfs --journal): %w", n, unix.EFBIG)
+	return fmt.Errorf("%d names stand in the directory and in its snapshot, not counting those below: too many to be "+
+		"exchanged at once with a journal of this size (mkfs --journal): %w", n, unix.EFBIG)
 }
 
 // exchangeNames gives two directories each other's names.
@@ -137,12 +137,11 @@ func (u *update) moveName(from, to *layout.Inode, e DirEntry) error {
 	return u.addName(to, e.Name, e.Ino, e.Type)
 }
 
-// reparent makes ".." of the directories in a locked one another's.
-func (d *treeDir) reparent(u *update, parent layout.Ino) {
-	for _, e := range d.names { // not by the map: in the same order each time
-		sub := d.subdir[e.Name]
-		if sub == nil {
-			continue
+// reparent makes ".." of the directories in the first one another directory.
+func (t *tree) reparent(u *update, parent layout.Ino) {
+	for _, sub := range t.dirs[1:] {
+		if sub.above.above != nil {
+			break // those that are deeper come behind
 		}
 		u.edit(sub.in).Parent = parent
 		u.OnDone(func(committed bool) {

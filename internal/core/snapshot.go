@@ -30,9 +30,10 @@ type SnapshotOptions struct {
 // as a whole. It is durable on return.
 //
 // It takes the owner of the directory (or user 0), who may write to it: EPERM, EACCES.
-// Errors about a file are a *FileError: ErrStatic or that of the Breaker for what SkipSealed leaves out, EBUSY when a client does not
-// give up the right to store. ENOSPC, EEXIST; ENOTDIR when SnapshotsName is none.
-// Nothing has changed then. It returns the paths of the files that were skipped.
+// Errors about a file are a *FileError: ErrStatic or that of the Breaker for what
+// SkipSealed leaves out, EBUSY when a client does not give up the right to store.
+// ENOSPC, EEXIST; ENOTDIR when SnapshotsName is none. Nothing has changed then. It
+// returns the paths of the files that were skipped.
 //
 // Costs: for each file what tree and treeClone say; the names in the directories stay
 // as they are meanwhile, and each file until it is cloned.
@@ -43,9 +44,9 @@ func (f *FS) Snapshot(c Cred, dir layout.Ino, name string, o SnapshotOptions) (s
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	// Now rather than when all is cloned.
-	if err := f.withSnapshots(c, dir, true, func(_, snapshots *inode) error { return f.mayName(snapshots, name) }); err != nil {
-		return nil, err
+	err = f.withSnapshots(c, dir, true, func(_, snapshots *inode) error { return f.mayName(snapshots, name) })
+	if err != nil {
+		return nil, err // now rather than when all is cloned
 	}
 	var flags uint8
 	if !o.Writable {
@@ -65,7 +66,9 @@ func (f *FS) Snapshot(c Cred, dir layout.Ino, name string, o SnapshotOptions) (s
 }
 
 // cloneTree clones the tree of a directory, which has a name in errors: see tree.clone.
-func (f *FS) cloneTree(dir layout.Ino, name string, flags uint8, skip bool) (top *inode, dirs uint32, skipped []string, err error) {
+func (f *FS) cloneTree(
+	dir layout.Ino, name string, flags uint8, skip bool,
+) (top *inode, dirs uint32, skipped []string, err error) {
 	d, err := f.get(dir)
 	if err != nil {
 		return nil, 0, nil, err
@@ -180,7 +183,8 @@ func (u *update) snapshotsDir(d, snapshots *inode) (*layout.Inode, error) {
 		return u.edit(snapshots), nil
 	}
 	dw := u.edit(d)
-	_, want, err := u.newInode(Cred{UID: d.UID, GID: d.GID}, &layout.Inode{Ino: d.ino}, layout.ModeDirectory|d.Mode&0o755)
+	owner := Cred{UID: d.UID, GID: d.GID}
+	_, want, err := u.newInode(owner, &layout.Inode{Ino: d.ino}, layout.ModeDirectory|d.Mode&0o755)
 	if err != nil {
 		return nil, err
 	}

@@ -21,9 +21,9 @@ const SnapshotsName = ".snapshots"
 // tree is the directories and files under a directory, all locked at the same time.
 //
 // Invariant: dirs are locked, ancestors first, the first by who has made the tree and
-// the others by it, for reading or, if exclusive, for writing; so no name in them
+// the others by it, for reading or, if exclusive, for writing: so no name in them
 // changes. files are in the order of their numbers; those that are locked cannot be
-// stored to once they are still.
+// stored to once they are still. Each inode is in one of the two once.
 //
 // Costs: some 600 bytes of memory for each file.
 type tree struct {
@@ -31,18 +31,19 @@ type tree struct {
 	exclusive bool
 	dirs      []*treeDir
 	files     []*treeFile
-	byIno     map[layout.Ino]*treeFile
+	dirOf     map[layout.Ino]*treeDir
+	fileOf    map[layout.Ino]*treeFile
 	nested    []string // directories of snapshots of its directories, if there are any in them
 }
 
 // treeDir is a directory of a tree.
 type treeDir struct {
-	in     *inode
-	above  *treeDir // nil: it is the first
-	name   string   // in above; of the first one the path in errors
-	names  []DirEntry
-	clone  *inode              // that treeClone has made of it
-	subdir map[string]*treeDir // by name; nil: none
+	in      *inode
+	above   *treeDir // nil: it is the first
+	name    string   // in above; of the first one the path in errors
+	names   []DirEntry
+	subdirs uint32 // of these
+	clone   *inode // that treeClone has made of it
 }
 
 // treeFile is what is no directory, by whatever names it is in the tree.
@@ -52,7 +53,7 @@ type treeFile struct {
 	name    string
 	locked  bool
 	skipped bool   // it cannot be part of a snapshot
-	clone   *inode // that treeClone has made of it
+	clone   *inode // that treeClone has made of it, if it may have other names
 }
 
 func (d *treeDir) path(name string) string {
@@ -62,10 +63,11 @@ func (d *treeDir) path(name string) string {
 	return name
 }
 
-// lockDirs locks the directories under one that is locked, and has a name in errors. renameMu is held until it
-// returns: which directory is above which does not change.
+// lockDirs locks the directories under one that is locked, and has a name in errors.
+// renameMu is held until it returns: which directory is above which does not change.
 func (f *FS) lockDirs(top *inode, exclusive bool, name string) (*tree, error) {
-	t := &tree{fs: f, exclusive: exclusive, dirs: []*treeDir{{in: top, name: name}}}
+	first := &treeDir{in: top, name: name}
+	t := &tree{fs: f, exclusive: exclusive, dirs: []*treeDir{first}, dirOf: map[layout.Ino]*treeDir{top.ino: first}}
 	for i := 0; i < len(t.dirs); i++ { // which grows
 		if err := t.read(t.dirs[i]); err != nil {
 			t.release()
@@ -114,16 +116,13 @@ func (t *tree) noteNested(d *treeDir, ino layout.Ino) error {
 }
 
 func (t *tree) addDir(above *treeDir, e DirEntry) error {
-	if int64(len(t.dirs)) > t.fs.sb.Inodes {
-		return layout.Corrupt("directory", -1, "%v is its own ancestor", e.Ino)
-	}
 	in, err := t.fs.child(&above.in.Inode, e.Name)
 	if err != nil {
 		return err
 	}
-	if in.parent != above.in.ino || in.kind != layout.ModeDirectory { // it may be locked already
+	if t.dirOf[e.Ino] != nil || in.kind != layout.ModeDirectory || in.parent != above.in.ino {
 		in.put()
-		return layout.Corrupt("directory", -1, "%q in %v leads to %v, whose parent is another", e.Name, above.in.ino, e.Ino)
+		return layout.Corrupt("directory", -1, "%q in %v leads to %v, which is elsewhere, too", e.Name, above.in.ino, e.Ino)
 	}
 	if t.exclusive {
 		in.mu.Lock()
@@ -131,20 +130,17 @@ func (t *tree) addDir(above *treeDir, e DirEntry) error {
 		in.mu.RLock()
 	}
 	d := &treeDir{in: in, above: above, name: e.Name}
-	if above.subdir == nil {
-		above.subdir = map[string]*treeDir{}
-	}
-	above.subdir[e.Name] = d
-	t.dirs = append(t.dirs, d)
+	above.subdirs++
+	t.dirs, t.dirOf[e.Ino] = append(t.dirs, d), d
 	return nil
 }
 
 // lockFiles locks the files, too.
 func (t *tree) lockFiles() error {
-	t.byIno = map[layout.Ino]*treeFile{}
+	t.fileOf = map[layout.Ino]*treeFile{}
 	for _, d := range t.dirs {
 		for _, e := range d.names {
-			if e.Type == layout.ModeDirectory || t.byIno[e.Ino] != nil {
+			if e.Type == layout.ModeDirectory || t.fileOf[e.Ino] != nil {
 				continue
 			}
 			in, err := t.fs.child(&d.in.Inode, e.Name)
@@ -152,7 +148,7 @@ func (t *tree) lockFiles() error {
 				return err
 			}
 			f := &treeFile{in: in, dir: d, name: e.Name}
-			t.byIno[e.Ino] = f
+			t.fileOf[e.Ino] = f
 			t.files = append(t.files, f)
 			if in.kind == layout.ModeDirectory {
 				return layout.Corrupt("directory", -1, "%q in %v leads to a directory", e.Name, d.in.ino)
@@ -238,7 +234,7 @@ func (f *treeFile) unlock() {
 func (t *tree) skippedPaths() (out []string) {
 	for _, d := range t.dirs {
 		for _, e := range d.names {
-			if f := t.byIno[e.Ino]; f != nil && f.skipped {
+			if f := t.fileOf[e.Ino]; f != nil && f.skipped {
 				out = append(out, d.path(e.Name))
 			}
 		}
@@ -377,9 +373,9 @@ func (c *treeClone) entry(u *update, d *treeDir, e DirEntry) error {
 	var in *inode
 	var err error
 	if e.Type == layout.ModeDirectory {
-		in, err = c.directory(u, d, d.subdir[e.Name])
+		in, err = c.directory(u, d, c.t.dirOf[e.Ino])
 	} else {
-		in, err = c.link(u, c.t.byIno[e.Ino])
+		in, err = c.link(u, c.t.fileOf[e.Ino])
 	}
 	if err != nil || in == nil {
 		return err
@@ -415,7 +411,9 @@ func (c *treeClone) link(u *update, f *treeFile) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.clone, want.Nlink = in, 1
+	if want.Nlink = 1; f.in.Nlink > 1 { // perhaps by other names of the tree
+		f.clone = in
+	}
 	if f.in.Root != ([rootFanout]layout.Entry{}) && f.in.kind == layout.ModeRegular {
 		_, end := blocksOf(0, f.in.Size)
 		c.sharing, c.file = &cloning{from: f.in, to: in, end: end}, f
