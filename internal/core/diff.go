@@ -43,17 +43,27 @@ type Range struct {
 // Costs: some 300 bytes of memory for each file; two looks at each inode; for files of
 // which the contents may differ one at both block maps.
 func (f *FS) SnapshotDiff(c Cred, dir layout.Ino, name, other string) ([]SnapshotChange, error) {
-	to := dir
 	from, err := f.findSnapshot(c, dir, name)
-	if err == nil && other != "" {
-		to, err = f.findSnapshot(c, dir, other)
-	}
 	if err != nil {
 		return nil, err
 	}
+	defer from.put()
+	to, err := f.get(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { to.put() }()
+	if other != "" {
+		snapshot, err := f.findSnapshot(c, dir, other)
+		if err != nil {
+			return nil, err
+		}
+		to.put()
+		to = snapshot
+	}
 	var d treeDiff
-	if d.from, err = f.listTree(from); err == nil {
-		d.to, err = f.listTree(to)
+	if d.from, err = f.listTree(from.ino); err == nil {
+		d.to, err = f.listTree(to.ino)
 	}
 	if err != nil {
 		return nil, err
@@ -62,35 +72,46 @@ func (f *FS) SnapshotDiff(c Cred, dir layout.Ino, name, other string) ([]Snapsho
 	return d.changes(f)
 }
 
-// findSnapshot looks for a snapshot on behalf of the owner of its directory. EPERM.
-func (f *FS) findSnapshot(c Cred, dir layout.Ino, name string) (layout.Ino, error) {
+// findSnapshot returns a snapshot, with a reference, on behalf of the owner of its
+// directory. EPERM.
+func (f *FS) findSnapshot(c Cred, dir layout.Ino, name string) (snapshot *inode, err error) {
 	if err := checkName(name); err != nil {
-		return 0, err
+		return nil, err
 	}
-	a, err := f.GetAttr(dir)
+	d, err := f.get(dir)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	if c.UID != 0 && c.UID != a.UID {
-		return 0, unix.EPERM
+	defer d.put()
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if !c.owns(&d.Inode) {
+		return nil, unix.EPERM
 	}
-	if a, err = f.Lookup(c, dir, SnapshotsName); err == nil {
-		a, err = f.Lookup(c, a.Ino, name)
+	if err := d.searchable(c); err != nil {
+		return nil, err
 	}
+	snapshots, err := f.child(&d.Inode, SnapshotsName)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	in, err := f.get(a.Ino)
-	if err != nil {
-		return 0, err
+	defer snapshots.put()
+	snapshots.mu.RLock()
+	defer snapshots.mu.RUnlock()
+	if err := snapshots.searchable(c); err != nil {
+		return nil, err
 	}
-	defer in.put()
-	in.mu.RLock()
-	defer in.mu.RUnlock()
-	if !in.snapshot() {
-		return 0, errNoSnapshot
+	if snapshot, err = f.child(&snapshots.Inode, name); err != nil {
+		return nil, err
 	}
-	return in.ino, nil
+	snapshot.mu.RLock()
+	is := snapshot.snapshot()
+	snapshot.mu.RUnlock()
+	if !is {
+		snapshot.put()
+		return nil, errNoSnapshot
+	}
+	return snapshot, nil
 }
 
 // listed is a name in a tree that is compared.

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -67,7 +68,9 @@ func (fs *FS) get(ino layout.Ino) (*inode, error) {
 		// The slot may be free and a transaction about to use it: it is read
 		// between transactions, and who comes after that one reads again.
 		fs.journal.Locked(func() error {
-			if in.loadErr = in.load(); in.loadErr != nil {
+			if in.displaced() {
+				in.loadErr = errDisplaced
+			} else if in.loadErr = in.load(); in.loadErr != nil {
 				in.forget()
 			}
 			return nil
@@ -75,17 +78,47 @@ func (fs *FS) get(ino layout.Ino) (*inode, error) {
 		// Records that concern it may be staged.
 		in.metaLSN, in.cutLSN = fs.journal.HeadLSN(), fs.cutLSN.Load()
 	})
-	if in.loadErr != nil {
+	switch {
+	case in.loadErr == errDisplaced:
+		in.put()
+		return fs.get(ino)
+	case in.loadErr != nil:
 		in.put()
 		return nil, in.loadErr
 	}
 	return in, nil
 }
 
+// errDisplaced: what was being loaded was free, and has been made meanwhile.
+var errDisplaced = errors.New("the inode is being made")
+
+func (in *inode) displaced() bool {
+	in.fs.cacheMu.Lock()
+	defer in.fs.cacheMu.Unlock()
+	return in.fs.cache[in.ino] != in
+}
+
+// enter makes an inode that the transaction creates one that others can get, locked,
+// with a reference for the caller: who still has its number from an earlier use
+// waits until it is unlocked, and so finished. If the transaction fails it is gone.
+func (u *update) enter(in *inode, want *layout.Inode) {
+	in.mu.Lock() // nobody else has it
+	in.once.Do(func() { in.describe(want) })
+	u.fs.cacheMu.Lock()
+	in.refs = 1
+	u.fs.cache[in.ino] = in
+	u.fs.cacheMu.Unlock()
+	u.OnDone(func(committed bool) {
+		if !committed {
+			in.forget()
+		}
+	})
+}
+
 // adoptNew makes an inode that a transaction has created, and nobody knows, one
 // that others can get, with a reference for the caller.
 func (fs *FS) adoptNew(in *inode) {
-	in.once.Do(in.describe)
+	in.once.Do(func() { in.describe(&in.Inode) })
 	fs.cacheMu.Lock()
 	defer fs.cacheMu.Unlock()
 	in.refs = 1
@@ -113,16 +146,16 @@ func (in *inode) load() error {
 	}
 	var err error
 	in.Inode, err = layout.DecodeInode(raw, in.ino, in.offset())
-	in.describe()
+	in.describe(&in.Inode)
 	in.orphan = in.fs.isLeft(in.ino)
 	in.tailLeft = in.orphan && in.kind == layout.ModeRegular
 	in.unsettled.Store(in.orphan)
 	return err
 }
 
-// describe sets what is known of an inode from its contents.
-func (in *inode) describe() {
-	in.kind, in.parent, in.frozen = in.Type(), in.Parent, in.Flags&layout.FlagReadOnly != 0
+// describe sets what does not change with the contents.
+func (in *inode) describe(i *layout.Inode) {
+	in.kind, in.parent, in.frozen = i.Type(), i.Parent, i.Flags&layout.FlagReadOnly != 0
 }
 
 // put drops a reference. The last one of a removed inode frees it, the last

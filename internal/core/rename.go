@@ -75,7 +75,7 @@ func (r *rename) lock(oldDir, newDir layout.Ino) (unlock func(), err error) {
 	}()
 	oldAbove, err := r.fs.above(oldDir, newDir)
 	if err != nil {
-		return nil, err
+		return unlock, err
 	}
 	first, second := oldDir, newDir
 	if !oldAbove {

@@ -30,6 +30,7 @@ func (f *FS) RestoreSnapshot(c Cred, dir layout.Ino, name string) error {
 	if err != nil {
 		return err
 	}
+	defer snapshot.put()
 	top, dirs, _, err := f.cloneTree(snapshot, path.Join(SnapshotsName, name), 0, false)
 	if top != nil {
 		defer top.put() // whatever it holds then

@@ -52,7 +52,12 @@ func (f *FS) Snapshot(c Cred, dir layout.Ino, name string, o SnapshotOptions) (s
 	if !o.Writable {
 		flags = layout.FlagReadOnly
 	}
-	top, dirs, skipped, err := f.cloneTree(dir, "", flags, o.SkipSealed)
+	d, err := f.get(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.put()
+	top, dirs, skipped, err := f.cloneTree(d, "", flags, o.SkipSealed)
 	if top != nil {
 		defer top.put() // if it has got no name all of it goes
 	}
@@ -67,19 +72,14 @@ func (f *FS) Snapshot(c Cred, dir layout.Ino, name string, o SnapshotOptions) (s
 
 // cloneTree clones the tree of a directory, which has a name in errors: see tree.clone.
 func (f *FS) cloneTree(
-	dir layout.Ino, name string, flags uint8, skip bool,
+	d *inode, name string, flags uint8, skip bool,
 ) (top *inode, dirs uint32, skipped []string, err error) {
-	d, err := f.get(dir)
-	if err != nil {
-		return nil, 0, nil, err
-	}
-	defer d.put()
 	f.renameMu.Lock()
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	if d.gone || d.Nlink == 0 {
+	if err := d.searchable(Cred{}); err != nil || d.gone || d.Nlink == 0 {
 		f.renameMu.Unlock()
-		return nil, 0, nil, unix.ENOENT
+		return nil, 0, nil, cmp.Or(err, error(unix.ENOENT))
 	}
 	t, err := f.lockDirs(d, false, name)
 	f.renameMu.Unlock()

@@ -43,7 +43,9 @@ type treeDir struct {
 	name    string   // in above; of the first one the path in errors
 	names   []DirEntry
 	subdirs uint32 // of these
-	clone   *inode // that treeClone has made of it
+
+	clone    *inode // that treeClone has made of it
+	finished bool   // with all names
 }
 
 // treeFile is what is no directory, by whatever names it is in the tree.
@@ -276,16 +278,19 @@ func (t *tree) refuseNested(own bool) error {
 
 // treeClone makes clones of all of a tree, under a directory without a name: an
 // orphan, so that a crash leaves nothing of it. It goes in steps.
+//
+// Invariant: between the steps the clones of directories that are not finished are
+// locked, with a reference; what files they have nobody can know.
 type treeClone struct {
 	t     *tree
 	flags uint8  // of the clones
-	top   *inode // of what has been made; with a reference once it is there
-	dirs  uint32 // directories in it
+	dirs  uint32 // directories in the first one
 
 	dir, name int // the next name to be cloned
 	sharing   *cloning
-	file      *treeFile   // whose blocks are being shared
-	done      []*treeFile // in this step
+	file      *treeFile  // whose blocks are being shared
+	doneDirs  []*treeDir // finished in this step
+	doneFiles []*treeFile
 }
 
 // clone clones the tree and unlocks each file as soon as it is done. It returns an
@@ -296,24 +301,40 @@ type treeClone struct {
 // hold them.
 func (t *tree) clone(flags uint8) (top *inode, dirs uint32, err error) {
 	c := &treeClone{t: t, flags: flags}
-	for done := false; !done; {
-		err := t.fs.transact(func(u *update) (err error) {
-			c.done = c.done[:0]
+	for done := false; !done && err == nil; {
+		c.doneDirs, c.doneFiles = c.doneDirs[:0], c.doneFiles[:0]
+		err = t.fs.transact(func(u *update) (err error) {
 			done, err = c.step(u)
 			return err
 		})
-		if err == nil && c.top == nil {
-			c.top = t.dirs[0].clone
-			t.fs.adoptNew(c.top)
-		}
-		if err != nil {
-			return c.top, 0, err
-		}
-		for _, f := range c.done {
-			f.unlock()
+		top = t.dirs[0].clone
+		if err == nil {
+			c.finish(c.doneDirs)
+			for _, f := range c.doneFiles {
+				f.unlock()
+			}
 		}
 	}
-	return c.top, c.dirs, nil
+	c.finish(t.dirs) // those that are not
+	if top != nil && top.gone {
+		top.put()
+		top = nil
+	}
+	return top, c.dirs, err
+}
+
+// finish unlocks clones of directories.
+func (c *treeClone) finish(dirs []*treeDir) {
+	for _, d := range dirs {
+		if d.clone == nil || d.finished {
+			continue
+		}
+		d.finished = true
+		d.clone.mu.Unlock()
+		if d.above != nil {
+			d.clone.put()
+		}
+	}
 }
 
 // full says that a transaction has enough to write: the inodes come to its pages when
@@ -345,7 +366,9 @@ func (c *treeClone) begin(u *update) error {
 	if err != nil {
 		return err
 	}
-	d.clone, want.Nlink, want.Parent = in, 0, d.in.ino
+	want.Nlink, want.Parent = 0, d.in.ino
+	u.enter(in, want)
+	d.clone = in
 	return u.setOrphan(in)
 }
 
@@ -358,11 +381,11 @@ func (c *treeClone) next(u *update) error {
 		if done {
 			want := u.edit(c.sharing.to)
 			want.Changes = want.Origin.Changes // see inode.lineage
-			c.sharing, c.done = nil, append(c.done, c.file)
+			c.sharing, c.doneFiles = nil, append(c.doneFiles, c.file)
 		}
 		return err
 	case c.name == len(d.names):
-		c.dir, c.name = c.dir+1, 0
+		c.dir, c.name, c.doneDirs = c.dir+1, 0, append(c.doneDirs, d)
 		return nil
 	}
 	c.name++
@@ -388,7 +411,9 @@ func (c *treeClone) directory(u *update, d, sub *treeDir) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	sub.clone, want.Nlink, want.Parent = in, 2, d.clone.ino
+	want.Nlink, want.Parent = 2, d.clone.ino
+	u.enter(in, want)
+	sub.clone = in
 	if d.above == nil {
 		c.dirs++ // the first has no links yet
 	} else {
@@ -418,7 +443,7 @@ func (c *treeClone) link(u *update, f *treeFile) (*inode, error) {
 		_, end := blocksOf(0, f.in.Size)
 		c.sharing, c.file = &cloning{from: f.in, to: in, end: end}, f
 	} else {
-		c.done = append(c.done, f)
+		c.doneFiles = append(c.doneFiles, f)
 	}
 	return in, nil
 }
