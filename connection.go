@@ -109,7 +109,8 @@ func repeatable(q *wire.Request) bool {
 	switch q.Op {
 	case wire.OpInfo, wire.OpStatfs, wire.OpStats, wire.OpRead, wire.OpStat, wire.OpList, wire.OpSeek, wire.OpExtent,
 		wire.OpLookup, wire.OpReadlink, wire.OpGetXattr, wire.OpListXattr, wire.OpSync, wire.OpMapSync,
-		wire.OpMap, wire.OpMapClone, wire.OpPin, wire.OpExport, wire.OpDefrag, wire.OpDefragLook:
+		wire.OpMap, wire.OpMapClone, wire.OpPin, wire.OpExport, wire.OpDefrag, wire.OpDefragLook,
+		wire.OpSnapshots, wire.OpSnapshotDiff:
 		return true
 	case wire.OpOpen:
 		return q.Flags&(unix.O_CREAT|unix.O_TRUNC) == 0

@@ -113,3 +113,46 @@ func ExampleCatch() {
 	fmt.Println(errors.As(err, &where), where.Offset, errors.Is(err, unix.ENXIO))
 	// Output: true 5000 true
 }
+
+// What a directory was at an instant, what has changed since, and the way back.
+func ExampleFS_Snapshot() {
+	dir, err := os.MkdirTemp("/dev/shm", "example")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	pool := filepath.Join(dir, "pool")
+	if err := pmemfs.Format(pool, pmemfs.FormatOptions{Size: 64 << 20}); err != nil {
+		log.Fatal(err)
+	}
+	fsys, err := pmemfs.Open(pool)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer fsys.Close()
+	if err := fsys.WriteFile("plan", []byte("first draft"), 0o600); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := fsys.Snapshot(".", "monday", 0); err != nil {
+		log.Fatal(err)
+	}
+	if err := errors.Join(fsys.WriteFile("plan", []byte("worse"), 0), fsys.WriteFile("notes", nil, 0o600)); err != nil {
+		log.Fatal(err)
+	}
+	changes, err := fsys.SnapshotDiff(".", "monday", "")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, c := range changes {
+		fmt.Println(c.Path, "added:", c.Added, "contents:", c.Ranges)
+	}
+	if err := fsys.RestoreSnapshot(".", "monday"); err != nil {
+		log.Fatal(err)
+	}
+	plan, err := fsys.ReadFile("plan")
+	fmt.Println(string(plan), err)
+	// Output:
+	// notes added: true contents: []
+	// plan added: false contents: [{0 11}]
+	// first draft <nil>
+}

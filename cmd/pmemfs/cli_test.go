@@ -124,7 +124,9 @@ func TestJSONIsDocumented(t *testing.T) {
 		{"mkfs", pool, "--force", "--size", "64M"}, {"info", pool}, {"info", dir}, {"mkdir", pool, "d"}, {"put", pool, input, "d"},
 		{"ln", pool, "d/input", "hard"}, {"ln", "-s", pool, "hard", "soft"}, {"ls", pool}, {"stat", pool, "soft"}, {"cat", pool, "hard"},
 		{"extents", pool, "hard"}, {"cp", pool, "hard", "copy"}, {"mv", pool, "hard", "d"}, {"get", pool, "d", dir}, {"rm", pool, "soft"}, {"check", pool}, {"version"},
-		{"fill", pool, "d/input"}, {"defrag", pool}, {"demo", dir, "--quick"}, {"crashtest", "--depth", "1", "--time", "100ms"},
+		{"fill", pool, "d/input"}, {"defrag", pool}, {"snapshot", pool, "s"},
+		{"snapshot", "list", pool}, {"fill", pool, "d/input"}, {"ln", "-s", pool, "x", "soft"}, {"snapshot", "diff", pool, "s", "--to", "s"},
+		{"snapshot", "diff", pool, "s"}, {"snapshot", "restore", pool, "s"}, {"snapshot", "delete", pool, "s"}, {"demo", dir, "--quick"}, {"crashtest", "--depth", "1", "--time", "100ms"},
 	}
 	seen := map[string]bool{"serve": true, "powercut": true} // TestServe, TestPowerCut
 	if capable() {
@@ -139,7 +141,11 @@ func TestJSONIsDocumented(t *testing.T) {
 		if o.code != exitOK {
 			t.Errorf("%q: exit code %d\n%s", line, o.code, o.stdout)
 		}
-		documented(t, line[0], parse(t, o.stdout))
+		verb := line[0]
+		if verb == "snapshot" {
+			verb += " " + line[1] // of the verbs below it, or itself
+		}
+		documented(t, verb, parse(t, o.stdout))
 	}
 	for _, v := range (&app{}).root().Commands() {
 		if !v.Hidden && !v.HasSubCommands() && !seen[v.Name()] { // bench: TestBenchLatency
@@ -150,7 +156,7 @@ func TestJSONIsDocumented(t *testing.T) {
 
 func documented(t *testing.T, verb string, object map[string]any) {
 	t.Helper()
-	help := ok(t, verb, "--help")
+	help := ok(t, append(strings.Fields(verb), "--help")...)
 	if verb == "mkfs" || verb == "serve" {
 		help += ok(t, "info", "--help") // to which it refers
 	}

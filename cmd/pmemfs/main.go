@@ -115,7 +115,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.mkfs(), a.serve(), a.powercut(), a.info(), a.ls(), a.stat(), a.mkdir(), a.put(), a.get(), a.cat(), a.cp(), a.mv(), a.ln(), a.rm(),
 		a.extents(), a.fill(), a.defrag(), a.freeze(), a.thaw(), a.check(), a.crashtest(), a.demo(), a.versionVerb(), a.demoWriter(),
-		a.bench(), a.benchBusy(),
+		a.snapshot(), a.bench(), a.benchBusy(),
 	)
 	return root
 }
@@ -141,7 +141,7 @@ func (a *app) command(v verb) *cobra.Command {
 		DisableFlagsInUseLine: true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < v.args[0] || (v.args[1] >= 0 && len(args) > v.args[1]) {
-				return usageError(cmd, "%s is not what it takes: pmemfs %s", count(int64(len(args)), "argument"), v.use)
+				return usageError(cmd, "%s is not what it takes: %s", count(int64(len(args)), "argument"), cmd.UseLine())
 			}
 			return nil
 		},

@@ -300,8 +300,9 @@ func normalise(s, pool, dir string) string {
 	).Replace(s)
 	for pattern, with := range map[string]string{
 		`\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d\.\d+ [+-]\d{4})?`: "TIME",
-		`"([amcb]time|[ug]id)": \d+`:                       `"$1": N`,
-		`\.pmemfs-[a-z0-9]{16}`:                            "TEMPORARY",
+		`"time": "[^"]+"`:            `"time": "TIME"`,
+		`"([amcb]time|[ug]id)": \d+`: `"$1": N`,
+		`\.pmemfs-[a-z0-9]{16}`:      "TEMPORARY",
 	} {
 		s = regexp.MustCompile(pattern).ReplaceAllString(s, with)
 	}

@@ -67,7 +67,7 @@ func (fs *FS) Access(c Cred, ino layout.Ino, want uint32) error {
 	defer in.put()
 	in.mu.RLock()
 	defer in.mu.RUnlock()
-	if want&CanWrite != 0 && fs.readOnly {
+	if want&CanWrite != 0 && (fs.readOnly || in.frozen) {
 		return unix.EROFS
 	}
 	return c.allows(&in.Inode, want)

@@ -66,6 +66,9 @@ func (fs *FS) SetAttr(c Cred, ino layout.Ino, s SetAttr) (Attr, error) {
 	if in.gone {
 		return Attr{}, unix.ENOENT
 	}
+	if in.frozen {
+		return Attr{}, unix.EROFS
+	}
 	if err := c.maySet(&in.Inode, s); err != nil {
 		return Attr{}, err
 	}

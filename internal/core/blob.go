@@ -66,6 +66,18 @@ func (fs *FS) readBlob(ino layout.Ino, first layout.Node) (out []byte, err error
 	return out, err
 }
 
+// copyBlob stores what a blob of another inode holds in one of owner.
+func (u *update) copyBlob(ino layout.Ino, first layout.Node, owner *layout.Inode) (layout.Node, error) {
+	if first == 0 {
+		return 0, nil
+	}
+	p, err := u.fs.readBlob(ino, first)
+	if err != nil {
+		return 0, err
+	}
+	return u.writeBlob(owner, p)
+}
+
 func (u *update) freeBlob(owner *layout.Inode, first layout.Node) error {
 	var nodes []layout.Node
 	err := u.fs.eachBlobNode(u.Read, owner.Ino, first, func(n layout.Node, _ []byte) error {
@@ -234,8 +246,11 @@ func (fs *FS) changeXattrs(c Cred, ino layout.Ino, change func([]xattr) ([]xattr
 	defer in.put()
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.gone {
+	switch {
+	case in.gone:
 		return unix.ENOENT
+	case in.frozen:
+		return unix.EROFS
 	}
 	if err := c.allows(&in.Inode, CanWrite); err != nil {
 		return err

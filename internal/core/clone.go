@@ -1,6 +1,8 @@
 package core
 
 import (
+	"sync"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/alloc"
@@ -61,7 +63,7 @@ func (u *update) shareOnce(in *layout.Inode, p piece) error {
 // what they have stored there: then the blocks can be shared. in.mu is held.
 func (in *inode) still(first, end int64) error {
 	fs := in.fs
-	if first >= end {
+	if first >= end || in.frozen { // nobody can store to it
 		return nil
 	}
 	if err := in.mayChange(first, end); err != nil {
@@ -172,6 +174,8 @@ func (in *inode) cloneBlocks(first, end, size int64, create func(*update) (*inod
 					return err
 				}
 			}
+			want.Origin = in.lineage()
+			want.Changes = want.Origin.Changes
 			return finish(u, want)
 		})
 		if err != nil {
@@ -182,6 +186,17 @@ func (in *inode) cloneBlocks(first, end, size int64, create func(*update) (*inod
 		}
 	}
 	return s.to, nil
+}
+
+// lineage is the origin of a clone of the inode: the inode; or that of which it is
+// itself a clone, as long as nothing has been stored to it: so what an inode comes
+// from can be found out when those in between are gone. A clone begins with the
+// changes of its origin; when it still has as many its contents are the same.
+func (in *inode) lineage() layout.Origin {
+	if in.Origin.Ino != 0 && in.Origin.Block == 0 && in.Origin.Changes == in.Changes {
+		return in.Origin
+	}
+	return layout.Origin{Ino: in.ino, Generation: in.Generation, Changes: in.Changes}
 }
 
 // CloneRange makes the blocks of src from byte srcOff on those of n from byte off
@@ -218,16 +233,21 @@ func (in *inode) share(off int64, src *inode, srcOff, length int64) error {
 }
 
 // lockBoth locks two inodes, in the order of their numbers; they may be the same.
-func lockBoth(a, b *inode) (unlock func()) {
+func lockBoth(a, b *inode) (unlock func()) { return inOrder(a, b, &a.mu, &b.mu) }
+
+// rlockBoth is lockBoth for reading.
+func rlockBoth(a, b *inode) (unlock func()) { return inOrder(a, b, a.mu.RLocker(), b.mu.RLocker()) }
+
+func inOrder(a, b *inode, first, second sync.Locker) (unlock func()) {
 	if a.ino > b.ino {
-		a, b = b, a
+		first, second = second, first
 	}
-	a.mu.Lock()
+	first.Lock()
 	if a == b {
-		return a.mu.Unlock
+		return first.Unlock
 	}
-	b.mu.Lock()
-	return func() { b.mu.Unlock(); a.mu.Unlock() }
+	second.Lock()
+	return func() { second.Unlock(); first.Unlock() }
 }
 
 // mayClone checks the range of CloneRange.

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pmemfs/pmemfs/internal/crash"
 	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
@@ -175,7 +177,7 @@ func useFurther(areas []medium.Area, want treeState) error {
 		return fmt.Errorf("mounted for writing it differs:\n%s", got.diff([]treeState{want}))
 	}
 	for path, f := range want {
-		if f.Attr.Mode&layout.ModeType == layout.ModeDirectory {
+		if f.Attr.Mode&layout.ModeType == layout.ModeDirectory && !frozen(fs, f.Attr.Ino) {
 			if _, err := fs.Create(root, f.Attr.Ino, "after the cut", layout.ModeRegular|0o600, 0); err != nil {
 				return fmt.Errorf("create in %s: %w", path, err)
 			}
@@ -196,6 +198,11 @@ func useFurther(areas []medium.Area, want treeState) error {
 	return fs.Close()
 }
 
+// frozen reports whether an inode is part of a read-only snapshot.
+func frozen(fs *FS, ino layout.Ino) bool {
+	return fs.Access(root, ino, CanWrite) == unix.EROFS
+}
+
 func removeAll(fs *FS, dir layout.Ino) error {
 	for {
 		list, err := fs.ReadDir(root, dir, 0, 100)
@@ -204,7 +211,15 @@ func removeAll(fs *FS, dir layout.Ino) error {
 		}
 		for _, e := range list {
 			remove := fs.Unlink
-			if e.Type == layout.ModeDirectory {
+			if frozen(fs, e.Ino) {
+				remove = func(c Cred, dir layout.Ino, name string) error {
+					above, err := fs.Lookup(c, dir, "..")
+					if err != nil {
+						return err
+					}
+					return fs.RemoveSnapshot(c, above.Ino, name)
+				}
+			} else if e.Type == layout.ModeDirectory {
 				remove = fs.Rmdir
 				if err := removeAll(fs, e.Ino); err != nil {
 					return err

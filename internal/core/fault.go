@@ -54,7 +54,7 @@ func (n *Node) Fault(block int64, write, durable bool, window, ahead int64, gran
 	if block < 0 || block >= end {
 		return unix.ENXIO
 	}
-	if in.fs.readOnly {
+	if in.fs.readOnly || in.frozen {
 		return unix.EROFS
 	}
 	changed, err := in.materialise(block, min(end, block+max(ahead, 1)))

@@ -195,7 +195,7 @@ func (n *Node) writable(off, length int64) error {
 		return err
 	}
 	switch {
-	case n.in.fs.readOnly:
+	case n.in.fs.readOnly || n.in.frozen:
 		return unix.EROFS
 	case off < 0 || length < 0:
 		return unix.EINVAL

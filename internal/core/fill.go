@@ -92,7 +92,7 @@ func (n *Node) Fill(off, length int64) error {
 	if err := n.regular(); err != nil {
 		return err
 	}
-	if n.in.fs.readOnly {
+	if n.in.fs.readOnly || n.in.frozen {
 		return unix.EROFS
 	}
 	in := n.in

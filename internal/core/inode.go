@@ -1,6 +1,7 @@
 package core
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,7 @@ type inode struct {
 	once    sync.Once
 	loadErr error      // immutable once once is done
 	kind    uint32     // immutable: the type bits of Mode
+	frozen  bool       // immutable: FlagReadOnly, what would change it is EROFS
 	parent  layout.Ino // protected by fs.renameMu: a directory's Parent
 }
 
@@ -66,7 +68,9 @@ func (fs *FS) get(ino layout.Ino) (*inode, error) {
 		// The slot may be free and a transaction about to use it: it is read
 		// between transactions, and who comes after that one reads again.
 		fs.journal.Locked(func() error {
-			if in.loadErr = in.load(); in.loadErr != nil {
+			if in.displaced() {
+				in.loadErr = errDisplaced
+			} else if in.loadErr = in.load(); in.loadErr != nil {
 				in.forget()
 			}
 			return nil
@@ -74,17 +78,47 @@ func (fs *FS) get(ino layout.Ino) (*inode, error) {
 		// Records that concern it may be staged.
 		in.metaLSN, in.cutLSN = fs.journal.HeadLSN(), fs.cutLSN.Load()
 	})
-	if in.loadErr != nil {
+	switch {
+	case in.loadErr == errDisplaced:
+		in.put()
+		return fs.get(ino)
+	case in.loadErr != nil:
 		in.put()
 		return nil, in.loadErr
 	}
 	return in, nil
 }
 
+// errDisplaced: what was being loaded was free, and has been made meanwhile.
+var errDisplaced = errors.New("the inode is being made")
+
+func (in *inode) displaced() bool {
+	in.fs.cacheMu.Lock()
+	defer in.fs.cacheMu.Unlock()
+	return in.fs.cache[in.ino] != in
+}
+
+// enter makes an inode that the transaction creates one that others can get, locked,
+// with a reference for the caller: who still has its number from an earlier use
+// waits until it is unlocked, and so finished. If the transaction fails it is gone.
+func (u *update) enter(in *inode, want *layout.Inode) {
+	in.mu.Lock() // nobody else has it
+	in.once.Do(func() { in.describe(want) })
+	u.fs.cacheMu.Lock()
+	in.refs = 1
+	u.fs.cache[in.ino] = in
+	u.fs.cacheMu.Unlock()
+	u.OnDone(func(committed bool) {
+		if !committed {
+			in.forget()
+		}
+	})
+}
+
 // adoptNew makes an inode that a transaction has created, and nobody knows, one
 // that others can get, with a reference for the caller.
 func (fs *FS) adoptNew(in *inode) {
-	in.once.Do(func() { in.kind, in.parent = in.Type(), in.Parent })
+	in.once.Do(func() { in.describe(&in.Inode) })
 	fs.cacheMu.Lock()
 	defer fs.cacheMu.Unlock()
 	in.refs = 1
@@ -112,11 +146,16 @@ func (in *inode) load() error {
 	}
 	var err error
 	in.Inode, err = layout.DecodeInode(raw, in.ino, in.offset())
-	in.kind, in.parent = in.Type(), in.Parent
+	in.describe(&in.Inode)
 	in.orphan = in.fs.isLeft(in.ino)
 	in.tailLeft = in.orphan && in.kind == layout.ModeRegular
 	in.unsettled.Store(in.orphan)
 	return err
+}
+
+// describe sets what does not change with the contents.
+func (in *inode) describe(i *layout.Inode) {
+	in.kind, in.parent, in.frozen = i.Type(), i.Parent, i.Flags&layout.FlagReadOnly != 0
 }
 
 // put drops a reference. The last one of a removed inode frees it, the last
@@ -142,6 +181,9 @@ func (in *inode) put() {
 // (the journal is stopped then, and the next operation reports it) is found
 // by the next mount.
 func (in *inode) settle() {
+	if in.kind == layout.ModeDirectory {
+		in.fs.removeNames(in)
+	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	switch {
@@ -224,10 +266,11 @@ func (u *update) edit(in *inode) *layout.Inode {
 }
 
 // noteSizes counts new sizes of files as changes, also where no block comes or
-// goes: one that ends earlier has changed up to where it ended.
+// goes: one that ends earlier has changed up to where it ended. One that is being
+// made has not changed: a clone begins with the changes of its origin.
 func (u *update) noteSizes() {
 	for _, p := range u.inodes {
-		if p.want.Type() != layout.ModeRegular || p.want.Size == p.in.Size {
+		if p.want.Type() != layout.ModeRegular || p.want.Size == p.in.Size || p.in.Mode == 0 {
 			continue
 		}
 		p.want.Changes++

@@ -32,6 +32,8 @@ func (in *inode) changeable(c Cred) error {
 		return unix.ENOTDIR
 	case in.gone || in.Nlink == 0:
 		return unix.ENOENT
+	case in.frozen:
+		return unix.EROFS
 	}
 	return c.allows(&in.Inode, CanWrite|CanExecute)
 }
@@ -192,8 +194,11 @@ func (fs *FS) Link(c Cred, ino layout.Ino, dir layout.Ino, name string) (Attr, e
 		return Attr{}, err
 	}
 	defer d.unlockPut()
-	if in.kind == layout.ModeDirectory {
+	switch {
+	case in.kind == layout.ModeDirectory:
 		return Attr{}, unix.EPERM
+	case in.frozen:
+		return Attr{}, unix.EROFS
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -310,6 +315,8 @@ func (in *inode) removable(directory bool) error {
 		return unix.ENOTDIR
 	case !directory && isDir:
 		return unix.EISDIR
+	case in.frozen: // it goes with all of its snapshot: see FS.RemoveSnapshot
+		return unix.EROFS
 	case isDir && in.ino == layout.RootIno:
 		return unix.EBUSY
 	case isDir && in.Size > 0:

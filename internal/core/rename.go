@@ -75,7 +75,7 @@ func (r *rename) lock(oldDir, newDir layout.Ino) (unlock func(), err error) {
 	}()
 	oldAbove, err := r.fs.above(oldDir, newDir)
 	if err != nil {
-		return nil, err
+		return unlock, err
 	}
 	first, second := oldDir, newDir
 	if !oldAbove {
@@ -189,6 +189,9 @@ func (fs *FS) above(a, b layout.Ino) (bool, error) {
 func (r *rename) check() error {
 	if err := r.c.mayRemove(&r.oldDir.Inode, &r.source.Inode); err != nil {
 		return err
+	}
+	if r.source.frozen || r.target != nil && r.target.frozen {
+		return unix.EROFS
 	}
 	sourceDir := r.source.Type() == layout.ModeDirectory
 	if sourceDir && r.oldDir != r.newDir {

@@ -92,7 +92,7 @@ func (n *Node) SetStatic(static bool) error {
 	switch {
 	case in.kind != layout.ModeRegular:
 		return unix.EINVAL
-	case in.fs.readOnly:
+	case in.fs.readOnly || in.frozen:
 		return unix.EROFS
 	}
 	if err := in.setStatic(static); err != nil {

@@ -31,8 +31,11 @@ const (
 const (
 	// FlagStatic freezes the size of a regular file and the place of its blocks.
 	FlagStatic = 1 << 0
+	// FlagReadOnly: nothing of the inode changes until it is freed, with all of
+	// the read-only snapshot that it belongs to.
+	FlagReadOnly = 1 << 1
 
-	inodeFlags = FlagStatic
+	inodeFlags = FlagStatic | FlagReadOnly
 )
 
 // Inode is a file, directory, symbolic link or special file. The one with the

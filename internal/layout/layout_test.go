@@ -123,7 +123,7 @@ func TestInode(t *testing.T) {
 		b[i] ^= 0x10
 	}
 	for name, change := range map[string]func(*Inode){
-		"an unknown flag":    func(in *Inode) { in.Flags |= 2 },
+		"an unknown flag":    func(in *Inode) { in.Flags |= 4 },
 		"the highest flag":   func(in *Inode) { in.Flags |= 0x80 },
 		"a static directory": func(in *Inode) { in.Mode = ModeDirectory | 0o700 },
 	} {

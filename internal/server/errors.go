@@ -40,6 +40,11 @@ func classify(err error) (syscall.Errno, wire.Reason) {
 func errorReply(err error) *wire.Reply {
 	errno, reason := classify(err)
 	r := &wire.Reply{Errno: uint16(errno), Reason: reason}
+	var about *core.FileError
+	if errors.As(err, &about) {
+		r.Name = about.Path[max(0, len(about.Path)-wire.MaxPath):]
+		err = about.Err
+	}
 	if text := err.Error(); text != errno.Error() {
 		r.Detail = text
 	}

@@ -111,6 +111,12 @@ var ops = [wire.OpEnd]op{
 	wire.OpPublish:  {do: (*Session).publish, changes: true},
 	wire.OpDiscard:  {do: (*Session).discard, changes: true},
 
+	wire.OpSnapshot:        {do: (*Session).snapshot, beyond: true, changes: true},
+	wire.OpSnapshots:       {do: (*Session).snapshots, beyond: true},
+	wire.OpSnapshotDiff:    {do: (*Session).snapshotDiff, beyond: true},
+	wire.OpSnapshotRestore: {do: (*Session).snapshotRestore, beyond: true, changes: true},
+	wire.OpSnapshotRemove:  {do: (*Session).snapshotRemove, beyond: true, changes: true},
+
 	wire.OpFlush:    {do: (*Session).flush},
 	wire.OpPowerCut: {do: (*Session).powerCut, beyond: true, changes: true},
 

@@ -53,6 +53,9 @@ var opNames = [wire.OpEnd]string{
 
 	wire.OpMapClone: "map_clone", wire.OpPublish: "publish", wire.OpDiscard: "discard",
 
+	wire.OpSnapshot: "snapshot", wire.OpSnapshots: "snapshots", wire.OpSnapshotDiff: "snapshot_diff",
+	wire.OpSnapshotRestore: "snapshot_restore", wire.OpSnapshotRemove: "snapshot_remove",
+
 	wire.OpFlush: "flush", wire.OpPowerCut: "power_cut",
 
 	wire.OpClone: "clone", wire.OpCloneRange: "clone_range", wire.OpCopyRange: "copy_range",

@@ -16,7 +16,7 @@
 // Every length and count is checked against a bound and against what is left of the body before memory is
 // taken for it.
 //
-// Replies can carry descriptors (SCM_RIGHTS, with the first byte of the frame): those to Hello and Export do.
+// Replies can carry descriptors (SCM_RIGHTS, with the first byte of the frame): those to Hello, Export and of snapshots do.
 //
 // # Exported descriptors
 //
@@ -29,7 +29,7 @@
 package wire
 
 // Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
-const Version = 3
+const Version = 4
 
 // Bounds of a message. A peer that exceeds one has broken the protocol and is disconnected.
 const (
@@ -109,6 +109,13 @@ const (
 	OpDefrag     // Handle, Offset: a multiple of 2 MiB → Offset: where to go on, -1: nowhere, Data: JSON
 	OpDefragLook // the same, but nothing is changed
 
+	// Of snapshots of the directory Path. The JSON is in a file of which the descriptor comes with the reply: it may be long.
+	OpSnapshot        // Path, Path2: name, Flags: Snapshot* → JSON: the paths of the files that were skipped
+	OpSnapshots       // Path → JSON
+	OpSnapshotDiff    // Path, Path2: name, Data: name of another one, or none → JSON
+	OpSnapshotRestore // Path, Path2: name
+	OpSnapshotRemove  // Path, Path2: name
+
 	OpEnd // not an operation: one more than the last
 )
 
@@ -120,6 +127,13 @@ const ExportPrefix = "@pmemfs-export-"
 const (
 	HelloReadOnly = 1 << iota // the data descriptor is to be one that cannot be mapped for writing
 	HelloResume               // the session is one of a server that has died
+)
+
+// Flags of OpSnapshot.
+const (
+	SnapshotWritable   = 1 << iota // it can be changed
+	SnapshotSkipSealed             // without static, sealed and pinned files; else they are an error
+	SnapshotAll        = 1<<iota - 1
 )
 
 // Flags of OpFlush.
