@@ -25,7 +25,7 @@ var layers = map[string][]string{
 	"internal/journal":       {"internal/layout", "internal/medium"},
 	"internal/alloc":         {"internal/layout", "internal/journal"},
 	"internal/core":          {"internal/layout", "internal/medium", "internal/journal", "internal/alloc", "internal/progress"},
-	"internal/crash/explore": {"internal/crash", "internal/medium", "internal/layout", "internal/core"},
+	"internal/crash/explore": {"internal/crash", "internal/medium", "internal/layout", "internal/alloc", "internal/core"},
 	"internal/progress":      {},
 	"internal/grant":         {},
 	"internal/fault":         {},

@@ -119,6 +119,13 @@ var ops = [wire.OpEnd]op{
 
 	wire.OpFlush:    {do: (*Session).flush},
 	wire.OpPowerCut: {do: (*Session).powerCut, beyond: true, changes: true},
+
+	wire.OpClone:      {do: (*Session).clone, beyond: true, changes: true},
+	wire.OpCloneRange: {do: (*Session).cloneRange, changes: true},
+	wire.OpCopyRange:  {do: (*Session).copyRange, changes: true},
+
+	wire.OpDefrag:     {do: (*Session).defrag, changes: true},
+	wire.OpDefragLook: {do: (*Session).defrag},
 }
 
 // Do serves a request. It may be called by several goroutines at once.

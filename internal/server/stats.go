@@ -57,6 +57,9 @@ var opNames = [wire.OpEnd]string{
 	wire.OpSnapshotRestore: "snapshot_restore", wire.OpSnapshotRemove: "snapshot_remove",
 
 	wire.OpFlush: "flush", wire.OpPowerCut: "power_cut",
+
+	wire.OpClone: "clone", wire.OpCloneRange: "clone_range", wire.OpCopyRange: "copy_range",
+	wire.OpDefrag: "defrag", wire.OpDefragLook: "defrag_look",
 }
 
 // Stats is what a server has to do with now, and what it has done since it mounted the pool. Stats is answered with its

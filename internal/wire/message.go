@@ -29,7 +29,7 @@
 package wire
 
 // Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
-const Version = 4
+const Version = 5
 
 // Bounds of a message. A peer that exceeds one has broken the protocol and is disconnected.
 const (
@@ -101,6 +101,13 @@ const (
 	OpMapClone // as OpMap, Flags: 0 or CloneMerge: a clone of the range, to be published → Handle: mapping
 	OpPublish  // Data: numbers of mappings of clones, 4 bytes each, ascending
 	OpDiscard  // Handle: mapping of a clone
+
+	OpClone      // Handle, or Path: existing; Path2: new → Attr
+	OpCloneRange // Handle, Offset, Length: 0 to the end of the source; Source, SourceOffset
+	OpCopyRange  // the same, Length at most → N: bytes copied, fewer than that at will, 0 at the end of the source
+
+	OpDefrag     // Handle, Offset: a multiple of 2 MiB → Offset: where to go on, -1: nowhere, Data: JSON
+	OpDefragLook // the same, but nothing is changed
 
 	// Of snapshots of the directory Path. The JSON is in a file of which the descriptor comes with the reply: it may be long.
 	OpSnapshot        // Path, Path2: name, Flags: Snapshot* → JSON: the paths of the files that were skipped
@@ -185,6 +192,9 @@ type Request struct {
 	Path    string
 	Path2   string
 	Data    []byte
+
+	Source       uint32 // handle of another file, or of the same
+	SourceOffset int64
 }
 
 // Reason refines an errno where a program must tell two causes apart.
