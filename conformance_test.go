@@ -225,6 +225,15 @@ func operations() []operation {
 				wantBytes(c.T, c.f, c.content(c.name+"-clone"))
 				must(c, c.fsys.Remove(c.name+"-clone"))
 			}},
+		{name: "take a snapshot of its directory", impact: shares,
+			before: func(c *cell) error {
+				return errors.Join(c.fsys.Mkdir(c.name+"-dir", 0o755), c.fsys.Link(c.name, c.name+"-dir/f"))
+			},
+			do: func(c *cell) error { _, err := c.fsys.Snapshot(c.name+"-dir", "s", 0); return err },
+			after: func(c *cell, _ pmemfs.Stat) {
+				wantBytes(c.T, c.f, c.content(c.name+"-dir/.snapshots/s/f"))
+				must(c, errors.Join(c.fsys.RemoveSnapshot(c.name+"-dir", "s"), c.fsys.RemoveAll(c.name+"-dir")))
+			}},
 		{name: "clone a range of it", impact: shares, do: func(c *cell) error { return c.f.CloneRange(10*page, c.f, inHeld, 2*page) },
 			content: func(b []byte) []byte { return overwritten(10*page, b[inHeld:][:2*page])(b) }},
 		{name: "clone a range to it", impact: takes, do: func(c *cell) error { return c.f.CloneRange(inHeld, c.f, 6*page, page) },

@@ -123,10 +123,11 @@ func TestJSONIsDocumented(t *testing.T) {
 	lines := [][]string{
 		{"mkfs", pool, "--force", "--size", "64M"}, {"info", pool}, {"info", dir}, {"mkdir", pool, "d"}, {"put", pool, input, "d"},
 		{"ln", pool, "d/input", "hard"}, {"ln", "-s", pool, "hard", "soft"}, {"ls", pool}, {"stat", pool, "soft"}, {"cat", pool, "hard"},
-		{"extents", pool, "hard"}, {"cp", pool, "hard", "copy"}, {"mv", pool, "hard", "d"}, {"get", pool, "d", dir}, {"rm", pool, "soft"}, {"check", pool}, {"version"},
-		{"fill", pool, "d/input"}, {"defrag", pool}, {"snapshot", pool, "s"},
-		{"snapshot", "list", pool}, {"fill", pool, "d/input"}, {"ln", "-s", pool, "x", "soft"}, {"snapshot", "diff", pool, "s", "--to", "s"},
-		{"snapshot", "diff", pool, "s"}, {"snapshot", "restore", pool, "s"}, {"snapshot", "delete", pool, "s"}, {"demo", dir, "--quick"}, {"crashtest", "--depth", "1", "--time", "100ms"},
+		{"extents", pool, "hard"}, {"cp", pool, "hard", "copy"}, {"mv", pool, "hard", "d"}, {"get", pool, "d", dir}, {"rm", pool, "soft"},
+		{"check", pool}, {"version"}, {"snapshot", pool, "s"}, {"snapshot", "list", pool}, {"fill", pool, "d/input"}, {"defrag", pool},
+		{"ln", "-s", pool, "x", "soft"}, {"snapshot", "diff", pool, "s"}, {"snapshot", "diff", pool, "s", "--to", "s"},
+		{"snapshot", "restore", pool, "s"}, {"snapshot", "delete", pool, "s"}, {"fill", pool, "d/input"}, {"demo", dir, "--quick"},
+		{"crashtest", "--depth", "1", "--time", "100ms"},
 	}
 	seen := map[string]bool{"serve": true, "powercut": true} // TestServe, TestPowerCut
 	if capable() {

@@ -25,8 +25,8 @@ aligned 2 MiB, for which one entry of the file's block map then stands. What lie
 directory, of which all files are looked at; without one it is all of the pool.
 
 Programs may have the files mapped and store to them: they wait for the 2 MiB that are being moved, at most. What is
-sealed, pinned, static or shared with another file is left alone. Each step is atomic, and Ctrl-C ends it after one: what
-is done stays done.
+sealed, pinned, static or shared with another file is left alone, and so are snapshots. Each step is atomic, and Ctrl-C
+ends it after one: what is done stays done.
 
 With --json: looked (files), and files, those that were not as they should be, each with path; before and after: blocks,
 extents (contiguous runs), leaves_4k, leaves_2m, leaves_1g (entries of the block map); moved_blocks, merged_leaves (of
@@ -109,6 +109,9 @@ func (d *defragmenter) run(fsys *pmemfs.FS, paths []string) error {
 func (d *defragmenter) visit(name string, entry fs.DirEntry, err error) error {
 	if cause := context.Cause(d.ctx); cause != nil {
 		return &fs.PathError{Op: "defrag", Path: name, Err: cause}
+	}
+	if err == nil && entry.IsDir() && entry.Name() == pmemfs.SnapshotsName {
+		return fs.SkipDir
 	}
 	if err == nil && entry.Type().IsRegular() {
 		err = d.file(name, entry)

@@ -29,7 +29,7 @@
 package wire
 
 // Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
-const Version = 4
+const Version = 5
 
 // Bounds of a message. A peer that exceeds one has broken the protocol and is disconnected.
 const (
