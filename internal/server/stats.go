@@ -52,6 +52,8 @@ var opNames = [wire.OpEnd]string{
 	wire.OpUnmap: "unmap", wire.OpPin: "pin", wire.OpUnpin: "unpin", wire.OpMapSync: "map_sync", wire.OpAdvise: "advise",
 
 	wire.OpFlush: "flush", wire.OpPowerCut: "power_cut",
+
+	wire.OpMknod: "mknod", wire.OpForget: "forget",
 }
 
 // Stats is what a server has to do with now, and what it has done since it mounted the pool. Stats is answered with its

@@ -32,6 +32,12 @@ func drawRequest(t *rapid.T) *Request {
 		Mtime:   rapid.Int64().Draw(t, "mtime"),
 		Path:    rapid.StringN(0, -1, MaxPath).Draw(t, "path"),
 		Path2:   rapid.StringN(0, -1, MaxPath).Draw(t, "path2"),
+
+		Inode:       rapid.Uint64().Draw(t, "inode"),
+		Generation:  rapid.Uint64().Draw(t, "generation"),
+		Inode2:      rapid.Uint64().Draw(t, "inode2"),
+		Generation2: rapid.Uint64().Draw(t, "generation2"),
+		Umask:       rapid.Uint32().Draw(t, "umask"),
 	}
 	if b := rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "data"); len(b) > 0 {
 		q.Data = b
@@ -179,7 +185,7 @@ func TestRefused(t *testing.T) {
 		"unknown operation":  {1, 0, 0, 0, byte(OpEnd), 0, 0, 0, 0, 0},
 		"unknown field":      {1, 0, 0, 0, 1, 0, 0, 0, 0, 128},
 		"zero field":         {1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0},
-		"unknown attributes": {1, 0, 0, 0, 1, 0, 8, 0, 0, 0, 64, 0, 0, 0},
+		"unknown attributes": {1, 0, 0, 0, 1, 0, 8, 0, 0, 0, 0, 2, 0, 0},
 		"path too long":      {1, 0, 0, 0, 1, 0, 0, 8, 0, 0, 255, 255, 255, 127},
 		"empty data":         {1, 0, 0, 0, 1, 0, 0, 32, 0, 0, 0, 0, 0, 0},
 	} {
