@@ -1,0 +1,107 @@
+// Package fusefs has the kernel mount a pool: any program then uses its files by the system calls that it knows.
+//
+// Each request of the kernel becomes one of package wire, relative to an inode, and goes the way that those of other
+// clients go: to a session in this process, or to a server's socket. Node numbers are inode numbers, file handles are
+// those of the session; what is kept here is only what the kernel knows (nodes).
+//
+// The kernel checks permissions (default_permissions), with all that belongs to that: supplementary groups, ACLs,
+// capabilities, sticky directories. It keeps record locks, too: they are of one mount. What may be kept in the kernel's
+// caches, and until when, is decided in cache.go.
+package fusefs
+
+import (
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/wire"
+)
+
+// Transport carries a request to whoever serves the pool. An error means that there is no reply.
+type Transport func(*wire.Request) (*wire.Reply, error)
+
+// FS answers the kernel's requests.
+type FS struct {
+	fuse.RawFileSystem // what is not here is not there: ENOSYS
+
+	send Transport
+	opts Options
+
+	shared   atomic.Bool // see cache.go
+	epochs   atomic.Bool // the kernel forgets all names when it is told to
+	notifier notifier
+
+	mu    sync.Mutex
+	nodes map[uint64]*node // protected by mu
+}
+
+// node is an inode that the kernel knows.
+//
+// Invariant: lookups is how often the kernel was told of it, less what it has forgotten; the root is known always.
+type node struct {
+	generation uint64
+	lookups    uint64
+	opens      int // of a regular file, that have not been released
+}
+
+func newFS(send Transport, o Options) (*FS, error) {
+	f := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), send: send, opts: o, nodes: map[uint64]*node{}}
+	f.shared.Store(!o.Alone)
+	r, status := f.do(&wire.Request{Op: wire.OpLookup, Path: "/"})
+	if status != fuse.OK {
+		return nil, fmt.Errorf("the root directory: %w", unix.Errno(status))
+	}
+	f.nodes[fuse.FUSE_ROOT_ID] = &node{generation: r.Attr.Generation, lookups: 1}
+	return f, nil
+}
+
+// String is the file system's type, behind "fuse.".
+func (f *FS) String() string { return fsType }
+
+// do has a request served.
+func (f *FS) do(q *wire.Request) (*wire.Reply, fuse.Status) {
+	// The pool's memory is a file's, which somebody may cut off: who serves the request turns the panic into EIO.
+	debug.SetPanicOnFault(true)
+	r, err := f.send(q)
+	if status := f.errno(q, r, err); status != fuse.OK {
+		return nil, status
+	}
+	return r, fuse.OK
+}
+
+// errno is the one place where errors become the kernel's numbers. What is refused because of seals or of a static file is
+// refused as writing to a running program is.
+func (f *FS) errno(q *wire.Request, r *wire.Reply, err error) fuse.Status {
+	switch {
+	case err != nil:
+		f.logf("operation %d: %v", q.Op, err)
+		return fuse.EIO
+	case r.Reason == wire.ReasonSealed || r.Reason == wire.ReasonStatic:
+		return fuse.Status(unix.ETXTBSY)
+	case r.Errno == uint16(unix.EIO):
+		f.logf("operation %d on inode %d: %s", q.Op, q.Inode, r.Detail)
+	}
+	return fuse.Status(r.Errno)
+}
+
+func (f *FS) logf(format string, args ...any) { f.opts.Logf("pmemfs: "+format, args...) }
+
+// relative makes a request about a node, on behalf of whoever called the kernel.
+func (f *FS) relative(h *fuse.InHeader, op wire.Op, name string) *wire.Request {
+	return &wire.Request{
+		Op: op, Inode: h.NodeId, Generation: f.generation(h.NodeId), Path: name, UID: h.Uid, GID: h.Gid,
+	}
+}
+
+func (f *FS) generation(id uint64) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := f.nodes[id]; n != nil {
+		return n.generation
+	}
+	return 0 // the kernel has forgotten it: ESTALE
+}
