@@ -115,7 +115,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.mkfs(), a.serve(), a.mount(), a.powercut(), a.info(), a.ls(), a.stat(), a.mkdir(), a.put(), a.get(), a.cat(), a.mv(), a.ln(), a.rm(),
 		a.extents(), a.fill(), a.freeze(), a.thaw(), a.check(), a.crashtest(), a.demo(), a.versionVerb(), a.demoWriter(),
-		a.bench(), a.benchBusy(),
+		a.bench(), a.benchBusy(), a.benchLoopback(),
 	)
 	return root
 }

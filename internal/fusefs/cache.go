@@ -116,7 +116,17 @@ func (f *FS) Forget(id, count uint64) {
 		delete(f.nodes, id)
 	}
 	f.mu.Unlock()
-	f.do(&wire.Request{Op: wire.OpForget, Inode: id, Generation: n.generation, Length: int64(count)})
+	f.forgotten <- forgotten{id, count}
+}
+
+// forgotten is references that the kernel has given up. To end them can take as long as to free a large file, and the
+// library reads no other request meanwhile, so that another goroutine does it, in their order.
+type forgotten struct{ id, count uint64 }
+
+func (f *FS) endReferences() {
+	for n := range f.forgotten {
+		f.do(&wire.Request{Op: wire.OpForget, Inode: n.id, Length: int64(n.count)})
+	}
 }
 
 // entry tells the kernel of an inode that it has looked up or made.

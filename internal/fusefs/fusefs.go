@@ -35,6 +35,8 @@ type FS struct {
 	epochs   atomic.Bool // the kernel forgets all names when it is told to
 	notifier notifier
 
+	forgotten chan forgotten // closed when there will be no more
+
 	mu    sync.Mutex
 	nodes map[uint64]*node // protected by mu
 }
@@ -49,7 +51,7 @@ type node struct {
 }
 
 func newFS(send Transport, o Options) (*FS, error) {
-	f := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), send: send, opts: o, nodes: map[uint64]*node{}}
+	f := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), send: send, opts: o, nodes: map[uint64]*node{}, forgotten: make(chan forgotten, 1024)}
 	f.shared.Store(!o.Alone)
 	r, status := f.do(&wire.Request{Op: wire.OpLookup, Path: "/"})
 	if status != fuse.OK {

@@ -10,14 +10,17 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-
-	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
 const fsType = "pmemfs"
+
+// maxIO is what one request reads or writes at most, bytes. With more, up to wire.MaxData, large ones gain little, and small
+// ones lose: each buffer that waits for a request is as large.
+const maxIO = 128 << 10
 
 // Options of a mount.
 type Options struct {
@@ -90,7 +93,7 @@ func New(dir string, send Transport, o Options) (*Mount, error) {
 func (m *Mount) options() *fuse.MountOptions {
 	o := m.FS.opts
 	mo := &fuse.MountOptions{
-		FsName: o.Source, Name: fsType, MaxWrite: wire.MaxData, MaxBackground: 64, EnableAcl: true, EnableSymlinkCaching: o.Alone,
+		FsName: o.Source, Name: fsType, MaxWrite: maxIO, MaxBackground: 64, EnableAcl: true, EnableSymlinkCaching: o.Alone,
 		Options: append([]string{"default_permissions"}, o.Settings...), ExtraCapabilities: capabilities,
 		DisableReadDirPlus: !o.Alone, // each entry would be asked for over the socket
 		PanicHandler: func(v any) fuse.Status {
@@ -128,7 +131,7 @@ func (m *Mount) attach() (device int, err error) {
 	}
 	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
 	settings := []string{
-		fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,max_read=%d", device, unix.S_IFDIR, os.Geteuid(), os.Getegid(), wire.MaxData),
+		fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,max_read=%d", device, unix.S_IFDIR, os.Geteuid(), os.Getegid(), maxIO),
 		"default_permissions",
 	}
 	for _, s := range m.FS.opts.Settings {
@@ -170,7 +173,11 @@ func (m *Mount) Serve(ctx context.Context) error {
 		defer close(unmounted)
 		failed = m.unmount()
 	})
+	var ending sync.WaitGroup
+	ending.Go(m.FS.endReferences)
 	m.server.Serve()
+	close(m.FS.forgotten)
+	ending.Wait()
 	if !stop() {
 		<-unmounted
 	}
