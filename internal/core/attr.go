@@ -50,7 +50,7 @@ type SetAttr struct {
 	Size           *int64
 	Atime, Mtime   *int64 // ns since 1970
 	TimesNow       bool   // the times are the present: who may write may set them
-	// DropPrivileges: a regular file is no longer set-user-ID, nor
+	// DropPrivileges: what is no directory is no longer set-user-ID, nor
 	// set-group-ID if its group may execute it, and has no capabilities.
 	DropPrivileges bool
 }
@@ -121,7 +121,7 @@ func (n *Node) DropPrivileges() error {
 	n.in.mu.RLock()
 	none := n.in.Mode == withoutPrivileges(n.in.Mode) && n.in.Xattrs == 0
 	n.in.mu.RUnlock()
-	if none || n.in.kind != layout.ModeRegular {
+	if none || n.in.kind == layout.ModeDirectory {
 		return nil
 	}
 	if n.in.Xattrs != 0 {
@@ -189,7 +189,7 @@ func (c Cred) maySet(in *layout.Inode, s SetAttr) error {
 // apply changes the attributes other than the size.
 func (c Cred) apply(in *layout.Inode, s SetAttr) {
 	owner := s.UID != nil || s.GID != nil
-	if in.Type() == layout.ModeRegular && (s.DropPrivileges || owner && !c.passes()) {
+	if in.Type() != layout.ModeDirectory && (s.DropPrivileges || owner && !c.passes()) {
 		in.Mode = withoutPrivileges(in.Mode)
 	}
 	if owner {

@@ -61,6 +61,9 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 			q.Valid |= bit.valid
 		}
 	}
+	if q.Valid == 0 { // chown(2) of nothing has that effect only
+		q.Valid = wire.SetDropPrivileges
+	}
 	if in.Size > math.MaxInt64 {
 		return fuse.Status(unix.EFBIG)
 	}

@@ -10,12 +10,15 @@ import (
 )
 
 // keptFlags are those flags of open(2) that the session is to know. O_APPEND comes with each write.
-const keptFlags = unix.O_ACCMODE | unix.O_SYNC
+const keptFlags = unix.O_ACCMODE | unix.O_SYNC | unix.O_TRUNC
 
 // Open: open(2) of a regular file.
 func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	q := f.relative(&in.InHeader, wire.OpOpen, "")
 	q.Flags = in.Flags & keptFlags
+	if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 {
+		q.Valid = wire.SetDropPrivileges
+	}
 	r, status := f.do(q)
 	if status != fuse.OK {
 		return status

@@ -45,11 +45,12 @@ type Mount struct {
 //     each write.
 //   - DONT_MASK, POSIX_ACL, SETXATTR_EXT: default ACLs take the umask's place.
 //   - DIRECT_IO_ALLOW_MMAP: files that are read past the page cache can be mapped.
+//   - ATOMIC_O_TRUNC: an open with O_TRUNC is one request.
 //   - READDIRPLUS_AUTO: attributes come with entries where they were wanted before.
 //   - WRITEBACK_CACHE is not wanted: a write that has returned is with the server, durable if the policy says so, and seen by
 //     those who have the file mapped.
 const capabilities = fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT | fuse.CAP_DIRECT_IO_ALLOW_MMAP |
-	fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO
+	fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO | fuse.CAP_ATOMIC_O_TRUNC
 
 // New mounts a pool on a directory. When it returns the mount is ready; Serve must follow.
 func New(dir string, send Transport, o Options) (*Mount, error) {

@@ -8,14 +8,21 @@ import (
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
-// stored says whether attributes of such a name can be stored. Who may have which, the kernel checks.
-func stored(name string) bool {
+// storable says whether attributes of such a name can be stored: ENOTSUP: not of its kind, EINVAL: it says the kind only. Who
+// may have which, the kernel checks.
+func storable(name string) fuse.Status {
 	for _, prefix := range []string{"user.", "trusted.", "security."} {
-		if len(name) > len(prefix) && strings.HasPrefix(name, prefix) {
-			return true
+		if name == prefix {
+			return fuse.EINVAL
+		}
+		if strings.HasPrefix(name, prefix) {
+			return fuse.OK
 		}
 	}
-	return isACL(name)
+	if isACL(name) {
+		return fuse.OK
+	}
+	return fuse.ENOTSUP
 }
 
 func isACL(name string) bool {
@@ -24,8 +31,8 @@ func isACL(name string) bool {
 
 // GetXAttr: getxattr(2).
 func (f *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
-	if !stored(name) {
-		return 0, fuse.ENOTSUP
+	if status := storable(name); status != fuse.OK {
+		return 0, status
 	}
 	q := f.relative(h, wire.OpGetXattr, "")
 	q.Path2 = name
@@ -62,8 +69,8 @@ func (f *FS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32
 
 // SetXAttr: setxattr(2).
 func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
-	if !stored(name) {
-		return fuse.ENOTSUP
+	if status := storable(name); status != fuse.OK {
+		return status
 	}
 	q := f.relative(&in.InHeader, wire.OpSetXattr, "")
 	q.Path2, q.Data, q.Flags = name, value, in.Flags
@@ -76,8 +83,8 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value
 
 // RemoveXAttr: removexattr(2). To remove an ACL that is not there is no error, see acl_delete_def_file(3).
 func (f *FS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	if !stored(name) {
-		return fuse.ENOTSUP
+	if status := storable(name); status != fuse.OK {
+		return status
 	}
 	q := f.relative(h, wire.OpRemoveXattr, "")
 	q.Path2 = name

@@ -243,9 +243,10 @@ func (s *Session) opened(q *wire.Request, n *core.Node, created bool) (*wire.Rep
 			return nil, err
 		}
 	}
-	if truncate && !created && attr.Size > 0 {
+	if truncate && !created && (attr.Size > 0 || q.Inode != 0) {
 		var err error
-		if attr, err = s.srv.fs.SetAttr(root, n.Ino(), core.SetAttr{Size: new(int64)}); err != nil {
+		drop := q.Valid&wire.SetDropPrivileges != 0
+		if attr, err = s.srv.fs.SetAttr(root, n.Ino(), core.SetAttr{Size: new(int64), DropPrivileges: drop}); err != nil {
 			return nil, err
 		}
 	}

@@ -67,7 +67,7 @@ const (
 	OpInfo   // → Data: JSON
 	OpStatfs // → Statfs
 
-	OpOpen    // Path, Flags: O_*, Mode: permission of a file that is created → Handle, Attr
+	OpOpen    // Path, Flags: O_*, Mode: permission of a file that is created, Valid: 0 or SetDropPrivileges → Handle, Attr
 	OpClose   // Handle
 	OpRead    // Handle, Offset, Length → Data, N: 1 at the end of the file
 	OpWrite   // Handle, Offset, Data, Flags: O_APPEND, O_SYNC, FlagDropPrivileges → N: bytes written, Offset: where they begin
