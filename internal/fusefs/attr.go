@@ -17,13 +17,7 @@ const (
 // GetAttr: stat(2), and whenever the kernel wants to know.
 func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	f.refresh(in.NodeId)
-	r, status := f.do(f.relative(&in.InHeader, wire.OpLookup, ""))
-	if status != fuse.OK {
-		return status
-	}
-	out.SetTimeout(f.attrValid())
-	fillAttr(&out.Attr, r.Attr)
-	return fuse.OK
+	return f.attr(f.relative(&in.InHeader, wire.OpLookup, ""), out)
 }
 
 // Statx: statx(2) when it asks for the time of birth.
@@ -61,20 +55,40 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 			q.Valid |= bit.valid
 		}
 	}
-	if q.Valid == 0 { // chown(2) of nothing has that effect only
-		q.Valid = wire.SetDropPrivileges
+	if q.Valid == 0 {
+		return f.setNothing(q, &in.InHeader, out)
 	}
 	if in.Size > math.MaxInt64 {
 		return fuse.Status(unix.EFBIG)
 	}
 	q.Mode, q.UID, q.GID, q.Length = in.Mode&0o7777, in.Uid, in.Gid, int64(in.Size)
 	q.Atime, q.Mtime = nanoseconds(in.Atime, in.Atimensec), nanoseconds(in.Mtime, in.Mtimensec)
+	return f.attr(q, out)
+}
+
+// attr does a request whose answer is attributes.
+func (f *FS) attr(q *wire.Request, out *fuse.AttrOut) fuse.Status {
 	r, status := f.do(q)
 	if status != fuse.OK {
 		return status
 	}
 	out.SetTimeout(f.attrValid())
 	fillAttr(&out.Attr, r.Attr)
+	return fuse.OK
+}
+
+// setNothing is for chown(2) of neither user nor group, which drops set-user-ID bits and changes the time of the change. But
+// the kernel also begins so when somebody writes to a file who is not its owner: then the write itself drops them.
+func (f *FS) setNothing(q *wire.Request, h *fuse.InHeader, out *fuse.AttrOut) fuse.Status {
+	now, status := f.do(f.relative(h, wire.OpLookup, ""))
+	if status != fuse.OK {
+		return status
+	}
+	if h.Uid == 0 || h.Uid == now.Attr.UID {
+		q.Valid = wire.SetDropPrivileges
+		return f.attr(q, out)
+	}
+	fillAttr(&out.Attr, now.Attr)
 	return fuse.OK
 }
 

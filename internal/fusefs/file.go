@@ -98,9 +98,11 @@ func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if in.Offset > math.MaxInt64 || in.Length > math.MaxInt64 {
 		return fuse.Status(unix.EFBIG)
 	}
-	_, status := f.do(&wire.Request{
-		Op: wire.OpAlloc, Handle: uint32(in.Fh), Offset: int64(in.Offset), Length: int64(in.Length), Flags: in.Mode,
-	})
+	q := &wire.Request{Op: wire.OpAlloc, Handle: uint32(in.Fh), Offset: int64(in.Offset), Length: int64(in.Length), Flags: in.Mode}
+	if in.Uid != 0 {
+		q.Flags |= wire.FlagDropPrivileges
+	}
+	_, status := f.do(q)
 	return status
 }
 

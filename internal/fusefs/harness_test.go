@@ -20,6 +20,9 @@ import (
 // long has the tests of programs run for as long as they need to find rare faults: make mount-test.
 var long = flag.Bool("long", false, "run the long form of the tests")
 
+// seedFlag has random tests do again what a failed one has logged.
+var seedFlag = flag.Uint64("seed", 0, "of random tests; 0: another one each time")
+
 func TestMain(m *testing.M) {
 	flag.Parse()
 	code := m.Run()

@@ -24,13 +24,22 @@ func TestLikeHost(t *testing.T) {
 	users := []*user{newUser(t, 0, 0), newUser(t, 1001, 2001, 2002), newUser(t, 1002, 2002)}
 	duration := 5 * time.Second
 	if *long {
-		duration = 10 * time.Minute
+		duration = 5 * time.Minute
 	}
-	seed := uint64(time.Now().UnixNano())
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
+	deep := strings.Repeat("deep/", 12) // for links to ".."
+	for _, dir := range []string{m.dir, oracle} {
+		if err := os.MkdirAll(filepath.Join(dir, deep), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for start, n := time.Now(), 0; time.Since(start) < duration; n++ {
-		ours, theirs := filepath.Join(m.dir, fmt.Sprint("run-", n)), filepath.Join(oracle, fmt.Sprint("run-", n))
+		ours, theirs := filepath.Join(m.dir, deep, fmt.Sprint("run-", n)), filepath.Join(oracle, deep, fmt.Sprint("run-", n))
 		compareRun(t, r, users, ours, theirs, 300)
 		if t.Failed() {
 			return

@@ -39,10 +39,6 @@ func (s *Session) setAttr(q *wire.Request) (*wire.Reply, error) {
 					return nil, err
 				}
 			}
-			if q.Valid == wire.SetDropPrivileges {
-				err := n.DropPrivileges()
-				return attrReply(n.Attr(), err)
-			}
 			return s.applyAttr(q, n.Ino())
 		})
 	}

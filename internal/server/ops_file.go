@@ -42,10 +42,8 @@ func (s *Session) write(q *wire.Request) (*wire.Reply, error) {
 		r := &wire.Reply{Offset: q.Offset}
 		var n int
 		var err error
-		if q.Flags&wire.FlagDropPrivileges != 0 {
-			if err := h.node.DropPrivileges(); err != nil {
-				return nil, err
-			}
+		if err := h.dropPrivileges(q); err != nil {
+			return nil, err
 		}
 		if (h.flags|q.Flags)&unix.O_APPEND != 0 {
 			r.Offset, n, err = h.node.Append(q.Data)
@@ -99,7 +97,10 @@ func (s *Session) allocate(q *wire.Request) (*wire.Reply, error) {
 		if q.Offset < 0 || q.Length <= 0 {
 			return nil, invalid("range of %d bytes at %d", q.Length, q.Offset)
 		}
-		return nil, h.node.Fallocate(q.Flags, q.Offset, q.Length)
+		if err := h.dropPrivileges(q); err != nil {
+			return nil, err
+		}
+		return nil, h.node.Fallocate(q.Flags&^wire.FlagDropPrivileges, q.Offset, q.Length)
 	})
 }
 

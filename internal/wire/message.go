@@ -74,7 +74,7 @@ const (
 	OpStat    // Handle → Attr
 	OpList    // Handle, Offset: cookie, 0 at first, Length: entries at most → Entries
 	OpSync    // Handle
-	OpAlloc   // Handle, Offset, Length, Flags: FALLOC_FL_*
+	OpAlloc   // Handle, Offset, Length, Flags: FALLOC_FL_*, FlagDropPrivileges
 	OpSeek    // Handle, Offset, Flags: SEEK_DATA or SEEK_HOLE → Offset
 	OpMap     // Handle, Offset, Length: bytes, Flags: Map*, Address: in the client → Handle: mapping
 	OpExtent  // Handle, Offset → Extents, Offset: where to go on, the same when there are no more
@@ -116,8 +116,7 @@ const (
 	OpEnd // not an operation: one more than the last
 )
 
-// FlagDropPrivileges in Flags of Write, relative to an inode or by handle: the writer has no privileges, so that those of the
-// file go. ACLDropSGID in Flags of SetXattr: setting an ACL clears the set-group-ID bit.
+// FlagDropPrivileges in Flags of Write and Alloc: the writer has no privileges, so that those of the file go. ACLDropSGID in Flags of SetXattr: setting an ACL clears the set-group-ID bit.
 const (
 	FlagDropPrivileges = 1 << 31
 	ACLDropSGID        = 1 << 16
