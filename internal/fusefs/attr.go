@@ -16,13 +16,11 @@ const (
 
 // GetAttr: stat(2), and whenever the kernel wants to know.
 func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	f.refresh(in.NodeId)
 	return f.attr(f.relative(&in.InHeader, wire.OpLookup, ""), out)
 }
 
 // Statx: statx(2) when it asks for the time of birth.
 func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
-	f.refresh(in.NodeId)
 	r, status := f.do(f.relative(&in.InHeader, wire.OpLookup, ""))
 	if status != fuse.OK {
 		return status

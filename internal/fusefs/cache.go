@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"encoding/binary"
+	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -10,17 +11,18 @@ import (
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
-// The kernel may keep names, attributes and contents as long as nobody but itself can change them: while the mount is the
-// pool's only client (alone). It then need not ask again, and knows of every change because it has made it.
+// The kernel may keep names, attributes and contents as long as nobody but itself can change them. It then need not ask again,
+// and knows of every change because it has made it. There are three cases:
 //
-// When others come (shared), everything it has is invalidated before the first of them can do anything, and nothing is
-// valid for longer than one answer: each path is looked up again, and attributes are asked for whenever they are looked
-// at. Files are opened past the page cache (FOPEN_DIRECT_IO). Of those that were opened before, the kernel asks for the
-// attributes before each read (FUSE_AUTO_INVAL_DATA), and the answer is preceded by the invalidation of the pages, so
-// that read(2) returns what others had stored when it was called. Only memory that is mapped through the mount stays
-// behind until the next read, write or stat of the file: no system call is made that could be answered.
+//   - Nobody else can come (Alone): it keeps everything.
+//   - Others may come (Company): contents it never keeps, because who has a file mapped stores to it without a word to
+//     anybody; files are opened past the page cache (FOPEN_DIRECT_IO). Names and attributes change by requests only. They
+//     are kept until the first of the others comes, and everything is invalidated before he can do anything; then, as
+//     long as others are there (shared), nothing is valid for longer than one answer.
+//   - Others are there and nobody tells of their coming and going, as by way of a socket: as above, shared always.
 //
-// A mount by way of a socket is never told that others come, and is shared always.
+// What remains is memory that is mapped through the mount: no system call is made when it is looked at. It is in the page
+// cache, from where it is dropped whenever the file is opened again, and as far as the mount itself writes to it.
 
 const (
 	forever = time.Hour
@@ -45,7 +47,7 @@ func (f *FS) entryValid() time.Duration {
 
 // openFlags are for a regular file that is being opened.
 func (f *FS) openFlags() uint32 {
-	if f.shared.Load() {
+	if f.opts.Company || !f.opts.Alone {
 		return fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	}
 	return fuse.FOPEN_KEEP_CACHE
@@ -69,20 +71,6 @@ func (f *FS) Company(others bool) {
 	}
 }
 
-// refresh invalidates the pages of a file that others may have changed, before its attributes are told.
-func (f *FS) refresh(id uint64) {
-	if !f.shared.Load() {
-		return
-	}
-	f.mu.Lock()
-	n := f.nodes[id]
-	open := n != nil && n.opens > 0
-	f.mu.Unlock()
-	if open {
-		f.notifier.invalidate(id)
-	}
-}
-
 // learn notes that the kernel is told of an inode.
 func (f *FS) learn(a *wire.Attr) {
 	f.mu.Lock()
@@ -93,15 +81,6 @@ func (f *FS) learn(a *wire.Attr) {
 		f.nodes[a.Ino] = n
 	}
 	n.lookups++
-}
-
-// opened counts opens of a file.
-func (f *FS) opened(id uint64, by int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if n := f.nodes[id]; n != nil {
-		n.opens += by
-	}
 }
 
 // Forget is called when the kernel has dropped an inode as often as it was told of it.
@@ -140,12 +119,15 @@ func (f *FS) entry(out *fuse.EntryOut, a *wire.Attr) {
 
 // notifier tells the kernel what it must no longer believe.
 type notifier struct {
-	server *fuse.Server
-	device int // /dev/fuse, to write what the library does not know of; -1: none
+	mu     sync.RWMutex
+	server *fuse.Server // protected by mu; nil: not yet mounted, or no longer
+	device int          // protected by mu: /dev/fuse, to write what the library does not know of; -1: none
 }
 
 // invalidate drops an inode's attributes and pages.
 func (n *notifier) invalidate(id uint64) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
 	if n.server != nil {
 		n.server.InodeNotify(id, 0, -1) // ENOENT: the kernel does not have it
 	}
@@ -153,6 +135,8 @@ func (n *notifier) invalidate(id uint64) {
 
 // forgetNames drops all names, and reports whether the kernel can do that (Linux 6.16).
 func (n *notifier) forgetNames() bool {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
 	if n.device < 0 {
 		return false
 	}
@@ -161,4 +145,16 @@ func (n *notifier) forgetNames() bool {
 	binary.NativeEndian.PutUint32(b[4:], -fuse.NOTIFY_INC_EPOCH)
 	_, err := unix.Write(n.device, b[:])
 	return err == nil
+}
+
+// close ends the notifications: there is no kernel any more to be told.
+func (n *notifier) close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	device := n.device
+	n.server, n.device = nil, -1
+	if device < 0 {
+		return nil
+	}
+	return unix.Close(device)
 }

@@ -23,14 +23,15 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	if status != fuse.OK {
 		return status
 	}
-	f.opened(in.NodeId, 1)
+	if f.shared.Load() { // for who is going to map it
+		f.notifier.invalidate(in.NodeId)
+	}
 	out.Fh, out.OpenFlags = uint64(r.Handle), f.openFlags()
 	return fuse.OK
 }
 
 // Release is called when nobody has the open file any more, nor anything of it mapped.
 func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
-	f.opened(in.NodeId, -1)
 	f.do(&wire.Request{Op: wire.OpClose, Handle: uint32(in.Fh)})
 }
 

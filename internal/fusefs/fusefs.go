@@ -47,7 +47,6 @@ type FS struct {
 type node struct {
 	generation uint64
 	lookups    uint64
-	opens      int // of a regular file, that have not been released
 }
 
 func newFS(send Transport, o Options) (*FS, error) {

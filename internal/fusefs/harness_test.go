@@ -172,6 +172,7 @@ func (m *mount) stop() {
 		if err != unix.EBUSY || time.Now().After(deadline) { // somebody is still ending
 			m.t.Errorf("umount: %v", err)
 			unix.Unmount(m.dir, unix.MNT_DETACH)
+			m.cmd.Process.Kill()
 			break
 		}
 	}

@@ -182,10 +182,7 @@ func (m *Mount) Serve(ctx context.Context) error {
 	if !stop() {
 		<-unmounted
 	}
-	if m.FS.notifier.device >= 0 {
-		failed = errors.Join(failed, unix.Close(m.FS.notifier.device))
-	}
-	return failed
+	return errors.Join(failed, m.FS.notifier.close())
 }
 
 func (m *Mount) unmount() error {

@@ -107,7 +107,6 @@ func (f *FS) create(in *fuse.CreateIn, name string, how uint32, out *fuse.Create
 		return status
 	}
 	f.entry(&out.EntryOut, r.Attr)
-	f.opened(r.Attr.Ino, 1)
 	out.Fh, out.OpenFlags = uint64(r.Handle), f.openFlags()
 	return fuse.OK
 }
