@@ -108,7 +108,7 @@ func repeatable(q *wire.Request) bool {
 	switch q.Op {
 	case wire.OpInfo, wire.OpStatfs, wire.OpStats, wire.OpRead, wire.OpStat, wire.OpList, wire.OpSeek, wire.OpExtent,
 		wire.OpLookup, wire.OpReadlink, wire.OpGetXattr, wire.OpListXattr, wire.OpSync, wire.OpMapSync,
-		wire.OpMap, wire.OpPin, wire.OpExport:
+		wire.OpMap, wire.OpMapClone, wire.OpPin, wire.OpExport:
 		return true
 	case wire.OpOpen:
 		return q.Flags&(unix.O_CREAT|unix.O_TRUNC) == 0

@@ -41,6 +41,10 @@ var (
 	// EIO.
 	ErrCorrupt error = &sentinel{"the pool is damaged", unix.EIO}
 
+	// ErrConflict is returned by [PublishAll] when a file has changed since it was cloned; a [ConflictError] says where.
+	// Nothing has changed. It matches ESTALE.
+	ErrConflict error = &sentinel{"the file has changed since it was cloned", unix.ESTALE}
+
 	// ErrUnmapped is returned by the methods of a [Mapping] after Unmap. It matches EINVAL.
 	ErrUnmapped error = &sentinel{"the mapping is unmapped", unix.EINVAL}
 )
@@ -78,6 +82,19 @@ func (e *UnfilledError) Error() string {
 
 // Unwrap returns EINVAL.
 func (e *UnfilledError) Unwrap() error { return unix.EINVAL }
+
+// ConflictError says where a file has changed since it was cloned. It matches [ErrConflict] and ESTALE.
+type ConflictError struct {
+	Offset int64 // byte of the file where the first block begins that has changed
+	ino    uint64
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("the block at offset %d has changed since the file was cloned: discard, and do it again on what the file is now", e.Offset)
+}
+
+// Unwrap returns ErrConflict.
+func (e *ConflictError) Unwrap() error { return ErrConflict }
 
 // FaultError says why an access to a mapping failed: the file has no such byte any more, no block could be
 // allocated, the server is gone. It is found in the *fs.PathError that [Catch] returns.
@@ -125,6 +142,8 @@ func replyError(r *wire.Reply) error {
 		return ErrStatic
 	case wire.ReasonUnfilled:
 		return &UnfilledError{Offset: r.Offset, What: r.Name}
+	case wire.ReasonConflict:
+		return &ConflictError{Offset: r.Offset, ino: uint64(r.N)}
 	case wire.ReasonCorrupt:
 		cause = ErrCorrupt
 	}

@@ -303,6 +303,20 @@ func (f *File) ZeroRange(off, n int64) error {
 	return f.fallocate("zero", unix.FALLOC_FL_ZERO_RANGE, off, n)
 }
 
+// CollapseRange cuts a range out of the file: what is behind it moves to off, and the size shrinks by n. No contents are
+// copied. off and n are multiples of 4096, and the range ends before the end of the file: EINVAL. It has happened wholly or
+// not at all after a crash; EFBIG: what is behind has more extents than a record of the log can hold. ErrSealed: a block
+// from off on is sealed or pinned. See FALLOC_FL_COLLAPSE_RANGE in fallocate(2).
+func (f *File) CollapseRange(off, n int64) error {
+	return f.fallocate("collapse", unix.FALLOC_FL_COLLAPSE_RANGE, off, n)
+}
+
+// InsertRange puts a hole of n bytes before off, which lies before the end of the file: what was there moves, and the size
+// grows by n. Else it is as CollapseRange. See FALLOC_FL_INSERT_RANGE in fallocate(2).
+func (f *File) InsertRange(off, n int64) error {
+	return f.fallocate("insert", unix.FALLOC_FL_INSERT_RANGE, off, n)
+}
+
 // Relocate moves the blocks of a range, in bytes, to newly allocated contiguous ones. Mappings of the range, in any
 // process, go on with the new blocks; no store is lost. ErrSealed: a part of the range is pinned.
 func (f *File) Relocate(off, n int64) error {

@@ -172,7 +172,7 @@ func (b *belongings) gain(op wire.Op, handle uint32, r *wire.Reply) {
 	switch op {
 	case wire.OpOpen:
 		b.handles[r.Handle] = struct{}{}
-	case wire.OpMap:
+	case wire.OpMap, wire.OpMapClone:
 		b.mappings[r.Handle] = map[uint32]struct{}{}
 	case wire.OpPin:
 		if pins := b.mappings[handle]; pins != nil {

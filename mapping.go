@@ -144,34 +144,9 @@ func (f *File) mapRange(off int64, n int, flags MapFlags) (*Mapping, error) {
 	if err := f.fsys.checkMapFlags(flags); err != nil {
 		return nil, err
 	}
-	if n <= 0 {
-		return nil, &detailed{fmt.Sprintf("a mapping of %d bytes", n), unix.EINVAL}
-	}
-	if f.closed.Load() || f.fsys.closed.Load() {
-		return nil, fs.ErrClosed
-	}
-	if err := f.fsys.hold(); err != nil { // released by Unmap
+	m, err := f.mapAs("map", &wire.Request{Op: wire.OpMap, Offset: off, Length: int64(n), Flags: uint32(flags)}, flags)
+	if err != nil {
 		return nil, err
-	}
-	region, err := f.fsys.space.reserve(int64(n))
-	if err != nil {
-		return nil, errors.Join(err, f.fsys.release())
-	}
-	r, err := f.call("map", &wire.Request{
-		Op: wire.OpMap, Offset: off, Length: int64(n), Flags: uint32(flags), Address: uint64(region.Address()),
-	})
-	if err != nil {
-		return nil, errors.Join(err, region.Release(), f.fsys.release())
-	}
-	m := &Mapping{
-		fsys: f.fsys, name: f.name, off: off, id: r.Handle, ino: f.ino, flags: flags, readOnly: flags&ReadOnly != 0,
-		powerCut: f.fsys.info.Medium.PowerCut, region: region, data: region.Bytes()[:n:n],
-	}
-	region.Activate(m.id)
-	f.fsys.space.add(m)
-	mapped.add(m)
-	if f.fsys.closed.Load() {
-		return nil, errors.Join(fs.ErrClosed, m.Unmap())
 	}
 	if flags&(Populate|Direct) != 0 || f.fsys.space.session != nil {
 		_, err := m.populatePages(0, m.pages())
@@ -181,6 +156,39 @@ func (f *File) mapRange(off int64, n int, flags MapFlags) (*Mapping, error) {
 	}
 	if flags&(Populate|Direct) != 0 {
 		m.prefault()
+	}
+	return m, nil
+}
+
+// mapAs maps what a request, which lacks the address, asks for. op is what errors call it.
+func (f *File) mapAs(op string, q *wire.Request, flags MapFlags) (*Mapping, error) {
+	if q.Length <= 0 {
+		return nil, &detailed{fmt.Sprintf("a mapping of %d bytes", q.Length), unix.EINVAL}
+	}
+	if f.closed.Load() || f.fsys.closed.Load() {
+		return nil, fs.ErrClosed
+	}
+	if err := f.fsys.hold(); err != nil { // released by Unmap
+		return nil, err
+	}
+	region, err := f.fsys.space.reserve(q.Length)
+	if err != nil {
+		return nil, errors.Join(err, f.fsys.release())
+	}
+	q.Address = uint64(region.Address())
+	r, err := f.call(op, q)
+	if err != nil {
+		return nil, errors.Join(err, region.Release(), f.fsys.release())
+	}
+	m := &Mapping{
+		fsys: f.fsys, name: f.name, off: q.Offset, id: r.Handle, ino: f.ino, flags: flags, readOnly: flags&ReadOnly != 0,
+		powerCut: f.fsys.info.Medium.PowerCut, region: region, data: region.Bytes()[:q.Length:q.Length],
+	}
+	region.Activate(m.id)
+	f.fsys.space.add(m)
+	mapped.add(m)
+	if f.fsys.closed.Load() {
+		return nil, errors.Join(fs.ErrClosed, m.Unmap())
 	}
 	return m, nil
 }

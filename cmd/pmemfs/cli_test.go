@@ -185,7 +185,7 @@ func TestInfo(t *testing.T) {
 		if refused := strings.Contains(text, "not offered: Sync: "); refused == strings.Contains(mask, "Sync") {
 			t.Error(text)
 		}
-		for _, want := range []string{"tmpfs", "EMULATED", "fstatfs", "MAP_SYNC", "format:      version 1"} {
+		for _, want := range []string{"tmpfs", "EMULATED", "fstatfs", "MAP_SYNC", "format:      version 2"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("there is no %q in\n%s", want, text)
 			}
@@ -275,7 +275,7 @@ func TestDamage(t *testing.T) {
 		"cut within a page": {func(meta, _ *os.File) error { return meta.Truncate(1<<20 + 5) }, "cut off"},
 		"version": {func(meta, _ *os.File) error {
 			return errors.Join(writeAt(meta, 8, 99), writeAt(meta, 4096+8, 99))
-		}, "version 99, this program knows version 1"},
+		}, "version 99, this program knows version 2"},
 		"superblocks": {func(meta, _ *os.File) error {
 			return errors.Join(writeAt(meta, 40, 1), writeAt(meta, 4096+40, 1))
 		}, "checksum"},

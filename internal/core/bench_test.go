@@ -93,3 +93,31 @@ func BenchmarkFault(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkPublish changes so many blocks of a private clone, far apart, and
+// publishes them, with nobody to take grants from.
+func BenchmarkPublish(b *testing.B) {
+	for _, blocks := range []int64{1, 16, 256} {
+		b.Run(fmt.Sprintf("blocks=%d", blocks), func(b *testing.B) {
+			fs := newFS(b, 256<<20)
+			const all = 16 << 10
+			file := create(b, fs, layout.RootIno, "f")
+			must[int](b)(file.WriteAt(make([]byte, all*page), 0))
+			clone := must[*Node](b)(file.Private(0, all*page, false))
+			b.ReportAllocs()
+			for i := int64(0); b.Loop(); i++ {
+				b.StopTimer()
+				for k := range blocks {
+					if err := store(clone, (k*61+i)%all*page, []byte("changed!")); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.StartTimer()
+				if err := Publish(clone); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(blocks), "ns/block")
+		})
+	}
+}

@@ -2,46 +2,53 @@ package core
 
 import (
 	"encoding/binary"
-	"slices"
 
 	"github.com/pmemfs/pmemfs/internal/alloc"
 	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
 // The block map of a file is a radix tree like a page table: eight entries in
-// the inode, 512 in each node, leaves of 4 KiB, 2 MiB and 1 GiB.
+// the inode, 512 in each node, leaves of 4 KiB, 2 MiB and 1 GiB. The reference
+// counts of blocks are such a map, too, whose leaves hold counts: see refs.go.
 
 // piece is a run of file blocks that are mapped alike: to consecutive blocks
-// with the same flags, or to nothing.
+// with the same flags, to the same count, or to nothing.
 type piece struct {
 	first, count int64
 	block        int64 // of first, -1: a hole
 	flags        layout.Entry
+	counts       bool // block is a count, that of each of them
 }
 
 func (p piece) end() int64      { return p.first + p.count }
 func (p piece) hole() bool      { return p.block < 0 }
 func (p piece) unwritten() bool { return p.flags&layout.EntryUnwritten != 0 }
 
+func (p piece) shared() bool { return p.flags&layout.EntryShared != 0 }
+
 // zeros reports whether the piece reads as zeros.
 func (p piece) zeros() bool { return p.hole() || p.unwritten() }
+
+// at is what block n of the file is mapped to, as far as the piece tells.
+func (p piece) at(n int64) int64 {
+	if p.hole() || p.counts {
+		return p.block
+	}
+	return p.block + n - p.first
+}
+
+// run is the blocks that a piece maps to.
+func (p piece) run() alloc.Run { return alloc.Run{First: p.block, Count: p.count} }
 
 // clip is the part of the piece in [first, end).
 func (p piece) clip(first, end int64) piece {
 	lo, hi := max(p.first, first), min(p.end(), end)
-	q := piece{lo, hi - lo, p.block, p.flags}
-	if !p.hole() {
-		q.block += lo - p.first
-	}
-	return q
+	return piece{lo, hi - lo, p.at(lo), p.flags, p.counts}
 }
 
 // joins reports whether q continues p.
 func (p piece) joins(q piece) bool {
-	if p.end() != q.first || p.hole() != q.hole() || p.flags != q.flags {
-		return false
-	}
-	return p.hole() || p.block+p.count == q.block
+	return p.end() == q.first && p.flags == q.flags && p.at(q.first) == q.block
 }
 
 const (
@@ -86,7 +93,8 @@ func (fs *FS) findBack(v view, in *layout.Inode, block, first int64) (piece, err
 		if q, ok, err = fs.neighbour(v, in.Ino, s.level, s.first-span, off); !ok || !q.joins(s.piece) {
 			break
 		}
-		s.piece = piece{q.first, q.count + s.count, q.block, q.flags}
+		q.count += s.count
+		s.piece = q
 	}
 	return s.piece, err
 }
@@ -103,7 +111,7 @@ func (fs *FS) locate(v view, in *layout.Inode, block int64) (spot, error) {
 	level := int(in.Height)
 	span := layout.Span(level)
 	if block >= rootFanout*span {
-		return spot{piece{rootFanout * span, mapEnd - rootFanout*span, -1, 0}, level, -1}, nil
+		return spot{hole(rootFanout*span, mapEnd-rootFanout*span), level, -1}, nil
 	}
 	entry, off := in.Root[block/span], int64(-1)
 	for {
@@ -136,15 +144,20 @@ func (fs *FS) piece(ino layout.Ino, e layout.Entry, level int, base, off int64) 
 		return piece{}, err
 	}
 	if e.Leaf() {
-		return fs.leaf(e, base, layout.Span(level), off)
+		return fs.leaf(ino, e, base, layout.Span(level), off)
 	}
-	return piece{base, layout.Span(level), -1, 0}, nil
+	return hole(base, layout.Span(level)), nil
 }
 
-// leaf checks that a leaf's blocks exist.
-func (fs *FS) leaf(e layout.Entry, base, span, off int64) (piece, error) {
-	p := piece{base, span, int64(e.Number()), e & leafFlags}
-	if p.block+span > fs.sb.DataBlocks || p.block%span != 0 {
+func hole(first, count int64) piece { return piece{first: first, count: count, block: -1} }
+
+// leaf checks that a leaf's blocks exist, or that a count is one.
+func (fs *FS) leaf(ino layout.Ino, e layout.Entry, base, span, off int64) (piece, error) {
+	p := piece{base, span, int64(e.Number()), e & leafFlags, ino == layout.CountsIno}
+	switch {
+	case p.counts && (p.flags != 0 || p.block == 0 || base+span > fs.sb.DataBlocks):
+		return p, layout.Corrupt("reference count", off, "%d of blocks %d to %d, flags %#x", p.block, base, base+span, uint64(p.flags))
+	case !p.counts && (p.block+span > fs.sb.DataBlocks || p.block%span != 0):
 		return p, layout.Corrupt("map entry", off, "blocks %d to %d are out of range", p.block, p.block+span)
 	}
 	return p, nil
@@ -184,6 +197,7 @@ type mapEdit struct {
 	in         *layout.Inode // what the transaction will make of it
 	first, end int64
 	fill       bool // holes are replaced, too
+	quiet      bool // contents stay as they are, and so do those who look for changes: see layout.Inode
 	// replace is asked for each leaf or hole that lies wholly in the range. It
 	// returns what becomes of it (block -1: a hole), or divide when it needs
 	// the parts one by one. Blocks that leave the map are the caller's.
@@ -202,6 +216,10 @@ func (e *mapEdit) run() error {
 	}
 	if e.in.Root == ([rootFanout]layout.Entry{}) {
 		e.in.Height = 0
+	}
+	if !e.quiet {
+		e.in.Changes++
+		e.u.noteEdit(e.in, e.first, e.end)
 	}
 	return nil
 }
@@ -291,10 +309,10 @@ func (e *mapEdit) entry(old layout.Entry, off int64, level int, base int64) (lay
 		return 0, nil
 	}
 	span := layout.Span(level)
-	p := piece{base, span, -1, 0}
+	p := hole(base, span)
 	if old != 0 {
 		var err error
-		if p, err = e.u.fs.leaf(old, base, span, off); err != nil {
+		if p, err = e.u.fs.leaf(e.in.Ino, old, base, span, off); err != nil {
 			return 0, err
 		}
 	}
@@ -331,7 +349,8 @@ func (e *mapEdit) split(p piece, node int64, level int) {
 	var b [layout.BlockSize]byte
 	span := layout.Span(level)
 	for i := range int64(layout.Fanout) {
-		entry := layout.MakeEntry(p.flags|layout.EntryLeaf, uint64(p.block+i*span), e.place(level, p.first+i*span))
+		first := p.first + i*span
+		entry := layout.MakeEntry(p.flags|layout.EntryLeaf, uint64(p.at(first)), e.place(level, first))
 		binary.LittleEndian.PutUint64(b[i*layout.WordSize:], uint64(entry))
 	}
 	e.u.Write(node, b[:])
@@ -350,25 +369,47 @@ func (e *mapEdit) node(self layout.Entry, node int64, level int, base int64) (la
 	return 0, e.u.freeNode(e.in, layout.Node(self.Number()))
 }
 
-// mapRuns maps the blocks of runs, in order, to the file blocks of holes, in
-// order; both have the same count in all.
-func (u *update) mapRuns(in *layout.Inode, holes []piece, runs []alloc.Run, flags layout.Entry) error {
-	runs = slices.Clone(runs)
-	for _, h := range holes {
-		for h.count > 0 {
-			r := &runs[0]
-			n := min(h.count, r.Count)
-			if err := u.mapRun(in, h.first, alloc.Run{First: r.First, Count: n}, flags); err != nil {
-				return err
-			}
-			h.first, h.count = h.first+n, h.count-n
-			r.First, r.Count = r.First+n, r.Count-n
-			if r.Count == 0 {
-				runs = runs[1:]
+// move is a piece and the run it goes to, of the same length.
+type move struct {
+	from piece
+	to   alloc.Run
+}
+
+// moves gives pieces, in order, the blocks of runs, in order; both have the same
+// count in all.
+func moves(pieces []piece, runs []alloc.Run) []move {
+	var out []move
+	i, used := 0, int64(0)
+	for _, p := range pieces {
+		for p.count > 0 {
+			n := min(p.count, runs[i].Count-used)
+			out = append(out, move{p.clip(p.first, p.first+n), alloc.Run{First: runs[i].First + used, Count: n}})
+			p = p.clip(p.first+n, p.end())
+			if used += n; used == runs[i].Count {
+				i, used = i+1, 0
 			}
 		}
 	}
-	return nil
+	return out
+}
+
+// move maps a piece to blocks that were taken, in place of those that it had,
+// which go if no other file has them.
+func (u *update) move(in *layout.Inode, m move, flags layout.Entry) error {
+	if err := u.mapRun(in, m.from.first, m.to, flags); err != nil {
+		return err
+	}
+	free := []alloc.Run{m.from.run()}
+	switch {
+	case m.from.hole():
+		return nil
+	case m.from.shared():
+		var err error
+		if free, err = u.drop(m.from.run(), nil); err != nil {
+			return err
+		}
+	}
+	return u.fs.blocks.Release(u.Tx, free...)
 }
 
 // mapRun maps file blocks from first on to a run of blocks, with the largest
@@ -382,28 +423,35 @@ func (u *update) mapRun(in *layout.Inode, first int64, run alloc.Run, flags layo
 	return e.run()
 }
 
-// unmap makes [first, end) a hole and returns the runs that were mapped.
-func (u *update) unmap(in *layout.Inode, first, end int64) ([]alloc.Run, error) {
-	var runs []alloc.Run
+// unmap makes [first, end) a hole and returns the runs that were mapped: those
+// of the file alone, and those that others may have, too.
+func (u *update) unmap(in *layout.Inode, first, end int64) (own, shared []alloc.Run, err error) {
 	e := mapEdit{u: u, in: in, first: first, end: end}
 	e.replace = func(p piece) (int64, layout.Entry, bool) {
-		if n := len(runs); n > 0 && runs[n-1].End() == p.block {
-			runs[n-1].Count += p.count
+		if p.shared() {
+			shared = appendRun(shared, p.run())
 		} else {
-			runs = append(runs, alloc.Run{First: p.block, Count: p.count})
+			own = appendRun(own, p.run())
 		}
 		return -1, 0, false
 	}
-	return runs, e.run()
+	err = e.run()
+	return own, shared, err
 }
 
-// mark clears (or with flags set to unwritten, sets) the unwritten flag
-// of the blocks mapped in [first, end).
+// appendRun adds a run, or lengthens the last one.
+func appendRun(runs []alloc.Run, r alloc.Run) []alloc.Run {
+	if n := len(runs); n > 0 && runs[n-1].End() == r.First {
+		runs[n-1].Count += r.Count
+		return runs
+	}
+	return append(runs, r)
+}
+
+// mark gives the blocks mapped in [first, end) other flags.
 func (u *update) mark(in *layout.Inode, first, end int64, flags layout.Entry) error {
 	e := mapEdit{u: u, in: in, first: first, end: end}
-	e.replace = func(p piece) (int64, layout.Entry, bool) {
-		return p.block, p.flags&^layout.EntryUnwritten | flags, false
-	}
+	e.replace = func(p piece) (int64, layout.Entry, bool) { return p.block, flags, false }
 	return e.run()
 }
 
@@ -446,20 +494,27 @@ func (e *mapEdit) whole(node int64, level int, base int64) (p piece, ok bool, er
 		case err != nil || !ok || q.hole() || i > 0 && !p.joins(q):
 			return p, false, err
 		case i == 0:
-			p = piece{base, 0, q.block, q.flags}
+			p = q
+		default:
+			p.count += q.count
 		}
-		p.count += q.count
 	}
-	return p, p.block%p.count == 0, nil
+	return p, p.counts || p.block%p.count == 0, nil
 }
 
-// freeBlocks makes [first, end) a hole and frees its blocks.
+// freeBlocks makes [first, end) a hole and frees its blocks, as far as no other
+// file has them.
 func (u *update) freeBlocks(in *layout.Inode, first, end int64) error {
-	runs, err := u.unmap(in, first, end)
+	free, shared, err := u.unmap(in, first, end)
 	if err != nil {
 		return err
 	}
-	return u.fs.blocks.Release(u.Tx, runs...)
+	for _, r := range shared {
+		if free, err = u.drop(r, free); err != nil {
+			return err
+		}
+	}
+	return u.fs.blocks.Release(u.Tx, free...)
 }
 
 // stepPages is how many blocks of metadata a step of a long operation changes

@@ -45,7 +45,8 @@ type Summary struct {
 	Others      int64 `json:"others"`  // fifos, sockets, devices
 	Names       int64 `json:"names"`   // directory entries
 	Orphans     int64 `json:"orphans"` // inodes whose reclaiming is not finished
-	Blocks      int64 `json:"blocks"`  // data blocks that files map
+	Blocks      int64 `json:"blocks"`  // data blocks that files map, each as often as they do
+	Shared      int64 `json:"shared"`  // of these, mappings of a block besides the first one
 	Nodes       int64 `json:"nodes"`
 	Problems    int64 `json:"problems"`
 	Notes       int64 `json:"notes"`
@@ -79,7 +80,7 @@ func (fs *FS) CheckWith(ctx context.Context, o CheckOptions) (Summary, error) {
 	}
 	for _, step := range []func() error{
 		c.superblocks, c.logHeaders, c.inodeBitmap, c.orphanBitmap,
-		c.directories, c.others, c.blockBitmap, c.nodeBitmap,
+		c.directories, c.others, c.references, c.blockBitmap, c.nodeBitmap,
 	} {
 		if err := c.guarded(step); err != nil {
 			return c.sum, err
@@ -90,8 +91,10 @@ func (fs *FS) CheckWith(ctx context.Context, o CheckOptions) (Summary, error) {
 
 // checker is one run of Check.
 //
-// Invariant: blocks and nodes hold exactly what the inodes looked at so far
-// refer to; inodes holds what is known of each inode in use.
+// Invariant: blocks (without those that are marked shared, before references) and
+// nodes hold exactly what the inodes looked at so far refer to, shared the runs
+// that are marked so, once for each leaf; inodes holds what is known of each inode
+// in use.
 type checker struct {
 	fs     *FS
 	ctx    context.Context
@@ -99,6 +102,7 @@ type checker struct {
 	sum    Summary
 	blocks *unitSet
 	nodes  *unitSet
+	shared []alloc.Run
 	inodes []*infoChunk // by chunk of the inode bitmap, nil: none in use
 	used   int64        // inodes in use
 	done   int64        // inodes looked at, twice each
@@ -211,11 +215,13 @@ func (c *checker) inodeBitmap() error {
 			}
 		}
 		if chunk == 0 {
-			c.used--
-			if !page[0].used {
-				c.problem(Problem{Structure: "inode bitmap", Offset: -1, Text: "inode 0, which is never used, is free"})
+			for ino := range layout.FirstIno {
+				if !page[ino].used {
+					c.problem(Problem{Structure: "inode bitmap", Offset: -1, Text: fmt.Sprintf("%v, which is no file's, is free", ino)})
+				}
 			}
-			page[0] = inodeInfo{}
+			c.used -= 2
+			page[0], page[layout.CountsIno] = inodeInfo{}, inodeInfo{}
 		}
 		return c.ctx.Err()
 	})

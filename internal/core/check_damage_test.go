@@ -140,6 +140,29 @@ var damageCases = []damageCase{
 		in.Flags = layout.FlagStatic
 		in.Root[1] = layout.MakeEntry(in.Root[1].Flags()|layout.EntryShared, in.Root[1].Number(), layout.Place{Ino: in.Ino, Position: 1})
 	}, "static, but block 1 of 2"},
+	{"shared by nobody else", func(d *damager) {
+		in := d.inode("a/f")
+		in.Root[0] = layout.MakeEntry(in.Root[0].Flags()|layout.EntryShared, in.Root[0].Number(), layout.Place{Ino: in.Ino})
+		d.check(d.u.share(alloc.Run{First: int64(in.Root[0].Number()), Count: 1}))
+	}, "1, but 1 files share them"},
+	{"a count too high", func(d *damager) {
+		d.check(d.u.share(alloc.Run{First: int64(d.inode("b/shared").Root[0].Number()), Count: 1}))
+	}, "2, but 2 files share them"},
+	{"a count too low", func(d *damager) {
+		_, err := d.u.drop(alloc.Run{First: int64(d.inode("b/shared").Root[0].Number()), Count: 4}, nil)
+		d.check(err)
+	}, "0, but 2 files share them"},
+	{"a count of free blocks", func(d *damager) { d.check(d.u.share(alloc.Run{First: 1000, Count: 1})) }, "1, but 0 files share them"},
+	{"shared in one file only", func(d *damager) {
+		in := d.inode("b/shared")
+		in.Root[0] = layout.MakeEntry(layout.EntryLeaf, in.Root[0].Number(), layout.Place{Ino: in.Ino})
+	}, "marked shared in one file, and another one has it as its own"},
+	{"shared and unwritten", func(d *damager) {
+		in := d.inode("b/shared")
+		in.Root[0] = layout.MakeEntry(in.Root[0].Flags()|layout.EntryUnwritten, in.Root[0].Number(), layout.Place{Ino: in.Ino})
+	}, "both shared and unwritten"},
+	{"counts in a file", func(d *damager) { d.u.editCounts().Nlink = 2 }, "not one of reference counts"},
+	{"counts that are no map", func(d *damager) { d.u.editCounts().Root[0] ^= 1 << 20 }, "check does not match"},
 	{"empty node", func(d *damager) {
 		_, off, _ := d.entry("b/map", 0)
 		d.u.Zero(off / page * page)

@@ -3,7 +3,6 @@ package core
 import (
 	"fmt"
 
-	"github.com/pmemfs/pmemfs/internal/alloc"
 	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
@@ -33,48 +32,6 @@ func (c *checker) info(ino layout.Ino) *inodeInfo {
 func (c *checker) slot(ino layout.Ino) (raw []byte, offset int64) {
 	offset = c.fs.sb.InodeTable.Offset + int64(ino)*layout.InodeSize
 	return c.fs.journal.View(offset, layout.InodeSize), offset
-}
-
-// unitSet is a set of units: a bitmap whose empty parts take no memory.
-type unitSet struct {
-	groups []*[layout.GroupUnits / layout.ChunkUnits]alloc.Line
-}
-
-func newUnitSet(units int64) *unitSet {
-	return &unitSet{make([]*[layout.GroupUnits / layout.ChunkUnits]alloc.Line, (units+layout.GroupUnits-1)/layout.GroupUnits)}
-}
-
-// line returns a chunk's bits, nil when none was ever set.
-func (s *unitSet) line(chunk int64) *alloc.Line {
-	const perGroup = layout.GroupUnits / layout.ChunkUnits
-	if g := s.groups[chunk/perGroup]; g != nil {
-		return &g[chunk%perGroup]
-	}
-	return nil
-}
-
-// add adds units, which are in range, and returns the first that was in the
-// set already, -1 when none was.
-func (s *unitSet) add(first, count int64) (twice int64) {
-	const perGroup = layout.GroupUnits / layout.ChunkUnits
-	twice = -1
-	for unit := first; unit < first+count; {
-		chunk := unit / layout.ChunkUnits
-		g := &s.groups[chunk/perGroup]
-		if *g == nil {
-			*g = new([perGroup]alloc.Line)
-		}
-		at := unit % layout.ChunkUnits
-		n := min(64-at%64, first+count-unit)
-		word := &(*g)[chunk%perGroup][at/64]
-		m := ^uint64(0) >> (64 - n) << (at % 64)
-		if *word&m != 0 && twice < 0 {
-			twice = unit
-		}
-		*word |= m
-		unit += n
-	}
-	return twice
 }
 
 // eachInode calls fn for every inode in use.
@@ -123,7 +80,7 @@ func (c *checker) freeSlots() {
 	for chunk, page := range c.inodes {
 		for i := 0; page != nil && i < layout.ChunkUnits; i++ {
 			ino := layout.Ino(chunk*layout.ChunkUnits + i)
-			if raw, at := c.slot(ino); !page[i].used && !layout.SlotFree(raw) {
+			if raw, at := c.slot(ino); !page[i].used && ino != layout.CountsIno && !layout.SlotFree(raw) {
 				c.problem(Problem{Structure: "inode", Offset: at, Text: fmt.Sprintf("%v is free in the bitmap, but its slot is not", ino)})
 			}
 		}
@@ -351,15 +308,24 @@ func (w *inodeCheck) mapNode(n layout.Node, from int64, level int, base int64) {
 }
 
 func (w *inodeCheck) mapLeaf(e layout.Entry, off, base, span int64) {
-	p, err := w.c.fs.leaf(e, base, span, off)
+	p, err := w.c.fs.leaf(w.in.Ino, e, base, span, off)
 	if err != nil {
 		w.c.damage(w.in.Ino, err)
 		return
 	}
 	w.blocks += span
+	if p.counts {
+		w.c.sum.Shared += span * p.block
+		return
+	}
 	w.c.sum.Blocks += span
-	if twice := w.c.blocks.add(p.block, span); twice >= 0 {
+	if p.shared() {
+		w.c.shared = append(w.c.shared, p.run())
+	} else if twice := w.c.blocks.add(p.block, span); twice >= 0 {
 		w.problem("map entry", off, "maps block %d, which something else maps, too", twice)
+	}
+	if p.shared() && p.unwritten() {
+		w.problem("map entry", off, "is both shared and unwritten")
 	}
 	if base == w.filled && p.flags == 0 {
 		w.filled += span

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/alloc"
 	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
 )
@@ -102,7 +103,7 @@ type storing struct {
 	data *diskArea
 }
 
-func (b *storing) Break(_ layout.Ino, _, _ int64, what Taking) error {
+func (b *storing) Break(_ layout.Ino, what Taking, _ ...alloc.Run) error {
 	if what == TakeAll {
 		b.data.clients.Store(true)
 	}

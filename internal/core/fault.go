@@ -2,6 +2,7 @@ package core
 
 import (
 	"errors"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -19,9 +20,10 @@ type Run struct {
 
 // Fault resolves an access to a block of the file. For a write it allocates the
 // block when it is a hole (with up to ahead blocks in all, zeroed) and marks
-// it written; for a read of a hole it offers zeros. grant is called with the
-// largest run around the block inside its aligned window of window blocks,
-// while the inode is locked, so that no break can come in between.
+// it written, and copies it (and as many) when other files have it, too; for a
+// read of a hole it offers zeros. grant is called with the largest run around the
+// block inside its aligned window of window blocks, while the inode is locked, so
+// that no break can come in between.
 //
 // With durable, all metadata that finds the run is durable before it is granted.
 // That goes for reads, too: who flushes what he has stored, and has lost the
@@ -31,8 +33,8 @@ type Run struct {
 // ENXIO beyond the end of the file, ENOSPC, or what grant returns.
 //
 // Costs: nothing on the medium for a block that is written; else the zeros of
-// the new blocks, one fence, and a transaction; with durable a commit of what
-// is staged.
+// the new blocks or the copies of the old, one fence, and a transaction; with
+// durable a commit of what is staged.
 func (n *Node) Fault(block int64, write, durable bool, window, ahead int64, grant func(Run) error) error {
 	if err := n.regular(); err != nil {
 		return err
@@ -90,11 +92,12 @@ func (in *inode) answer(block, window int64, grant func(Run) error) error {
 	return grant(run)
 }
 
-// materialise makes [first, end) written, as far as its first piece goes, but
-// where nobody forbids it. changed is false when they were written before.
+// materialise makes [first, end) written blocks of this file alone, as far as its
+// first piece goes, but where nobody forbids it. changed is false when they were
+// that before.
 func (in *inode) materialise(first, end int64) (changed bool, err error) {
 	q, err := in.fs.find(in.fs.journal.View, &in.Inode, first, end)
-	if err != nil || !q.zeros() {
+	if err != nil || !q.zeros() && !q.shared() {
 		return false, err
 	}
 	if q = q.clip(first, end); q.count > 1 && in.mayChange(q.first, q.end()) != nil {
@@ -103,48 +106,74 @@ func (in *inode) materialise(first, end int64) (changed bool, err error) {
 	for {
 		plan, err := in.plan(q.first, q.end())
 		if err == nil {
-			err = in.writeZeros(plan, func(_ *update, want *layout.Inode) error {
+			err = in.writeOut(plan, func(_ *update, want *layout.Inode) error {
 				in.modified(want)
 				return nil
 			})
 		}
 		if q.count == 1 || !errors.Is(err, unix.ENOSPC) {
-			return true, err
+			return !plan.inPlace(), err
 		}
 		q = q.clip(first, first+1)
 	}
 }
 
-// writeZeros makes the pieces of a plan that read as zeros blocks of zeros,
-// durable before the transaction that makes them reachable.
-func (in *inode) writeZeros(p plan, finish func(u *update, want *layout.Inode) error) error {
-	if p.zeros == nil {
-		return nil
-	}
-	if err := in.mayChangeAll(p.zeros); err != nil {
+// writeOut makes the pieces of a plan written blocks of this file alone, with the
+// contents that they have: zeros, or copies of what other files have, too. They
+// are durable before the transaction that makes them reachable.
+func (in *inode) writeOut(p plan, finish func(u *update, want *layout.Inode) error) error {
+	if err := in.claim(p.sole); err != nil || p.inPlace() {
 		return err
 	}
-	if err := in.breakZeros(p.zeros); err != nil {
+	if err := in.mayChangeAll(p.changes()); err != nil {
+		return err
+	}
+	if err := in.breakPlan(p); err != nil {
 		return err
 	}
 	if err := in.settleCut(); err != nil {
 		return err
 	}
 	fs := in.fs
-	runs, err := fs.reserve(p.holes, p.goal)
+	runs, err := fs.reserve(p.fresh, p.goal)
 	if err != nil {
 		return err
 	}
-	for _, t := range p.targets(runs) {
-		if t.unwritten() {
-			fs.data.Zero(t.block*layout.BlockSize, t.count*layout.BlockSize)
-		}
+	for _, m := range p.targets(runs) {
+		fs.carry(m, 0, m.from.count*layout.BlockSize)
 	}
 	if err := fs.fenceData(); err != nil {
 		fs.cancel(runs)
 		return err
 	}
 	return in.commitPlan(p, runs, finish)
+}
+
+// own makes those of [first, end) that other files have, too, copies for this
+// file alone, and leaves the others as they are.
+func (in *inode) own(first, end int64) error {
+	p, err := in.plan(first, end)
+	if err != nil {
+		return err
+	}
+	p.unwritten = nil
+	p.fresh = slices.DeleteFunc(p.fresh, piece.hole)
+	if len(p.fresh) == 0 {
+		p.fresh = nil
+	}
+	return in.writeOut(p, func(_ *update, want *layout.Inode) error {
+		in.changed(want)
+		return nil
+	})
+}
+
+// ownPart is own for the blocks of bytes lo to hi, of which something is going to
+// be stored in place.
+func (in *inode) ownPart(lo, hi int64) error {
+	if lo >= hi {
+		return nil
+	}
+	return in.own(blocksOf(lo, hi-lo))
 }
 
 // runAround is the largest run around a block that can be granted as it is. It
@@ -171,19 +200,20 @@ func (in *inode) runAround(block, window, end int64) (Run, error) {
 		}
 		q, err = in.fs.findBack(v, &in.Inode, run.first-1, lo)
 		q = q.clip(lo, run.first).read()
-		run = piece{q.first, q.count + run.count, q.block, q.flags}
+		q.count += run.count
+		run = q
 	}
 	if err != nil {
 		return Run{}, err
 	}
-	return Run{run.first, run.count, run.block, !run.hole() && run.flags&layout.EntryShared == 0}, nil
+	return Run{run.first, run.count, run.block, !run.hole() && !run.shared()}, nil
 }
 
 // read is the piece as a reader sees it: what reads as zeros is a hole,
 // whether it is allocated or not.
 func (p piece) read() piece {
 	if p.zeros() {
-		return piece{p.first, p.count, -1, 0}
+		return hole(p.first, p.count)
 	}
 	return p
 }

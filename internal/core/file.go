@@ -230,29 +230,37 @@ func (in *inode) writeAll(p []byte, off int64) (written int, err error) {
 func (in *inode) write(p []byte, off int64) error {
 	fs := in.fs
 	end := off + int64(len(p))
+	if err := in.ownPart(in.Size, min(off, layout.RoundUp(in.Size, layout.BlockSize))); err != nil {
+		return err
+	}
 	plan, err := in.plan(blocksOf(off, int64(len(p))))
 	if err != nil {
 		return err
 	}
-	if plan.zeros == nil && end <= in.Size {
+	if err := in.claim(plan.sole); err != nil {
+		return err
+	}
+	if plan.inPlace() && end <= in.Size {
 		for _, q := range plan.written {
 			fs.streamInto(q, p, off)
 		}
 		in.touch()
 		return fs.fenceData()
 	}
-	if err := in.breakZeros(plan.zeros); err != nil {
+	if err := in.breakPlan(plan); err != nil {
 		return err
 	}
 	if err := in.settleCut(); err != nil {
 		return err
 	}
-	runs, err := fs.reserve(plan.holes, plan.goal)
+	runs, err := fs.reserve(plan.fresh, plan.goal)
 	if err != nil {
 		return err
 	}
-	spans := plan.targets(runs)
-	if err := in.fillNew(spans, p, off); err != nil {
+	for _, q := range plan.written {
+		fs.streamInto(q, p, off)
+	}
+	if err := in.fillNew(plan.targets(runs), p, off); err != nil {
 		fs.cancel(runs)
 		return err
 	}
@@ -263,63 +271,75 @@ func (in *inode) write(p []byte, off int64) error {
 	})
 }
 
-// plan is what a write into a range of blocks has to change.
+// plan is what a write into a range of blocks has to change. All lists are in
+// the order of the file.
 type plan struct {
-	zeros   []piece // holes and unwritten pieces
-	holes   []piece // those without blocks
-	written []piece // those that are stored to in place
-	goal    int64   // where new blocks would best lie, -1: anywhere
+	fresh     []piece // that need blocks: holes, and what other files have, too
+	unwritten []piece
+	written   []piece // that are stored to in place
+	sole      []piece // of written: that have the flag shared, see inode.claim
+	goal      int64   // where new blocks would best lie, -1: anywhere
 }
+
+// inPlace reports whether a write needs nothing but to store.
+func (p plan) inPlace() bool { return p.fresh == nil && p.unwritten == nil }
 
 func (in *inode) plan(first, end int64) (p plan, err error) {
 	p.goal = -1
 	err = in.fs.pieces(in.fs.journal.View, &in.Inode, first, end, func(q piece) error {
 		switch {
 		case q.hole():
-			p.holes = append(p.holes, q)
-			p.zeros = append(p.zeros, q)
+			p.fresh = append(p.fresh, q)
 		case q.unwritten():
-			p.zeros = append(p.zeros, q)
+			p.unwritten = append(p.unwritten, q)
+		case q.shared():
+			shared, sole, err := in.fs.divide(q)
+			p.fresh, p.sole = append(p.fresh, shared...), append(p.sole, sole...)
+			p.written = append(p.written, sole...)
+			return err
 		default:
 			p.written = append(p.written, q)
 		}
 		return nil
 	})
-	if err != nil || p.holes == nil || first == 0 {
+	if err != nil || p.fresh == nil || first == 0 {
 		return p, err
 	}
 	before, err := in.fs.find(in.fs.journal.View, &in.Inode, first-1, first)
 	if err == nil && !before.hole() {
-		p.goal = before.block + first - before.first
+		p.goal = before.at(first)
 	}
 	return p, err
 }
 
-// targets is all pieces of the plan, holes with the blocks they will get.
-func (p plan) targets(runs []alloc.Run) []piece {
-	out := append([]piece(nil), p.written...)
-	i, used := 0, int64(0)
-	for _, z := range p.zeros {
-		if !z.hole() {
-			out = append(out, z)
-			continue
-		}
-		for z.count > 0 {
-			n := min(z.count, runs[i].Count-used)
-			out = append(out, piece{z.first, n, runs[i].First + used, layout.EntryUnwritten})
-			z.first, z.count = z.first+n, z.count-n
-			if used += n; used == runs[i].Count {
-				i, used = i+1, 0
-			}
+// changes is the pieces of which the map changes.
+func (p plan) changes() []piece {
+	return append(p.unwritten[:len(p.unwritten):len(p.unwritten)], p.fresh...)
+}
+
+// holes is those of fresh that have no blocks.
+func (p plan) holes() (out []piece) {
+	for _, q := range p.fresh {
+		if q.hole() {
+			out = append(out, q)
 		}
 	}
 	return out
 }
 
-// reserve takes blocks for holes, before the data is stored.
-func (fs *FS) reserve(holes []piece, goal int64) (runs []alloc.Run, err error) {
+// targets is where the new contents of the pieces go that are not written in place.
+func (p plan) targets(runs []alloc.Run) []move {
+	out := moves(p.fresh, runs)
+	for _, q := range p.unwritten {
+		out = append(out, move{q, q.run()})
+	}
+	return out
+}
+
+// reserve takes blocks for pieces, before the data is stored.
+func (fs *FS) reserve(pieces []piece, goal int64) (runs []alloc.Run, err error) {
 	reserve := func() error {
-		for _, n := range portions(holes) {
+		for _, n := range portions(pieces) {
 			got, err := fs.blocks.Reserve(n, goal)
 			if err != nil {
 				fs.blocks.Cancel(runs...)
@@ -340,17 +360,17 @@ func (fs *FS) reserve(holes []piece, goal int64) (runs []alloc.Run, err error) {
 	return runs, err
 }
 
-// portions is how many blocks to reserve at once for holes. What of them a leaf
+// portions is how many blocks to reserve at once for pieces. What of them a leaf
 // of 2 MiB can map is reserved for itself, so that it gets blocks that are
 // aligned as it is.
-func portions(holes []piece) (out []int64) {
+func portions(pieces []piece) (out []int64) {
 	var rest int64
 	add := func(n int64) {
 		if n > 0 {
 			out = append(out, n)
 		}
 	}
-	for _, h := range holes {
+	for _, h := range pieces {
 		first, end := layout.RoundUp(h.first, layout.HugeBlocks), h.end()/layout.HugeBlocks*layout.HugeBlocks
 		if first >= end {
 			rest += h.count
@@ -368,9 +388,22 @@ func (fs *FS) cancel(runs []alloc.Run) {
 	fs.journal.Locked(func() error { fs.blocks.Cancel(runs...); return nil })
 }
 
-func (in *inode) breakZeros(pieces []piece) error {
-	for _, z := range pieces {
-		if err := in.fs.breaker.Break(in.ino, z.first, z.count, TakeZeros); err != nil {
+// breakPlan takes from clients what they see where the plan changes the map: zeros,
+// and blocks that the file gives up for copies of its own.
+func (in *inode) breakPlan(p plan) error {
+	var runs [TakeZeros + 1][]alloc.Run
+	for _, q := range p.changes() {
+		what := TakeZeros
+		if !q.zeros() {
+			what = TakeAll
+		}
+		runs[what] = append(runs[what], alloc.Run{First: q.first, Count: q.count})
+	}
+	for what, list := range runs {
+		if list == nil {
+			continue
+		}
+		if err := in.fs.breaker.Break(in.ino, Taking(what), list...); err != nil {
 			return err
 		}
 	}
@@ -385,24 +418,19 @@ func (fs *FS) streamInto(q piece, p []byte, off int64) {
 	fs.data.Stream(q.block*layout.BlockSize+lo-base, p[lo-off:hi-off])
 }
 
-// fillNew stores p, and zeros around it in blocks that were not written yet,
-// and in what lies between the old end of the file and p; then it fences: all
-// of it is durable before the transaction that makes it reachable.
-func (in *inode) fillNew(spans []piece, p []byte, off int64) error {
+// fillNew stores p, and around it, in the same blocks, what was there before;
+// and zeros between the old end of the file and p; then it fences: all of it is
+// durable before the transaction that makes it reachable.
+func (in *inode) fillNew(targets []move, p []byte, off int64) error {
 	fs := in.fs
 	end := off + int64(len(p))
-	for _, q := range spans {
+	for _, m := range targets {
+		q := m.from
+		q.block = m.to.First
 		fs.streamInto(q, p, off)
-		if !q.unwritten() {
-			continue
-		}
 		base, limit := q.first*layout.BlockSize, q.end()*layout.BlockSize
-		if base < off {
-			fs.data.Zero(q.block*layout.BlockSize, off-base)
-		}
-		if limit > end {
-			fs.data.Zero(q.block*layout.BlockSize+end-base, limit-end)
-		}
+		fs.carry(m, 0, off-base)
+		fs.carry(m, end-base, limit-base)
 	}
 	if _, err := in.zeroTail(off); err != nil {
 		return err
@@ -414,6 +442,19 @@ func (in *inode) fillNew(spans []piece, p []byte, off int64) error {
 // blocks whose contents a crash could bring back calls it first: behind the end
 // of the file, and in unwritten blocks.
 func (in *inode) settleCut() error { return in.fs.journal.Commit(in.cutLSN) }
+
+// carry stores to the new blocks of a move what its old ones hold, zeros where
+// there are none, from byte lo to byte hi of them.
+func (fs *FS) carry(m move, lo, hi int64) {
+	to := m.to.First * layout.BlockSize
+	switch {
+	case lo >= hi:
+	case m.from.zeros():
+		fs.data.Zero(to+lo, hi-lo)
+	default:
+		fs.data.Copy(to+lo, m.from.block*layout.BlockSize+lo, hi-lo)
+	}
+}
 
 // zeroTail streams zeros behind the end of the file up to offset to, in the
 // last block, where a mapped store may have left bytes. It does so whether or
@@ -474,14 +515,14 @@ func (in *inode) commitPlan(p plan, runs []alloc.Run, finish func(u *update, wan
 	if err := u.fs.blocks.Take(u.Tx, runs...); err != nil {
 		return err
 	}
-	if err := u.mapRuns(want, p.holes, runs, 0); err != nil {
-		return err
+	for _, m := range moves(p.fresh, runs) {
+		if err := u.move(want, m, 0); err != nil {
+			return err
+		}
 	}
-	for _, z := range p.zeros {
-		if !z.hole() {
-			if err := u.mark(want, z.first, z.end(), 0); err != nil {
-				return err
-			}
+	for _, q := range p.unwritten {
+		if err := u.mark(want, q.first, q.end(), 0); err != nil {
+			return err
 		}
 	}
 	if err := finish(u, want); err != nil {

@@ -64,7 +64,7 @@ func (in *inode) filled(first, end int64) error {
 			what = "a hole"
 		case p.unwritten():
 			what = "unwritten"
-		case p.flags&layout.EntryShared != 0:
+		case p.shared():
 			what = "shared"
 		default:
 			return nil
@@ -77,18 +77,17 @@ func (in *inode) filled(first, end int64) error {
 // zeroed while the inode is locked, which bounds how long others wait.
 const fillBlocks = writeStep / layout.BlockSize
 
-// Fill makes every block that [off, off+length) touches written, durably: what
-// a seal needs. Contents and size stay as they are. Where blocks are contiguous
+// Fill makes every block that [off, off+length) touches written and this file's
+// own, durably: what a seal needs. Contents and size stay as they are. Where blocks are contiguous
 // and aligned the map gets by with leaves of 2 MiB and 1 GiB.
 //
 // It goes in steps of 4 MiB, each atomic, between which others have their turn;
 // holes of more than that get their blocks 1 GiB at a time. ENXIO when the
 // range reaches beyond the block with the last byte of the file, ENOSPC, or an
-// error of the Breaker: the steps before stay done. An *UnfilledError names a
-// block that is shared: a copy of its own for this file is not made yet.
+// error of the Breaker: the steps before stay done.
 //
-// Costs: nothing for blocks that are written; else in each step the zeros, one
-// fence, and a transaction.
+// Costs: nothing for blocks that are written and nobody else's; else in each step
+// the zeros and copies, one fence, and a transaction.
 func (n *Node) Fill(off, length int64) error {
 	if err := n.regular(); err != nil {
 		return err
@@ -144,14 +143,15 @@ func (in *inode) fillHoles(first, end int64) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	plan, err := in.planInside(first, end)
-	if err != nil || plan.holes == nil {
+	holes := plan.holes()
+	if err != nil || holes == nil {
 		return err
 	}
-	if err := in.mayChangeAll(plan.holes); err != nil {
+	if err := in.mayChangeAll(holes); err != nil {
 		return err
 	}
 	f := filling{}
-	if f.fresh, err = in.reserveHoles(plan); err != nil {
+	if f.fresh, err = in.reserveMoves(holes, plan.goal); err != nil {
 		return err
 	}
 	defer f.cancel(in.fs)
@@ -166,7 +166,7 @@ func (in *inode) fillStep(first, end int64) error {
 	if err != nil {
 		return err
 	}
-	err = in.writeZeros(plan, func(u *update, want *layout.Inode) error {
+	err = in.writeOut(plan, func(u *update, want *layout.Inode) error {
 		in.changed(want)
 		return u.merge(want, first, end)
 	})

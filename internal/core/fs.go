@@ -48,19 +48,24 @@ const (
 // locked.
 type Breaker interface {
 	// Break is called before the block map changes. When it returns nil nobody
-	// can access the blocks first to first+count of the file any longer as far
-	// as what says. An error (EBUSY) ends the operation: nothing has changed.
-	Break(ino layout.Ino, first, count int64, what Taking) error
+	// can access the runs of blocks of the file any longer as far as what says.
+	// An error (EBUSY) ends the operation: nothing has changed.
+	Break(ino layout.Ino, what Taking, runs ...alloc.Run) error
 	// Sealed returns the error with which a Break of the run would fail at once
 	// because of seals and pins, nil when there are none. It is asked before
 	// every change of the block map, also of one that breaks nothing.
 	Sealed(ino layout.Ino, first, count int64) error
+	// Stored calls fn for the runs of the file to which clients can store: what
+	// is there may not be durable.
+	Stored(ino layout.Ino, first, count int64, fn func(first, count int64))
 }
 
 type noBreaker struct{}
 
-func (noBreaker) Break(layout.Ino, int64, int64, Taking) error { return nil }
+func (noBreaker) Break(layout.Ino, Taking, ...alloc.Run) error { return nil }
 func (noBreaker) Sealed(layout.Ino, int64, int64) error        { return nil }
+
+func (noBreaker) Stored(layout.Ino, int64, int64, func(first, count int64)) {}
 
 // Options for Mount. The zero value is a writable mount without clients.
 type Options struct {
@@ -91,6 +96,7 @@ type FS struct {
 	nodes      *alloc.Bitmap
 	inodes     *alloc.Bitmap
 	orphans    *alloc.Bitmap
+	counts     layout.Inode // protected by the journal's builder lock; see refs.go
 	breaker    Breaker
 	now        func() int64
 	readOnly   bool
@@ -226,7 +232,7 @@ func makeRoot(meta, data medium.Area, sb *layout.Superblock, o FormatOptions) er
 		return err
 	}
 	defer u.Abort()
-	first, err := fs.inodes.Reserve(2, 0) // 0 is never used, 1 is the root
+	first, err := fs.inodes.Reserve(int64(layout.FirstIno), 0)
 	if err != nil {
 		return err
 	}
@@ -239,6 +245,7 @@ func makeRoot(meta, data medium.Area, sb *layout.Superblock, o FormatOptions) er
 		Ino: layout.RootIno, Generation: 1, Mode: layout.ModeDirectory | 0o755, Nlink: 2, UID: o.UID, GID: o.GID,
 		Parent: layout.RootIno, Atime: now, Mtime: now, Ctime: now, Btime: now,
 	}
+	*u.editCounts() = layout.Inode{Ino: layout.CountsIno, Generation: 1, Mode: layout.ModeRegular, Nlink: 1, Btime: now}
 	if err := u.commit(); err != nil {
 		return err
 	}
@@ -316,7 +323,7 @@ func Mount(meta, data medium.Area, o Options) (*FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := fs.findOrphans(); err != nil {
+	if err := errors.Join(fs.loadCounts(), fs.findOrphans()); err != nil {
 		return nil, err
 	}
 	root, err := fs.get(layout.RootIno)

@@ -33,6 +33,9 @@ type inode struct {
 	tailLeft        bool // protected by mu: a truncate that is not finished may have left blocks behind the end
 	gone            bool // protected by mu: freed, or could not be loaded
 
+	private  *private   // immutable once others can get the inode; see publish.go
+	privates []*private // protected by mu: those that are clones of this one
+
 	unsettled atomic.Bool // the last reference has something to do: settle
 
 	once    sync.Once
@@ -44,7 +47,7 @@ type inode struct {
 // get returns the inode with one more reference. ENOENT when the slot holds
 // none.
 func (fs *FS) get(ino layout.Ino) (*inode, error) {
-	if ino == 0 || uint64(ino) >= uint64(fs.sb.Inodes) {
+	if ino == 0 || ino == layout.CountsIno || uint64(ino) >= uint64(fs.sb.Inodes) {
 		return nil, layout.Corrupt("inode number", -1, "%d is out of range", uint64(ino))
 	}
 	fs.cacheMu.Lock()
@@ -78,8 +81,28 @@ func (fs *FS) get(ino layout.Ino) (*inode, error) {
 	return in, nil
 }
 
-func (in *inode) offset() int64 {
-	return in.fs.sb.InodeTable.Offset + int64(in.ino)*layout.InodeSize
+// adoptNew makes an inode that a transaction has created, and nobody knows, one
+// that others can get, with a reference for the caller.
+func (fs *FS) adoptNew(in *inode) {
+	in.once.Do(func() { in.kind, in.parent = in.Type(), in.Parent })
+	fs.cacheMu.Lock()
+	defer fs.cacheMu.Unlock()
+	in.refs = 1
+	fs.cache[in.ino] = in
+}
+
+// hold adds a reference to an inode to which the caller has one.
+func (in *inode) hold() {
+	in.fs.cacheMu.Lock()
+	defer in.fs.cacheMu.Unlock()
+	in.refs++
+}
+
+func (in *inode) offset() int64 { return in.fs.inodeOffset(in.ino) }
+
+// inodeOffset is where an inode stands in the meta area.
+func (fs *FS) inodeOffset(ino layout.Ino) int64 {
+	return fs.sb.InodeTable.Offset + int64(ino)*layout.InodeSize
 }
 
 func (in *inode) load() error {
@@ -125,6 +148,7 @@ func (in *inode) settle() {
 	case in.gone:
 	case in.orphan && in.Nlink == 0:
 		in.fs.reclaimInode(in)
+		in.private.detach()
 	default:
 		in.writeTimes()
 	}
@@ -166,8 +190,10 @@ type update struct {
 	*journal.Tx
 	fs     *FS
 	inodes []*pending
-	frees  bool // it only frees: it may have the nodes that are kept for that
-	cuts   bool // it takes contents away: see inode.cutLSN
+	edits  []mapChange
+	counts *layout.Inode // what it makes of FS.counts; nil: it leaves them as they are
+	frees  bool          // it only frees: it may have the nodes that are kept for that
+	cuts   bool          // it takes contents away: see inode.cutLSN
 }
 
 type pending struct {
@@ -196,8 +222,24 @@ func (u *update) edit(in *inode) *layout.Inode {
 	return &p.want
 }
 
+// noteSizes counts new sizes of files as changes, also where no block comes or
+// goes: one that ends earlier has changed up to where it ended.
+func (u *update) noteSizes() {
+	for _, p := range u.inodes {
+		if p.want.Type() != layout.ModeRegular || p.want.Size == p.in.Size {
+			continue
+		}
+		p.want.Changes++
+		_, keep := blocksOf(0, p.want.Size)
+		if _, end := blocksOf(0, p.in.Size); keep < end {
+			u.noteEdit(&p.want, keep, end)
+		}
+	}
+}
+
 // commit writes the edited inodes and commits.
 func (u *update) commit() error {
+	u.noteSizes()
 	for _, p := range u.inodes {
 		var raw [layout.InodeSize]byte
 		if p.want.Mode == 0 {
@@ -206,6 +248,9 @@ func (u *update) commit() error {
 			p.want.Encode(raw[:])
 		}
 		u.Write(p.in.offset(), raw[:])
+	}
+	if u.counts != nil {
+		u.counts.Encode(u.Edit(u.fs.inodeOffset(layout.CountsIno), layout.InodeSize))
 	}
 	end := u.Tx.Commit
 	if u.fs.stage {
@@ -229,6 +274,9 @@ func (u *update) commit() error {
 		if u.cuts {
 			p.in.cutLSN = lsn
 		}
+	}
+	for _, c := range u.edits {
+		c.in.note(c.first, c.end)
 	}
 	return nil
 }

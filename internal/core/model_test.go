@@ -406,6 +406,39 @@ func (m *model) fallocate(t *rapid.T) {
 	}
 }
 
+func (m *model) shift(t *rapid.T) {
+	o := m.drawNode(t)
+	off, length := drawOffset(t)/page*page, int64(rapid.IntRange(1, 70).Draw(t, "length"))*page+int64(rapid.SampledFrom([]int{0, 0, 0, 8}).Draw(t, "byte"))
+	insert := rapid.Bool().Draw(t, "insert")
+	want, cut, by, mode := syscall.Errno(0), off+length, -length, uint32(CollapseRange)
+	if insert {
+		cut, by, mode = off, length, InsertRange
+	}
+	switch {
+	case off+length > layout.MaxFileSize:
+		want = unix.EFBIG
+	case length%page != 0 || cut >= o.f.size:
+		want = unix.EINVAL
+	case o.f.size+by > layout.MaxFileSize:
+		want = unix.EFBIG
+	case o.f.static:
+		want = unix.EBUSY
+	}
+	if !m.same(t, "shift", o.n.Fallocate(mode, off, length), want) {
+		return
+	}
+	blocks := map[int64][]byte{}
+	for n, b := range o.f.blocks {
+		switch {
+		case n*page >= cut:
+			blocks[n+by/page] = b
+		case n*page < off:
+			blocks[n] = b
+		}
+	}
+	o.f.blocks, o.f.size = blocks, o.f.size+by
+}
+
 func (m *model) relocate(t *rapid.T) {
 	o, off := m.drawNode(t), drawOffset(t)
 	length := min(int64(rapid.IntRange(1, 300000).Draw(t, "length")), layout.MaxFileSize-off)
@@ -429,6 +462,62 @@ func (m *model) fill(t *rapid.T) {
 	if m.same(t, "fill", o.n.Fill(off, length), want) {
 		m.same(t, "filled", o.n.Filled(off, length, func() error { return nil }), 0)
 	}
+}
+
+func (m *model) clone(t *rapid.T) {
+	o, dir, name := m.drawNode(t), rapid.SampledFrom(m.dirs()).Draw(t, "dir"), drawName(t)
+	want := syscall.Errno(0)
+	switch {
+	case dir.names[name] != nil:
+		want = unix.EEXIST
+	case o.f.static && o.f.size > 0:
+		want = unix.EBUSY
+	}
+	a, err := o.n.Clone(root, dir.ino, name, 0o600)
+	if m.same(t, "clone", err, want) {
+		f := &modelFile{typ: layout.ModeRegular, links: 1, ino: a.Ino, size: o.f.size, blocks: map[int64][]byte{}, xattrs: map[string]string{}}
+		for n, b := range o.f.blocks {
+			f.blocks[n] = slices.Clone(b)
+		}
+		dir.names[name] = f
+	}
+}
+
+func (m *model) cloneRange(t *rapid.T) {
+	to, from := m.drawNode(t), m.drawNode(t)
+	round := func(off int64) int64 { return off / page * page }
+	off, srcOff, length := round(drawOffset(t)), round(drawOffset(t)), int64(rapid.IntRange(0, 70).Draw(t, "length"))*page
+	if rapid.Bool().Draw(t, "whole") {
+		length = from.f.size - srcOff
+	}
+	all := length
+	if length == 0 {
+		all = max(from.f.size-srcOff, 0)
+	}
+	want := syscall.Errno(0)
+	first, _ := blocksOf(off, 0)
+	switch {
+	case length < 0:
+		want = unix.EINVAL
+	case off+length > layout.MaxFileSize || off+all > layout.MaxFileSize:
+		want = unix.EFBIG
+	case srcOff+all > from.f.size || to.f == from.f && off < srcOff+all && srcOff < off+all || all%page != 0 && off+all < to.f.size:
+		want = unix.EINVAL
+	case all > 0 && (to.f.grows(off+all) != 0 || to.f.static || from.f.static):
+		want = unix.EBUSY
+	}
+	if !m.same(t, "clone range", to.n.CloneRange(off, from.n, srcOff, length), want) || all == 0 {
+		return
+	}
+	copied := map[int64][]byte{}
+	for n, b := range from.f.blocks {
+		if at := n*page - srcOff; at >= 0 && at < all {
+			copied[first+at/page] = slices.Clone(b)
+		}
+	}
+	to.f.zero(off, first*page+layout.RoundUp(all, page))
+	maps.Copy(to.f.blocks, copied)
+	to.f.size = max(to.f.size, off+all)
 }
 
 func (m *model) setStatic(t *rapid.T) {
@@ -596,8 +685,8 @@ func TestModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"create": m.create, "link": m.link, "remove": m.remove, "rename": m.rename, "xattr": m.xattr,
 			"open": m.openFile, "close": m.closeFile, "write": m.write, "read": m.readFile, "write again": m.write,
-			"truncate": m.truncate, "fallocate": m.fallocate, "relocate": m.relocate, "fault": m.fault,
-			"fill": m.fill, "static": m.setStatic,
+			"truncate": m.truncate, "fallocate": m.fallocate, "shift": m.shift, "relocate": m.relocate, "fault": m.fault,
+			"fill": m.fill, "static": m.setStatic, "clone": m.clone, "clone range": m.cloneRange, "write once more": m.write,
 			"remount": m.remount, "": m.check,
 		})
 		fs, err := Mount(m.meta, m.data, Options{ReadOnly: true})

@@ -134,13 +134,7 @@ func (fs *FS) create(c Cred, parent layout.Ino, name string, mode uint32, fill f
 		return Attr{}, err
 	}
 	defer dir.unlockPut()
-	if name == "." || name == ".." {
-		return Attr{}, unix.EEXIST
-	}
-	if _, err := fs.lookup(fs.journal.View, &dir.Inode, name); err != unix.ENOENT {
-		if err == nil {
-			err = unix.EEXIST
-		}
+	if err := fs.absent(&dir.Inode, name); err != nil {
 		return Attr{}, err
 	}
 	u, err := fs.begin()
@@ -172,6 +166,21 @@ func (fs *FS) create(c Cred, parent layout.Ino, name string, mode uint32, fill f
 		return Attr{}, err
 	}
 	return attr(&in.Inode), nil
+}
+
+// absent returns nil when a locked directory can get the name: EEXIST when it has it.
+func (fs *FS) absent(dir *layout.Inode, name string) error {
+	if isDots(name) {
+		return unix.EEXIST
+	}
+	_, err := fs.lookup(fs.journal.View, dir, name)
+	switch err {
+	case nil:
+		return unix.EEXIST
+	case unix.ENOENT:
+		return nil
+	}
+	return err
 }
 
 // CreateUnnamed makes a regular file without a name, below a directory as to
@@ -230,10 +239,7 @@ func (fs *FS) Link(c Cred, ino layout.Ino, dir layout.Ino, name string) (Attr, e
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if _, err := fs.lookup(fs.journal.View, &d.Inode, name); err != unix.ENOENT {
-		if err == nil {
-			err = unix.EEXIST
-		}
+	if err := fs.absent(&d.Inode, name); err != nil {
 		return Attr{}, err
 	}
 	switch {

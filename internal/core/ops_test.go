@@ -39,12 +39,14 @@ const (
 //	/b/big    3 blocks, 4 unwritten ones behind the end; held open
 //	/b/map    blocks 0..1 and 20..29 written, 5..8 unwritten; held open
 //	/b/link   symbolic link                        /b/empty empty directory
+//	/b/shared 4 blocks that /b/twin has, too; held open
 type opTree struct {
 	fs          *FS
 	a, b, sub   layout.Ino
 	f           layout.Ino
 	big, mapped *Node // /b/big, /b/map
 	open        *Node // /a/open
+	shared      *Node // /b/shared
 	scratch     [layout.BlockSize * 4]byte
 	states      []treeState // that a power cut may leave; see step
 }
@@ -85,6 +87,8 @@ func prepare(t testing.TB, meta, data medium.Area) *opTree {
 	file(o.sub, "g", 0).Close()
 	o.open, o.big, o.mapped = file(o.a, "open", 200), file(o.b, "big", 3*layout.BlockSize), file(o.b, "map", 2*layout.BlockSize)
 	must[Attr](t)(fs.Symlink(root, o.b, "link", "../a/f"))
+	o.shared = file(o.b, "shared", 4*layout.BlockSize)
+	must[Attr](t)(o.shared.Clone(root, o.b, "twin", 0o600))
 	must[int](t)(o.mapped.WriteAt(bytes.Repeat([]byte("map-old-"), 10*512), 20*layout.BlockSize))
 	for _, err := range []error{
 		fs.SetXattr(root, o.f, "user.x", []byte("old"), 0),
@@ -219,6 +223,29 @@ var dataOperations = []operation{
 	{"write fault on hole", newData, 0, func(o *opTree) error { return o.fault(o.mapped, 11, true) }},
 	{"write fault on unwritten", newData, 0, func(o *opTree) error { return o.fault(o.mapped, 6, true) }},
 	{"write fault on written", nothing, 0, func(o *opTree) error { return o.fault(o.mapped, 21, true) }},
+	{"clone", metadata, 0, func(o *opTree) error {
+		_, err := o.mapped.Clone(root, o.a, "new", 0o600)
+		return err
+	}},
+	{"clone again", metadata, 0, func(o *opTree) error {
+		_, err := o.shared.Clone(root, o.a, "new", 0o600)
+		return err
+	}},
+	{"clone range", metadata, 0, func(o *opTree) error { return o.big.CloneRange(page, o.shared, 0, 2*page) }},
+	{"clone range behind the end", metadata, 0, func(o *opTree) error { return o.big.CloneRange(20*page, o.mapped, 0, 0) }},
+	{"clone range within a file", metadata, 0, func(o *opTree) error { return o.mapped.CloneRange(page, o.mapped, 21*page, 3*page) }},
+	{"collapse range", metadata, 0, func(o *opTree) error { return o.mapped.Fallocate(CollapseRange, page, 20*page) }},
+	{"insert range", metadata, 0, func(o *opTree) error { return o.mapped.Fallocate(InsertRange, page, 3*page) }},
+	{"collapse shared", metadata, 0, func(o *opTree) error { return o.shared.Fallocate(CollapseRange, 0, 2*page) }},
+	{"write to shared", newData, 0, func(o *opTree) error { return o.write(o.shared, page+100, 100) }},
+	{"write over shared", newData, 0, func(o *opTree) error { return o.write(o.shared, page, 2*page) }},
+	{"write fault on shared", newData, 0, func(o *opTree) error { return o.fault(o.shared, 1, true) }},
+	{"fill shared", newData, 0, func(o *opTree) error { return o.shared.Fill(0, 4*page) }},
+	{"punch shared", metadata, 0, func(o *opTree) error { return o.shared.Fallocate(PunchHole|KeepSize, page, page) }},
+	{"zero shared", metadata, 0, func(o *opTree) error { return o.shared.Fallocate(ZeroRange, 0, 3*page) }},
+	{"truncate shared", metadata, 0, func(o *opTree) error { return o.truncate(o.shared, page) }},
+	{"unlink shared", metadata, 0, func(o *opTree) error { return o.fs.Unlink(root, o.b, "twin") }},
+	{"relocate shared", nothing, 0, func(o *opTree) error { return o.shared.Relocate(0, 4*page) }},
 }
 
 // longOperations take several transactions.

@@ -27,7 +27,10 @@ func (in *inode) truncate(size int64, apply func(*layout.Inode)) error {
 	fs := in.fs
 	_, keep := blocksOf(0, size)
 	_, end := blocksOf(0, in.Size)
-	if err := fs.breaker.Break(in.ino, keep, end-keep, TakeAll); err != nil {
+	if err := in.ownPart(size, min(in.Size, layout.RoundUp(size, layout.BlockSize))); err != nil {
+		return err
+	}
+	if err := fs.breaker.Break(in.ino, TakeAll, alloc.Run{First: keep, Count: end - keep}); err != nil {
 		return err
 	}
 	u, err := fs.begin()
@@ -90,6 +93,9 @@ func (in *inode) finishTruncate() error {
 // growTail makes the bytes from the end of the file up to offset to zeros,
 // durable, where blocks are there already.
 func (in *inode) growTail(to int64) error {
+	if err := in.ownPart(in.Size, min(to, layout.RoundUp(in.Size, layout.BlockSize))); err != nil {
+		return err
+	}
 	if err := in.settleCut(); err != nil {
 		return err
 	}
@@ -150,15 +156,18 @@ func (fs *FS) transact(fn func(*update) error) error {
 
 // Modes of Fallocate, as in fallocate(2).
 const (
-	KeepSize  = unix.FALLOC_FL_KEEP_SIZE
-	PunchHole = unix.FALLOC_FL_PUNCH_HOLE
-	ZeroRange = unix.FALLOC_FL_ZERO_RANGE
+	KeepSize      = unix.FALLOC_FL_KEEP_SIZE
+	PunchHole     = unix.FALLOC_FL_PUNCH_HOLE
+	ZeroRange     = unix.FALLOC_FL_ZERO_RANGE
+	CollapseRange = unix.FALLOC_FL_COLLAPSE_RANGE
+	InsertRange   = unix.FALLOC_FL_INSERT_RANGE
 )
 
 // Fallocate allocates [off, off+length) unwritten (mode 0 or KeepSize), makes
-// it a hole (PunchHole|KeepSize) or zeros (ZeroRange). ENOSPC: nothing was
-// allocated. Ranges of many thousand blocks go in several transactions, each
-// atomic; parts of blocks are zeroed in place.
+// it a hole (PunchHole|KeepSize) or zeros (ZeroRange), cuts it out of the file
+// (CollapseRange) or puts a hole of that length before off (InsertRange; see
+// inode.shift). ENOSPC: nothing was allocated. Ranges of many thousand blocks go
+// in several transactions, each atomic; parts of blocks are zeroed in place.
 func (n *Node) Fallocate(mode uint32, off, length int64) error {
 	if err := n.writable(off, length); err != nil {
 		return err
@@ -179,6 +188,8 @@ func (n *Node) Fallocate(mode uint32, off, length int64) error {
 		return in.punch(off, length)
 	case ZeroRange, ZeroRange | KeepSize:
 		return in.allocate(off, length, mode == ZeroRange, true)
+	case CollapseRange, InsertRange:
+		return in.shift(off, length, mode == InsertRange)
 	}
 	return unix.EOPNOTSUPP
 }
@@ -199,26 +210,33 @@ func (in *inode) allocate(off, length int64, grow, zero bool) error {
 	if err := in.mayAllocate(plan, off, length, grow, zero); err != nil {
 		return err
 	}
+	if grow {
+		if err := in.growTail(off + length); err != nil {
+			return err
+		}
+	}
+	fresh := plan.holes()
 	f := filling{}
 	if zero {
+		if err := in.ownEdges(off, length); err != nil {
+			return err
+		}
 		if lo, hi := inner(off, length); lo < hi {
 			if err := in.takeAll(lo, hi); err != nil {
 				return err
 			}
 		}
-		f.zero = within(plan.written, off, length)
+		if plan, err = in.plan(blocksOf(off, length)); err != nil {
+			return err
+		}
+		fresh, f.zero = plan.fresh, within(plan.written, off, length)
 	}
-	if f.fresh, err = in.reserveHoles(plan); err != nil {
+	if f.fresh, err = in.reserveMoves(fresh, plan.goal); err != nil {
 		return err
 	}
 	defer f.cancel(in.fs)
 	if zero {
 		if err := in.zeroEdges(off, length); err != nil {
-			return err
-		}
-	}
-	if grow {
-		if err := in.growTail(off + length); err != nil {
 			return err
 		}
 	}
@@ -245,16 +263,16 @@ func (in *inode) mayAllocate(p plan, off, length int64, grow, zero bool) error {
 			return err
 		}
 	}
-	return in.mayChangeAll(p.holes)
+	return in.mayChangeAll(p.holes())
 }
 
-// reserveHoles takes blocks for the holes of a plan.
-func (in *inode) reserveHoles(p plan) ([]move, error) {
-	runs, err := in.fs.reserve(p.holes, p.goal)
+// reserveMoves takes blocks for pieces.
+func (in *inode) reserveMoves(pieces []piece, goal int64) ([]move, error) {
+	runs, err := in.fs.reserve(pieces, goal)
 	if err != nil {
 		return nil, err
 	}
-	return moves(p.holes, runs), nil
+	return moves(pieces, runs), nil
 }
 
 // within is the parts of pieces that are whole blocks of the byte range.
@@ -270,7 +288,7 @@ func within(pieces []piece, off, length int64) (out []piece) {
 
 // filling is what Fallocate does to a range: what is left of it to do.
 type filling struct {
-	fresh []move  // holes, and the blocks that they get
+	fresh []move  // holes, and what other files have, too, with the blocks that they get
 	zero  []piece // blocks that become unwritten
 }
 
@@ -348,11 +366,12 @@ func (in *inode) fill(step *filling, finish func(*layout.Inode), last bool) erro
 			if err := u.fs.blocks.Take(u.Tx, m.to); err != nil {
 				return err
 			}
-			if err := u.mapRun(want, m.from.first, m.to, layout.EntryUnwritten); err != nil {
+			if err := u.move(want, m, layout.EntryUnwritten); err != nil {
 				return err
 			}
+			u.cuts = u.cuts || !m.from.hole()
 		}
-		u.cuts = len(step.zero) > 0
+		u.cuts = u.cuts || len(step.zero) > 0
 		for _, p := range step.zero {
 			if err := u.mark(want, p.first, p.end(), layout.EntryUnwritten); err != nil {
 				return err
@@ -365,18 +384,33 @@ func (in *inode) fill(step *filling, finish func(*layout.Inode), last bool) erro
 	})
 }
 
+// edges is the parts of blocks at the ends of [off, off+length), as ranges of
+// bytes, which may be empty.
+func edges(off, length int64) [][2]int64 {
+	first, end := inner(off, length)
+	limit := off + length
+	if first > end { // the range lies inside one block
+		return [][2]int64{{off, limit}}
+	}
+	return [][2]int64{{off, min(first*layout.BlockSize, limit)}, {max(end*layout.BlockSize, off), limit}}
+}
+
+// ownEdges makes the blocks of zeroEdges this file's own.
+func (in *inode) ownEdges(off, length int64) error {
+	for _, part := range edges(off, length) {
+		if err := in.ownPart(part[0], part[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // zeroEdges stores zeros in the parts of the range's first and last block
 // that the range covers only in part, durably.
 func (in *inode) zeroEdges(off, length int64) error {
 	fs := in.fs
-	first, end := inner(off, length)
-	limit := off + length
-	parts := [][2]int64{{off, min(first*layout.BlockSize, limit)}, {max(end*layout.BlockSize, off), limit}}
-	if first > end { // the range lies inside one block
-		parts = [][2]int64{{off, limit}}
-	}
 	stored := false
-	for _, part := range parts {
+	for _, part := range edges(off, length) {
 		lo, hi := part[0], part[1]
 		if lo >= hi {
 			continue
@@ -403,17 +437,11 @@ func (in *inode) zeroEdges(off, length int64) error {
 // stay, Commit does it.
 func (in *inode) takeAll(first, end int64) error {
 	fs := in.fs
-	err := fs.breaker.Break(in.ino, first, end-first, TakeAll)
+	err := fs.breaker.Break(in.ino, TakeAll, alloc.Run{First: first, Count: end - first})
 	if !fs.deferData {
 		return err
 	}
-	flush := fs.pieces(fs.journal.View, &in.Inode, first, end, func(p piece) error {
-		if !p.zeros() {
-			fs.data.Flush(p.block*layout.BlockSize, p.count*layout.BlockSize)
-		}
-		return nil
-	})
-	return errors.Join(err, flush, fs.fenceData())
+	return errors.Join(err, in.flush(first, end), fs.fenceData())
 }
 
 func (in *inode) punch(off, length int64) error {
@@ -422,6 +450,11 @@ func (in *inode) punch(off, length int64) error {
 		if err := in.mayChange(first, end); err != nil {
 			return err
 		}
+	}
+	if err := in.ownEdges(off, length); err != nil {
+		return err
+	}
+	if first < end {
 		if err := in.takeAll(first, end); err != nil {
 			return err
 		}
@@ -448,7 +481,8 @@ func (in *inode) punch(off, length int64) error {
 // Relocate moves the blocks of [off, off+length) to newly allocated ones,
 // contiguous first, 512 at a time, each step atomic. Holes stay holes. What
 // was granted in the range is taken back; the next access faults and finds
-// the new place. ENOSPC: what could not be moved stays where it is.
+// the new place. What other files have, too, stays where it is; ENOSPC: so does
+// what could not be moved.
 func (n *Node) Relocate(off, length int64) error {
 	if err := n.writable(off, length); err != nil {
 		return err
@@ -478,7 +512,7 @@ func (in *inode) relocateStep(first, end int64) error {
 	fs := in.fs
 	var old []piece
 	err := fs.pieces(fs.journal.View, &in.Inode, first, end, func(p piece) error {
-		if !p.hole() {
+		if !p.hole() && !p.shared() {
 			old = append(old, p)
 		}
 		return nil
@@ -493,7 +527,7 @@ func (in *inode) relocateStep(first, end int64) error {
 	moved := moves(old, runs)
 	for _, m := range moved {
 		if !m.from.unwritten() {
-			fs.data.Copy(m.to.First*layout.BlockSize, m.from.block*layout.BlockSize, m.from.count*layout.BlockSize)
+			fs.carry(m, 0, m.from.count*layout.BlockSize)
 		}
 	}
 	if err := fs.fenceData(); err != nil {
@@ -511,36 +545,11 @@ func (in *inode) relocateStep(first, end int64) error {
 		return err
 	}
 	for _, m := range moved {
-		if err := u.freeBlocks(want, m.from.first, m.from.end()); err != nil {
-			return err
-		}
-		if err := u.mapRun(want, m.from.first, m.to, m.from.flags); err != nil {
+		if err := u.move(want, m, m.from.flags); err != nil {
 			return err
 		}
 	}
 	return u.commit()
-}
-
-// move is a piece and the run it goes to, of the same length.
-type move struct {
-	from piece
-	to   alloc.Run
-}
-
-func moves(old []piece, runs []alloc.Run) []move {
-	var out []move
-	i, used := 0, int64(0)
-	for _, p := range old {
-		for p.count > 0 {
-			n := min(p.count, runs[i].Count-used)
-			out = append(out, move{p.clip(p.first, p.first+n), alloc.Run{First: runs[i].First + used, Count: n}})
-			p = p.clip(p.first+n, p.end())
-			if used += n; used == runs[i].Count {
-				i, used = i+1, 0
-			}
-		}
-	}
-	return out
 }
 
 // Extent is a run of a file as it lies on the medium.
@@ -567,7 +576,7 @@ func (n *Node) Extents(off, length int64) ([]Extent, error) {
 	err := in.fs.pieces(in.fs.journal.View, &in.Inode, first, min(end, last), func(p piece) error {
 		out = append(out, Extent{
 			Off: p.first * layout.BlockSize, Len: p.count * layout.BlockSize, Block: p.block,
-			Unwritten: p.unwritten(), Shared: p.flags&layout.EntryShared != 0,
+			Unwritten: p.unwritten(), Shared: p.shared(),
 		})
 		return nil
 	})

@@ -73,12 +73,11 @@ func (in *inode) mayWrite(off, length int64) error {
 	if in.mayChange(first, end) == nil {
 		return nil
 	}
-	return in.fs.pieces(in.fs.journal.View, &in.Inode, first, end, func(p piece) error {
-		if p.zeros() {
-			return in.mayChange(p.first, p.end())
-		}
-		return nil
-	})
+	plan, err := in.plan(first, end)
+	if err != nil {
+		return err
+	}
+	return in.mayChangeAll(plan.changes())
 }
 
 // SetStatic freezes the size and the block map of a regular file until it is

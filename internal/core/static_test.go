@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/alloc"
 	"github.com/pmemfs/pmemfs/internal/crash"
 	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
@@ -31,9 +32,13 @@ func (s *sealer) Sealed(_ layout.Ino, first, count int64) error {
 	return nil
 }
 
-func (s *sealer) Break(ino layout.Ino, first, count int64, _ Taking) error {
-	if err := s.Sealed(ino, first, count); err != nil {
-		return err
+func (s *sealer) Stored(layout.Ino, int64, int64, func(first, count int64)) {}
+
+func (s *sealer) Break(ino layout.Ino, _ Taking, runs ...alloc.Run) error {
+	for _, r := range runs {
+		if err := s.Sealed(ino, r.First, r.Count); err != nil {
+			return err
+		}
 	}
 	s.breaks++
 	return nil
@@ -418,8 +423,11 @@ func TestFilled(t *testing.T) {
 	if err := n.Fallocate(KeepSize, 5*page, 2*page); err != nil {
 		t.Fatal(err)
 	}
-	setShared(t, n, 2, true)
-	defer setShared(t, n, 2, false)
+	other := create(t, n.in.fs, layout.RootIno, "other")
+	defer other.Close()
+	if err := other.CloneRange(0, n, 2*page, page); err != nil {
+		t.Fatal(err)
+	}
 	nothing := errors.New("nothing is wrong")
 	for _, c := range []struct {
 		off, length int64
@@ -469,34 +477,9 @@ func TestFilled(t *testing.T) {
 			t.Errorf("a step beyond the end: %v", err)
 		}
 	}
-	// What is shared is not pretended to be filled; all else is.
-	var unfilled *UnfilledError
-	if err := n.Fill(0, 9*page); !errors.As(err, &unfilled) || *unfilled != (UnfilledError{2 * page, "shared"}) {
+	// What is shared is copied.
+	if err := errors.Join(n.Fill(0, 9*page), n.Filled(0, 9*page, func() error { return nil })); err != nil {
 		t.Error(err)
-	}
-	if err := n.Filled(3*page, 6*page, func() error { return nil }); err != nil {
-		t.Error(err)
-	}
-}
-
-// setShared sets or clears the flag of a block, which no operation does yet.
-func setShared(t *testing.T, n *Node, block int64, shared bool) {
-	t.Helper()
-	in := n.in
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	err := in.fs.transact(func(u *update) error {
-		e := mapEdit{u: u, in: u.edit(in), first: block, end: block + 1}
-		e.replace = func(p piece) (int64, layout.Entry, bool) {
-			if shared {
-				return p.block, p.flags | layout.EntryShared, false
-			}
-			return p.block, p.flags &^ layout.EntryShared, false
-		}
-		return e.run()
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 

@@ -116,28 +116,16 @@ func (f *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse
 	return status
 }
 
-// copyStep is how much one request copies: the caller may be interrupted in between.
-const copyStep = 8 << 20
-
-// CopyFileRange: copy_file_range(2), within the process that has the pool.
-func (f *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
-	buf := make([]byte, min(in.Len, wire.MaxData))
-	var copied uint64
-	for copied < min(in.Len, copyStep) {
-		part := buf[:min(uint64(len(buf)), in.Len-copied)]
-		r, status := f.Read(cancel, &fuse.ReadIn{Fh: in.FhIn, Offset: in.OffIn + copied}, part)
-		var n uint32
-		if status == fuse.OK && r.Size() > 0 {
-			part = part[:r.Size()]
-			n, status = f.Write(cancel, &fuse.WriteIn{Fh: in.FhOut, Offset: in.OffOut + copied}, part)
-		}
-		if status != fuse.OK && copied == 0 {
-			return 0, status
-		}
-		copied += uint64(n)
-		if int(n) < len(part) || n == 0 {
-			break
-		}
+// CopyFileRange: copy_file_range(2), where the pool is; whole blocks are shared by the two files from then on.
+func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	if max(in.Len, in.OffOut) > math.MaxInt64 {
+		return 0, fuse.EINVAL
 	}
-	return uint32(copied), fuse.OK
+	r, status := f.do(&wire.Request{
+		Op: wire.OpCopy, Handle: uint32(in.FhOut), Offset: int64(in.OffOut), Flags: uint32(in.FhIn), Address: in.OffIn, Length: int64(in.Len),
+	})
+	if status != fuse.OK {
+		return 0, status
+	}
+	return uint32(r.N), fuse.OK
 }

@@ -23,5 +23,5 @@ func (m *Mapping) AdoptPin(first, count int64) {
 	m.check(first, count)
 	m.table.mu.Lock()
 	defer m.table.mu.Unlock()
-	m.pin(run{first, count})
+	m.pin(Run{first, count})
 }

@@ -28,16 +28,16 @@ func TestAdopt(t *testing.T) {
 	}
 
 	var e *SealedError
-	if err := tab.Break(5, 29, 5, None); !errors.As(err, &e) || e.PID != 7 || e.Handle != 3 || e.Pin || e.First != 10 || e.Count != 20 {
+	if err := tab.Break(5, None, Run{29, 5}); !errors.As(err, &e) || e.PID != 7 || e.Handle != 3 || e.Pin || e.First != 10 || e.Count != 20 {
 		t.Errorf("a break of what is sealed: %v", err)
 	}
-	if err := tab.BreakZero(6, 0, 3); !errors.As(err, &e) || e.PID != 7 || !e.Pin {
+	if err := tab.BreakZero(6, Run{0, 3}); !errors.As(err, &e) || e.PID != 7 || !e.Pin {
 		t.Errorf("a break of what is pinned: %v", err)
 	}
 	if got := c.next() + other.next(); got != "" {
 		t.Errorf("asked: %s", got)
 	}
-	if err := tab.BreakZero(6, 8, 2); err != nil {
+	if err := tab.BreakZero(6, Run{8, 2}); err != nil {
 		t.Error(err)
 	}
 	if got := c.next() + " " + other.next(); got != "none: 0x208000+2; none: 0x303000+2;" {
@@ -46,17 +46,17 @@ func TestAdopt(t *testing.T) {
 	if err := open.Unpin(2, 5); err != nil {
 		t.Error(err)
 	}
-	if err := tab.Break(6, 0, 20, None); !errors.As(err, &e) {
+	if err := tab.Break(6, None, Run{0, 20}); !errors.As(err, &e) {
 		t.Errorf("one pin of two is left: %v", err)
 	}
 	if err := open.Unpin(2, 5); err != nil {
 		t.Error(err)
 	}
-	if err := tab.Break(6, 0, 20, None); err != nil || open.text()+reader.text() != "" {
+	if err := tab.Break(6, None, Run{0, 20}); err != nil || open.text()+reader.text() != "" {
 		t.Errorf("a break of everything: %v, left %q %q", err, open.text(), reader.text())
 	}
 	tab.Unmap(sealed)
-	if err := tab.Break(5, 0, 100, None); err != nil {
+	if err := tab.Break(5, None, Run{0, 100}); err != nil {
 		t.Errorf("the seal outlives its mapping: %v", err)
 	}
 	again := tab.Map(c, 5, 0, 1, 0x400000, 1)

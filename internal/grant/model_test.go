@@ -128,7 +128,7 @@ type modelMapping struct {
 	m      *Mapping
 	client *fakeClient
 	states map[int64]state
-	pins   []run
+	pins   []Run
 	sealed bool
 }
 
@@ -188,7 +188,7 @@ func (mo *model) pin(t *rapid.T) {
 	if err := mm.m.Pin(first, count); err != nil {
 		t.Fatal(err)
 	}
-	mm.pins = append(mm.pins, run{first, count})
+	mm.pins = append(mm.pins, Run{first, count})
 }
 
 func (mo *model) seal(t *rapid.T) {
@@ -201,12 +201,12 @@ func (mo *model) seal(t *rapid.T) {
 
 func (mo *model) unpin(t *rapid.T) {
 	mm, first, count := mo.pick(t)
-	r := run{first, count}
+	r := Run{first, count}
 	if len(mm.pins) > 0 && rapid.Bool().Draw(t, "there is one") {
 		r = rapid.SampledFrom(mm.pins).Draw(t, "pin")
 	}
 	i := slices.Index(mm.pins, r)
-	if err := mm.m.Unpin(r.first, r.count); (err == nil) != (i >= 0) {
+	if err := mm.m.Unpin(r.First, r.Count); (err == nil) != (i >= 0) {
 		t.Fatalf("unpin of %v, pins %v: %v", r, mm.pins, err)
 	}
 	if i >= 0 {
@@ -236,12 +236,12 @@ func (mo *model) breakRun(t *rapid.T) {
 	count := rapid.Int64Range(0, 70).Draw(t, "count")
 	end := first + count
 	to, after := None, func(state) state { return state{} }
-	call := func() error { return mo.table.Break(modelFile, first, count, to) }
+	call := func() error { return mo.table.Break(modelFile, to, Run{first, count}) }
 	switch rapid.SampledFrom([]string{"none", "read", "zeros"}).Draw(t, "break") {
 	case "read":
 		to, after = Read, func(s state) state { return state{min(s.access, Read), s.zeros} }
 	case "zeros":
-		call = func() error { return mo.table.BreakZero(modelFile, first, count) }
+		call = func() error { return mo.table.BreakZero(modelFile, Run{first, count}) }
 		after = func(s state) state {
 			if s.zeros {
 				return state{}
@@ -290,10 +290,10 @@ func (mo *model) pinned(first, end int64) bool {
 	for _, mm := range mo.mappings {
 		held := mm.pins
 		if mm.sealed {
-			held = append(slices.Clone(held), run{mm.m.first, mm.m.count})
+			held = append(slices.Clone(held), Run{mm.m.first, mm.m.count})
 		}
 		for _, r := range held {
-			if mm.m.file == modelFile && first < end && r.first < end && r.first+r.count > first {
+			if mm.m.file == modelFile && first < end && r.First < end && r.First+r.Count > first {
 				return true
 			}
 		}
@@ -334,10 +334,10 @@ func (mo *model) check(t *rapid.T) {
 	clients, files := make(map[Client]bool), make(map[uint64]bool)
 	for _, mm := range mo.mappings {
 		clients[mm.client], files[mm.m.file] = true, true
-		distinct := make(map[run]bool)
+		distinct := make(map[Run]bool)
 		for _, r := range mm.pins {
 			distinct[r] = true
-			want.PinnedBlocks += r.count
+			want.PinnedBlocks += r.Count
 		}
 		want.Pins += int64(len(distinct))
 		if mm.sealed {
@@ -476,7 +476,7 @@ func TestNothingIsReachedAfterABreak(t *testing.T) {
 						}
 						client.set(address+uint64(first)*BlockSize, count, a)
 					default:
-						if table.Break(uint64(ino), first, count, a-1) == nil {
+						if table.Break(uint64(ino), a-1, Run{first, count}) == nil {
 							mapMu.Lock()
 							for other, p := range live {
 								if other.file == uint64(ino) && p.exceeds(other.addressOf(first), count, a-1) {
@@ -529,7 +529,7 @@ func BenchmarkGrant(b *testing.B) {
 			}
 			for b.Loop() {
 				m.Grant(2*runs, 1, Read)
-				m.table.takeBack(7, 2*runs, 1, None, func(state) state { return state{} })
+				m.table.takeBack(7, None, []Run{{2 * runs, 1}}, func(state) state { return state{} })
 			}
 		})
 	}

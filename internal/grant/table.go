@@ -75,11 +75,11 @@ type Mapping struct {
 	sealed   bool
 	held     *holding // of the client
 	runs     tree[state]
-	pins     map[run]pin
+	pins     map[Run]pin
 }
 
-// run is a run of blocks of a file.
-type run struct{ first, count int64 }
+// Run is a run of blocks of a file.
+type Run struct{ First, Count int64 }
 
 // pin is how often a run is pinned, and its key in the file's pins.
 type pin struct {
@@ -110,7 +110,7 @@ func (t *Table) Map(c Client, ino uint64, first, count int64, address uint64, ha
 	h.mappings++
 	m := &Mapping{
 		table: t, client: c, handle: handle, file: ino, first: first, count: count, address: address,
-		id: t.newID(), held: h, pins: make(map[run]pin),
+		id: t.newID(), held: h, pins: make(map[Run]pin),
 	}
 	f := t.files[ino]
 	if f == nil {
@@ -138,9 +138,9 @@ func (t *Table) Unmap(m *Mapping) {
 	m.setRange(m.first, m.first+m.count, func(state) state { return state{} })
 	f := t.files[m.file]
 	for r, p := range m.pins {
-		f.pins.remove(r.first, p.id)
+		f.pins.remove(r.First, p.id)
 		m.held.pins--
-		m.held.pinnedBlocks -= r.count * int64(p.taken)
+		m.held.pinnedBlocks -= r.Count * int64(p.taken)
 	}
 	clear(m.pins)
 	if m.sealed {
@@ -266,19 +266,19 @@ func (m *Mapping) Pin(first, count int64) error {
 	if err := m.within("pinned blocks", m.held.pinnedBlocks, count, t.limits.PinnedBlocks); err != nil {
 		return err
 	}
-	m.pin(run{first, count})
+	m.pin(Run{first, count})
 	return nil
 }
 
 // pin is Pin without its checks. Needs Table.mu.
-func (m *Mapping) pin(r run) {
+func (m *Mapping) pin(r Run) {
 	p := m.pins[r]
 	if p.taken == 0 {
 		p.id = m.table.newID()
-		m.table.files[m.file].pins.insert(r.first, r.first+r.count, p.id, m)
+		m.table.files[m.file].pins.insert(r.First, r.First+r.Count, p.id, m)
 		m.held.pins++
 	}
-	m.held.pinnedBlocks += r.count
+	m.held.pinnedBlocks += r.Count
 	p.taken++
 	m.pins[r] = p
 }
@@ -288,7 +288,7 @@ func (m *Mapping) Unpin(first, count int64) error {
 	t := m.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r := run{first, count}
+	r := Run{first, count}
 	p := m.pins[r]
 	switch p.taken {
 	case 0:
@@ -328,20 +328,40 @@ func (f *file) sealed(first, end int64) error {
 	}
 }
 
+// Writable calls fn for the runs of a part of the file to which clients may store, mapping by mapping. It must not call
+// the table.
+func (t *Table) Writable(ino uint64, first, count int64, fn func(first, count int64)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.files[ino]
+	if f == nil {
+		return
+	}
+	end := endOf(first, count)
+	for n := range f.mappings.overlapping(first, end) {
+		for r := range n.value.runs.overlapping(first, end) {
+			if r.value.access == Write {
+				lo, hi := max(r.first, first), min(r.end, end)
+				fn(lo, hi-lo)
+			}
+		}
+	}
+}
+
 // endOf is where a run ends. "To the end of the file" may be said by any large count.
 func endOf(first, count int64) int64 { return first + min(count, math.MaxInt64-first) }
 
-// Break takes back what clients may do with a run of blocks of the file, until they have at most the access given: all
+// Break takes back what clients may do with runs of blocks of the file, until they have at most the access given: all
 // of it (None), or the right to store (Read; clients that can only load keep what they have). Clients are asked in
-// parallel, each once; it returns when all have answered.
+// parallel, each once; it returns when all have answered. The runs do not overlap.
 //
-// If any part of the run is pinned it fails at once with a *SealedError, and nobody is asked. If clients fail, the error
+// If any part of a run is pinned it fails at once with a *SealedError, and nobody is asked. If clients fail, the error
 // has a *BreakError for each: their grants stay recorded, as they were; those of the others are forgotten (or reduced to
 // Read). A client that is unmapped meanwhile has given everything back, whatever it answers.
 //
 // The caller holds the inode's lock from before the break until the blocks have changed.
-func (t *Table) Break(ino uint64, first, count int64, to Access) error {
-	return t.takeBack(ino, first, count, to, func(s state) state {
+func (t *Table) Break(ino uint64, to Access, runs ...Run) error {
+	return t.takeBack(ino, to, runs, func(s state) state {
 		s.access = min(s.access, to)
 		s.zeros = s.zeros && to != None
 		return s
@@ -351,8 +371,8 @@ func (t *Table) Break(ino uint64, first, count int64, to Access) error {
 // BreakZero is Break to None of those grants alone that were made by GrantZero: for an allocation in a hole, which
 // leaves the blocks around it where they are. Grants of blocks that the client may show as zeros as well (GrantZero and
 // then Grant, without a break between) are taken back too.
-func (t *Table) BreakZero(ino uint64, first, count int64) error {
-	return t.takeBack(ino, first, count, None, func(s state) state {
+func (t *Table) BreakZero(ino uint64, runs ...Run) error {
+	return t.takeBack(ino, None, runs, func(s state) state {
 		if s.zeros {
 			return state{}
 		}
@@ -373,13 +393,14 @@ type part struct {
 	first, end int64
 }
 
-// takeBack makes every state over the run what after makes of it, having asked the clients for which that is a change.
-func (t *Table) takeBack(ino uint64, first, count int64, to Access, after func(state) state) error {
-	if first < 0 || count < 0 {
-		panic(fmt.Sprintf("grant: break of %d blocks from %d", count, first))
+// takeBack makes every state over the runs what after makes of it, having asked the clients for which that is a change.
+func (t *Table) takeBack(ino uint64, to Access, runs []Run, after func(state) state) error {
+	for _, r := range runs {
+		if r.First < 0 || r.Count < 0 {
+			panic(fmt.Sprintf("grant: break of %d blocks from %d", r.Count, r.First))
+		}
 	}
-	end := endOf(first, count)
-	demands, err := t.demands(ino, first, end, after)
+	demands, err := t.demands(ino, runs, after)
 	if err != nil {
 		return err
 	}
@@ -403,31 +424,36 @@ func (t *Table) takeBack(ino uint64, first, count int64, to Access, after func(s
 }
 
 // demands finds what must be asked of whom, in the order of the clients' first mappings.
-func (t *Table) demands(ino uint64, first, end int64, after func(state) state) ([]*demand, error) {
+func (t *Table) demands(ino uint64, runs []Run, after func(state) state) ([]*demand, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.files[ino]
 	if f == nil {
 		return nil, nil
 	}
-	if err := f.sealed(first, end); err != nil {
-		return nil, err
+	for _, r := range runs {
+		if err := f.sealed(r.First, endOf(r.First, r.Count)); err != nil {
+			return nil, err
+		}
 	}
 	var demands []*demand
 	of := make(map[Client]*demand)
-	for n := range f.mappings.overlapping(first, end) {
-		m := n.value
-		for r := range m.runs.overlapping(first, end) {
-			if after(r.value) == r.value {
-				continue
+	for _, r := range runs {
+		end := endOf(r.First, r.Count)
+		for n := range f.mappings.overlapping(r.First, end) {
+			m := n.value
+			for granted := range m.runs.overlapping(r.First, end) {
+				if after(granted.value) == granted.value {
+					continue
+				}
+				d := of[m.client]
+				if d == nil {
+					d = &demand{client: m.client}
+					of[m.client] = d
+					demands = append(demands, d)
+				}
+				d.parts = append(d.parts, part{m, max(granted.first, r.First), min(granted.end, end)})
 			}
-			d := of[m.client]
-			if d == nil {
-				d = &demand{client: m.client}
-				of[m.client] = d
-				demands = append(demands, d)
-			}
-			d.parts = append(d.parts, part{m, max(r.first, first), min(r.end, end)})
 		}
 	}
 	t.breaks += int64(len(demands))

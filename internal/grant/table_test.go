@@ -115,19 +115,19 @@ func TestBreakAsksForWhatIsGranted(t *testing.T) {
 	m := table.Map(c, 7, 10, 100, 0x100000, 3) // block b is at 0x100000 + (b-10) * 0x1000
 	must(t, m.Grant(20, 10, Write), m.Grant(40, 5, Read), m.GrantZero(50, 2))
 
-	must(t, table.Break(8, 0, 1000, None), table.Break(7, 0, 20, None), table.Break(7, 30, 10, None))
+	must(t, table.Break(8, None, Run{0, 1000}), table.Break(7, None, Run{0, 20}), table.Break(7, None, Run{30, 10}))
 	expect(t, "other files and runs without grants", c.next(), "")
-	must(t, table.Break(7, 0, 1000, Write))
+	must(t, table.Break(7, Write, Run{0, 1000}))
 	expect(t, "a break that leaves everything", c.next(), "")
 
-	must(t, table.Break(7, 25, 20, Read))
+	must(t, table.Break(7, Read, Run{25, 20}))
 	expect(t, "a break to read asks for write grants only", c.next(), "read: 0x10f000+5;")
 	expect(t, "what is left", m.text(), "20+5w 25+5r 40+5r 50+2rz")
 
-	must(t, table.BreakZero(7, 0, math.MaxInt64))
+	must(t, table.BreakZero(7, Run{0, math.MaxInt64}))
 	expect(t, "a break of zeros", c.next(), "none: 0x128000+2;")
 
-	must(t, table.Break(7, 24, math.MaxInt64, None))
+	must(t, table.Break(7, None, Run{24, math.MaxInt64}))
 	expect(t, "a break to none, once for all runs, joined", c.next(), "none: 0x10e000+6 0x11e000+5;")
 	expect(t, "what is left", m.text(), "20+4w")
 
@@ -136,7 +136,7 @@ func TestBreakAsksForWhatIsGranted(t *testing.T) {
 	}
 	table.Unmap(m)
 	table.Unmap(m)
-	must(t, table.Break(7, 0, 1000, None))
+	must(t, table.Break(7, None, Run{0, 1000}))
 	expect(t, "after unmap", c.next(), "")
 	if u := table.Usage(); u != (Usage{Breaks: 3}) {
 		t.Errorf("after unmap: %+v", u)
@@ -148,13 +148,32 @@ func TestBreakAsksForWhatIsGranted(t *testing.T) {
 	}
 }
 
+func TestBreakOfSeveralRuns(t *testing.T) {
+	table := NewTable(Limits{})
+	c := &fakeClient{pid: 17}
+	m := table.Map(c, 7, 0, 100, 0x100000, 3)
+	must(t, m.Grant(0, 30, Write), m.Grant(50, 10, Read))
+	must(t, table.Break(7, None, Run{55, 2}, Run{2, 3}, Run{5, 1}, Run{70, 5}))
+	expect(t, "a client is asked once for all runs", c.next(), "none: 0x102000+4 0x137000+2;")
+	expect(t, "what is left", m.text(), "0+2w 6+24w 50+5r 57+3r")
+	must(t, table.Break(7, Read, Run{0, 1}, Run{10, 10}))
+	expect(t, "the right to store", c.next(), "read: 0x100000+1 0x10a000+10;")
+	must(t, m.Pin(58, 1))
+	var e *SealedError
+	if err := table.Break(7, None, Run{20, 1}, Run{55, 10}); !errors.As(err, &e) || e.First != 58 {
+		t.Errorf("one of two runs is pinned: %v", err)
+	}
+	expect(t, "then nobody is asked", c.next(), "")
+	must(t, table.Break(7, None))
+}
+
 func TestBreakOfSeveralMappings(t *testing.T) {
 	table := NewTable(Limits{})
 	a, b := &fakeClient{pid: 1}, &fakeClient{pid: 2}
 	a1, a2 := table.Map(a, 7, 0, 10, 0x10000, 3), table.Map(a, 7, 10, 10, 0x1a000, 3) // adjoining in a's address space
 	b1 := table.Map(b, 7, 5, 10, 0x50000, 3)
 	must(t, a1.Grant(5, 5, Read), a2.Grant(10, 5, Read), b1.Grant(5, 10, Write))
-	must(t, table.Break(7, 6, 8, None))
+	must(t, table.Break(7, None, Run{6, 8}))
 	expect(t, "a client with two mappings is asked once", a.next(), "none: 0x16000+8;")
 	expect(t, "the other client", b.next(), "none: 0x51000+8;")
 	expect(t, "what is left", a1.text()+"; "+a2.text()+"; "+b1.text(), "5+1r; 14+1r; 5+1w 14+1w")
@@ -166,7 +185,7 @@ func TestBreakFailsForOneClient(t *testing.T) {
 	mg, mb := table.Map(good, 7, 0, 10, 0x10000, 3), table.Map(bad, 7, 0, 10, 0x20000, 3)
 	must(t, mg.Grant(0, 10, Write), mb.Grant(0, 10, Write))
 
-	err := table.Break(7, 2, 3, None)
+	err := table.Break(7, None, Run{2, 3})
 	var e *BreakError
 	if !errors.Is(err, ErrBusy) || !errors.Is(err, unix.EBUSY) || !errors.As(err, &e) || e.PID != 4711 || e.Client != bad {
 		t.Fatalf("break: %v", err)
@@ -176,14 +195,14 @@ func TestBreakFailsForOneClient(t *testing.T) {
 	}
 	expect(t, "grants", mg.text()+"; "+mb.text(), "0+2w 5+5w; 0+10w")
 
-	err = table.Break(7, 0, 10, Read)
+	err = table.Break(7, Read, Run{0, 10})
 	if !errors.Is(err, ErrBusy) {
 		t.Errorf("break to read: %v", err)
 	}
 	expect(t, "grants", mg.text()+"; "+mb.text(), "0+2r 5+5r; 0+10w")
 
 	bad.fail = nil
-	must(t, table.Break(7, 0, 10, None))
+	must(t, table.Break(7, None, Run{0, 10}))
 	expect(t, "grants", mg.text()+"; "+mb.text(), "; ")
 }
 
@@ -195,7 +214,7 @@ func TestUnmapDuringBreak(t *testing.T) {
 		m := table.Map(c, 7, 0, 10, 0x10000, 3)
 		must(t, m.Grant(0, 10, Write))
 		c.enter = func() { table.Unmap(m) }
-		if err := table.Break(7, 0, 10, None); err != nil {
+		if err := table.Break(7, None, Run{0, 10}); err != nil {
 			t.Errorf("the client answers %v and is unmapped: %v", answer, err)
 		}
 		if u := table.Usage(); u.Grants != 0 {
@@ -218,7 +237,7 @@ func TestClientsAreAskedInParallel(t *testing.T) {
 		}}
 		must(t, table.Map(c, 7, 0, 10, uint64(i)<<20, 3).Grant(0, 10, Read))
 	}
-	must(t, table.Break(7, 0, 10, None))
+	must(t, table.Break(7, None, Run{0, 10}))
 }
 
 func TestPinnedRunsAreNotBroken(t *testing.T) {
@@ -229,9 +248,9 @@ func TestPinnedRunsAreNotBroken(t *testing.T) {
 	must(t, m.Pin(110, 5), m.Pin(110, 5), m.Pin(112, 10))
 
 	breaks := map[string]func(first, count int64) error{
-		"to none": func(first, count int64) error { return table.Break(7, first, count, None) },
-		"to read": func(first, count int64) error { return table.Break(7, first, count, Read) },
-		"zeros":   func(first, count int64) error { return table.BreakZero(7, first, count) },
+		"to none": func(first, count int64) error { return table.Break(7, None, Run{first, count}) },
+		"to read": func(first, count int64) error { return table.Break(7, Read, Run{first, count}) },
+		"zeros":   func(first, count int64) error { return table.BreakZero(7, Run{first, count}) },
 	}
 	refused := func(when string, first, count int64) {
 		t.Helper()
@@ -253,7 +272,7 @@ func TestPinnedRunsAreNotBroken(t *testing.T) {
 	refused("the last block", 121, 1)
 	must(t, m.Unpin(112, 10))
 	refused("one pin less", 100, 11)
-	must(t, table.Break(7, 115, 7, Read))
+	must(t, table.Break(7, Read, Run{115, 7}))
 	expect(t, "beside the pins", owner.next()+other.next(), "read: 0x1f000+7;")
 	must(t, m.Unpin(110, 5))
 	refused("taken twice, given back once", 114, 1)
@@ -265,7 +284,7 @@ func TestPinnedRunsAreNotBroken(t *testing.T) {
 	}
 	must(t, m.Pin(100, 50))
 	table.Unmap(m)
-	must(t, table.Break(7, 0, math.MaxInt64, None))
+	must(t, table.Break(7, None, Run{0, math.MaxInt64}))
 	expect(t, "pins go with their mapping", o.text(), "")
 }
 
@@ -297,8 +316,8 @@ func TestImpossibleNumbersPanic(t *testing.T) {
 		"Grant of more than write":         func() { m.Grant(10, 1, Write+1) },
 		"GrantZero beyond":                 func() { m.GrantZero(20, 1) },
 		"Pin beyond":                       func() { m.Pin(20, 1) },
-		"Break before":                     func() { table.Break(7, -1, 1, None) },
-		"Break of less than nothing":       func() { table.Break(7, 1, -1, None) },
+		"Break before":                     func() { table.Break(7, None, Run{-1, 1}) },
+		"Break of less than nothing":       func() { table.Break(7, None, Run{1, -1}) },
 	}
 	for name, f := range calls {
 		func() {
@@ -321,7 +340,7 @@ func TestSeal(t *testing.T) {
 	must(t, m.Grant(100, 50, Write), m.Pin(110, 5), m.Seal(), m.Seal())
 	for _, at := range []int64{100, 112, 149} {
 		var e *SealedError
-		if err := table.Break(7, at, 1, Read); !errors.As(err, &e) || e.PID != 99 || e.Handle != 8 {
+		if err := table.Break(7, Read, Run{at, 1}); !errors.As(err, &e) || e.PID != 99 || e.Handle != 8 {
 			t.Errorf("break of block %d of a sealed mapping: %v", at, err)
 		}
 	}
@@ -353,7 +372,7 @@ func TestLimits(t *testing.T) {
 	must(t, m.Grant(0, 2, Write), m.Grant(4, 2, Write), m.Grant(4, 1, Read))
 	over("grants", m.Grant(8, 1, Read))
 	over("grants", m.GrantZero(0, 1))
-	must(t, o.Grant(8, 1, Read), table.Break(7, 0, 2, None), m.Grant(8, 1, Read))
+	must(t, o.Grant(8, 1, Read), table.Break(7, None, Run{0, 2}), m.Grant(8, 1, Read))
 
 	must(t, m.Pin(0, 5), m.Pin(0, 5))
 	over("pinned blocks", m.Pin(0, 1))

@@ -29,7 +29,7 @@ var (
 	mappingBytes = sizeOf[Mapping]() + sizeOf[node[*Mapping]]()
 	grantBytes   = sizeOf[node[state]]()
 	sealBytes    = sizeOf[node[*Mapping]]()
-	pinBytes     = sizeOf[node[*Mapping]]() + sizeOf[run]() + sizeOf[pin]()
+	pinBytes     = sizeOf[node[*Mapping]]() + sizeOf[Run]() + sizeOf[pin]()
 )
 
 func sizeOf[T any]() int64 { return int64(reflect.TypeFor[T]().Size()) }

@@ -37,7 +37,7 @@ func (t *Tx) Stage() (uint64, error) {
 	if !j.record.Empty() {
 		record := j.record.Finish(j.header.Epoch, j.head, j.durable.Load())
 		if err := j.checkLength(record); err != nil {
-			return 0, fmt.Errorf("%w: %w", unix.EIO, err)
+			return 0, err
 		}
 		j.head += uint64(len(record))
 		j.counts.transactions++
@@ -137,9 +137,10 @@ func (j *Journal) commitGroup() error {
 	return nil
 }
 
+// checkLength refuses a record that is too long: EFBIG.
 func (j *Journal) checkLength(record []byte) error {
 	if n := int64(len(record)); n > j.maxRecord() {
-		return fmt.Errorf("a transaction of %d bytes is over the journal's limit of %d", n, j.maxRecord())
+		return fmt.Errorf("a transaction of %d bytes is over the limit of a quarter of the log, %d: %w", n, j.maxRecord(), unix.EFBIG)
 	}
 	return nil
 }

@@ -217,7 +217,7 @@ func TestTooLong(t *testing.T) {
 	for i := range layout.MinLog / 4 / block {
 		tx.Write(f.node(i), bytes.Repeat([]byte{1}, block))
 	}
-	if _, err := tx.Commit(); !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "limit") {
+	if _, err := tx.Commit(); !errors.Is(err, unix.EFBIG) || !strings.Contains(err.Error(), "limit") {
 		t.Errorf("commit: %v", err)
 	}
 	tx.Abort()

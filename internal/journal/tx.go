@@ -184,7 +184,7 @@ func (t *Tx) Commit() (uint64, error) {
 	}
 	record := j.record.Finish(j.header.Epoch, j.head, j.durable.Load())
 	if err := j.checkLength(record); err != nil {
-		return 0, fmt.Errorf("%w: %w", unix.EIO, err)
+		return 0, err
 	}
 	if err := j.makeRoom(recordWork(record, j.record.Zeros())); err != nil {
 		return 0, fmt.Errorf("%w: %w", unix.EIO, err)

@@ -137,7 +137,7 @@ func TestDocumentedStructures(t *testing.T) {
 	s := sampleSuperblock()
 	s.Incompatible, s.ReadOnly = 0x1111, 0x2222
 	checkFields(t, "superblock", fieldsOf(t, all, "superblock: 512 bytes", SuperblockSize), s.Encode(), map[string]any{
-		"magic": "pmemfs\x00\x01", "version": uint64(1), "incompatible": uint64(0x1111), "readonly": uint64(0x2222),
+		"magic": "pmemfs\x00\x01", "version": uint64(Version), "incompatible": uint64(0x1111), "readonly": uint64(0x2222),
 		"uuid": s.UUID[:], "hashkey": s.HashKey[:], "label": s.Label, "created": uint64(s.Created), "metasize": uint64(s.MetaSize),
 		"datablocks": uint64(s.DataBlocks), "nodes": uint64(s.Nodes), "inodes": uint64(s.Inodes), "loglength": uint64(s.Log.Length),
 	})
@@ -170,7 +170,8 @@ func TestDocumentedStructures(t *testing.T) {
 		"uid": uint64(in.UID), "gid": uint64(in.GID), "size": uint64(in.Size), "blocks": uint64(in.Blocks), "nodes": uint64(in.Nodes),
 		"atime": uint64(in.Atime), "mtime": uint64(in.Mtime), "ctime": uint64(in.Ctime), "btime": uint64(in.Btime),
 		"height": uint64(in.Height), "flags": uint64(in.Flags), "parent": uint64(in.Parent), "rdev": in.Rdev, "xattrs": uint64(in.Xattrs), "target": uint64(in.Target),
-		"root": root,
+		"root": root, "changes": in.Changes, "originino": uint64(in.Origin.Ino), "origingeneration": in.Origin.Generation,
+		"originblock": in.Origin.Block, "originchanges": in.Origin.Changes,
 	})
 	blob := make([]byte, BlockSize)
 	EncodeBlob(blob, 5, 6, []byte("part"), 99)

@@ -35,14 +35,19 @@ const (
 	inodeFlags = FlagStatic
 )
 
-// Inode is a file, directory, symbolic link or special file.
+// Inode is a file, directory, symbolic link or special file. The one with the
+// number CountsIno is none of them: what Root maps is blocks of the data area to
+// how many references there are to each besides the first.
 //
 // Invariants: Blocks counts the blocks of the leaves under Root, Nodes the
 // nodes (block map nodes, or directory nodes and buckets, and the nodes of
 // the two blobs). The entries in Root are of level Height, so a file's leaves
 // lie below 8*512^Height blocks; a directory uses the first one only. Nlink is 0 only
 // while the inode's orphan bit is set. A static file has, up to its size, neither
-// holes nor unwritten or shared blocks.
+// holes nor unwritten or shared blocks. Changes grows with each change of the size
+// or of what Root maps; a store in place, which is none, is possible only where a
+// change after the inode was last cloned has made the block its own. So two
+// equal values say that the contents are as they were.
 type Inode struct {
 	Ino        Ino
 	Generation uint64 // changes whenever the number is used again
@@ -63,6 +68,21 @@ type Inode struct {
 	Rdev       uint64
 	Xattrs     Node // blob, 0: none
 	Target     Node // blob with a symbolic link's target
+	Changes    uint64
+	Origin     Origin
+}
+
+// Origin says what an inode is a clone of. All is 0 when it is none.
+type Origin struct {
+	Ino        Ino
+	Generation uint64
+	Block      uint64 // of the origin, which became the clone's first
+	Changes    uint64 // of the origin, when it was cloned
+}
+
+func (in *Inode) lineage() []*uint64 {
+	o := &in.Origin
+	return []*uint64{&in.Changes, (*uint64)(&o.Ino), &o.Generation, &o.Block, &o.Changes}
 }
 
 // Type is the file type bits of the mode.
@@ -94,6 +114,9 @@ func (in *Inode) Encode(b []byte) {
 	for i, e := range in.Root {
 		le.PutUint64(b[InodeRoot+8*i:], uint64(e))
 	}
+	for i, w := range in.lineage() {
+		le.PutUint64(b[200+8*i:], *w)
+	}
 	le.PutUint32(b[4:], Checksum(b[8:InodeSize]))
 }
 
@@ -121,6 +144,9 @@ func DecodeInode(b []byte, ino Ino, offset int64) (Inode, error) {
 	}
 	for i, w := range in.words() {
 		*w = int64(le.Uint64(b[40+8*i:]))
+	}
+	for i, w := range in.lineage() {
+		*w = le.Uint64(b[200+8*i:])
 	}
 	return in, in.validate(offset)
 }

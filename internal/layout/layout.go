@@ -33,8 +33,13 @@ const (
 // Ino is an inode number: its place in the inode table. 0 is never used.
 type Ino uint64
 
-// RootIno is the root directory's inode.
-const RootIno Ino = 1
+// RootIno is the root directory's inode; CountsIno holds the reference counts of
+// blocks. No name leads to either. FirstIno is the first of other inodes.
+const (
+	RootIno   Ino = 1
+	CountsIno Ino = 2
+	FirstIno  Ino = 3
+)
 
 func (i Ino) String() string { return fmt.Sprintf("inode %d", uint64(i)) }
 

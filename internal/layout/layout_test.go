@@ -28,7 +28,7 @@ func sampleInode() Inode {
 	return Inode{
 		Ino: 7, Generation: 3, Mode: ModeRegular | 0o640, Nlink: 2, UID: 10, GID: 20, Height: 1, Flags: FlagStatic, Size: 123456,
 		Blocks: 31, Nodes: 2, Atime: -1, Mtime: 2, Ctime: 3, Btime: 4, Root: [RootEntries]Entry{1, 2, 3, 4, 5, 6, 7, 8},
-		Parent: 9, Rdev: 11, Xattrs: 12, Target: 13,
+		Parent: 9, Rdev: 11, Xattrs: 12, Target: 13, Changes: 14, Origin: Origin{Ino: 15, Generation: 16, Block: 17, Changes: 18},
 	}
 }
 
@@ -61,7 +61,7 @@ func TestSuperblock(t *testing.T) {
 		wantCorrupt(t, fmt.Sprintf("%d bytes", n), err)
 	}
 	for name, change := range map[string]func(*Superblock){
-		"other version":     func(s *Superblock) { s.Version = 2 },
+		"other version":     func(s *Superblock) { s.Version = 1 },
 		"unknown feature":   func(s *Superblock) { s.Incompatible = 1 << 40 },
 		"no blocks":         func(s *Superblock) { s.DataBlocks = 0 },
 		"negative nodes":    func(s *Superblock) { s.Nodes = -512 },

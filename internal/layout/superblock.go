@@ -12,7 +12,7 @@ import (
 const (
 	SuperblockCopies = 2
 	SuperblockSize   = 512
-	Version          = 1
+	Version          = 2
 	magicSuperblock  = "pmemfs\x00\x01"
 	MaxLabel         = 32
 )

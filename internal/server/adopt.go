@@ -270,6 +270,12 @@ func (s *Session) adoptMapping(saved session.Mapping) error {
 	} else if h, err = s.reopen(saved.Ino, saved.Generation, unix.O_RDWR); err != nil {
 		return err
 	}
+	if saved.Flags&mapPrivate != 0 {
+		if err := h.node.Reattach(saved.Flags&mapMerge != 0); err != nil {
+			h.put()
+			return err
+		}
+	}
 	m := s.newMapping(h, saved.Handle, saved.First, saved.Length, saved.Address, saved.Flags)
 	m.grants.Adopt(m.writable(), saved.Flags&wire.MapDirect != 0)
 	s.mappings.put(saved.Number, m)

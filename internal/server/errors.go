@@ -26,6 +26,8 @@ func classify(err error) (syscall.Errno, wire.Reason) {
 		return unix.EBUSY, wire.ReasonStatic
 	case errors.As(err, new(*core.UnfilledError)):
 		return unix.EINVAL, wire.ReasonUnfilled
+	case errors.As(err, new(*core.ConflictError)):
+		return unix.ESTALE, wire.ReasonConflict
 	case errors.As(err, &corrupt):
 		return unix.EIO, wire.ReasonCorrupt
 	case errors.As(err, &errno) && errno != 0:
@@ -58,6 +60,10 @@ func errorReply(err error) *wire.Reply {
 	var unfilled *core.UnfilledError
 	if errors.As(err, &unfilled) {
 		r.Offset, r.Name = unfilled.Off, unfilled.What
+	}
+	var conflict *core.ConflictError
+	if errors.As(err, &conflict) {
+		r.Offset, r.N = conflict.Off, int64(conflict.Ino)
 	}
 	return r
 }

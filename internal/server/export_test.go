@@ -351,7 +351,8 @@ func TestImportedSession(t *testing.T) {
 	exported := exportFile(t, connect(t, serving(t, s)).hello(), "f", unix.O_RDWR)
 	c, imported := importFile(t, exported)
 	general := []wire.Op{wire.OpInfo, wire.OpStatfs, wire.OpStats} // need no file
-	kinds := []wire.Op{wire.OpMap, wire.OpFlush}                   // look at other things first
+	// look at other things first
+	kinds := []wire.Op{wire.OpMap, wire.OpFlush, wire.OpMapClone, wire.OpPublish}
 	for op := wire.OpHello + 1; op < wire.OpEnd; op++ {
 		r := c.ask(&wire.Request{ID: 100 + uint32(op), Op: op, Path: "f", Path2: "user.g", Length: 1})
 		switch errno := unix.Errno(r.Errno); {

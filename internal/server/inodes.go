@@ -44,7 +44,7 @@ func (s *Session) as(q *wire.Request) core.Cred {
 
 // inode opens an inode by its number. ESTALE: there is none, or it is another one now.
 func (s *Session) inode(number, generation uint64) (*core.Node, error) {
-	if number >= s.srv.inodes {
+	if number >= s.srv.inodes || number == uint64(layout.CountsIno) { // which is nobody's file
 		return nil, unix.ESTALE
 	}
 	n, err := s.srv.fs.Adopt(layout.Ino(number), generation)

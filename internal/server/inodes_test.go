@@ -63,7 +63,7 @@ func TestInodesRefused(t *testing.T) {
 	if r := sess.Do(&wire.Request{Op: wire.OpMknod, Path: "a", Mode: unix.S_IFDIR | 0o700}); r.Errno != uint16(unix.EINVAL) {
 		t.Errorf("mknod by a path: errno %d", r.Errno)
 	}
-	for _, ino := range []uint64{2, 1 << 20, 1 << 62} {
+	for _, ino := range []uint64{2, 3, 1 << 20, 1 << 62} {
 		if r := sess.Do(&wire.Request{Op: wire.OpLookup, Inode: ino, Generation: 1}); r.Errno != uint16(unix.ESTALE) {
 			t.Errorf("inode %d, which is not there: errno %d", ino, r.Errno)
 		}

@@ -107,17 +107,8 @@ func (s *Session) mapFile(q *wire.Request) (*wire.Reply, error) {
 		return nil, err
 	}
 	write := q.Flags&wire.MapReadOnly == 0
-	switch {
-	case q.Offset < 0 || q.Offset%blockSize != 0:
-		return nil, invalid("a mapping must begin at a multiple of %d, not at %d", blockSize, q.Offset)
-	case q.Length <= 0:
-		return nil, invalid("a mapping of %d bytes", q.Length)
-	case q.Length > layout.MaxFileSize || q.Offset > layout.MaxFileSize-q.Length:
-		return nil, fmt.Errorf("a mapping may not go beyond the largest file size, %d bytes: %w", int64(layout.MaxFileSize), unix.EFBIG)
-	case q.Address == 0 || q.Address%blockSize != 0 || q.Address > maxAddress-uint64(q.Length):
-		return nil, invalid("address %#x", q.Address)
-	case write && s.readOnly:
-		return nil, unix.EROFS
+	if err := s.checkMapRange(q, write); err != nil {
+		return nil, err
 	}
 	return s.useFile(q, true, write, func(h *handle) (*wire.Reply, error) {
 		direct := q.Flags&wire.MapDirect != 0
@@ -142,6 +133,23 @@ func (s *Session) mapFile(q *wire.Request) (*wire.Reply, error) {
 		}
 		return &wire.Reply{Handle: id}, nil
 	})
+}
+
+// checkMapRange refuses ranges of the file and of addresses that cannot be mapped.
+func (s *Session) checkMapRange(q *wire.Request, write bool) error {
+	switch {
+	case q.Offset < 0 || q.Offset%blockSize != 0:
+		return invalid("a mapping must begin at a multiple of %d, not at %d", blockSize, q.Offset)
+	case q.Length <= 0:
+		return invalid("a mapping of %d bytes", q.Length)
+	case q.Length > layout.MaxFileSize || q.Offset > layout.MaxFileSize-q.Length:
+		return fmt.Errorf("a mapping may not go beyond the largest file size, %d bytes: %w", int64(layout.MaxFileSize), unix.EFBIG)
+	case q.Address == 0 || q.Address%blockSize != 0 || q.Address > maxAddress-uint64(q.Length):
+		return invalid("address %#x", q.Address)
+	case write && s.readOnly:
+		return unix.EROFS
+	}
+	return nil
 }
 
 // maxAddress is above every address of a process on amd64 and arm64.
@@ -290,8 +298,8 @@ func (s *Session) advise(q *wire.Request) (*wire.Reply, error) {
 		switch {
 		case q.Flags != wire.MapShared && q.Flags&^wire.MapShared != wire.MapSync:
 			return nil, invalid("a mapping can become Shared or Sync")
-		case m.flags&(wire.MapDirect|wire.MapUnchecked) != 0:
-			return nil, invalid("a Direct or Unchecked mapping stays what it is")
+		case m.flags&(wire.MapDirect|wire.MapUnchecked|mapPrivate) != 0:
+			return nil, invalid("a mapping that is Direct, Unchecked or of a clone stays what it is")
 		}
 		m.durable.Store(q.Flags&wire.MapSync != 0)
 		if !m.durable.Load() {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pmemfs/pmemfs/internal/alloc"
 	"github.com/pmemfs/pmemfs/internal/core"
 	"github.com/pmemfs/pmemfs/internal/grant"
 	"github.com/pmemfs/pmemfs/internal/layout"
@@ -335,18 +336,26 @@ func (s *Server) Pool() Pool { return s.pool }
 // breaker lets core take grants back without knowing of clients.
 type breaker struct{ grants *grant.Table }
 
-func (b breaker) Break(ino layout.Ino, first, count int64, what core.Taking) error {
+func (b breaker) Break(ino layout.Ino, what core.Taking, runs ...alloc.Run) error {
+	list := make([]grant.Run, len(runs))
+	for i, r := range runs {
+		list[i] = grant.Run(r)
+	}
 	switch what {
 	case core.TakeZeros:
-		return b.grants.BreakZero(uint64(ino), first, count)
+		return b.grants.BreakZero(uint64(ino), list...)
 	case core.TakeWrites:
-		return b.grants.Break(uint64(ino), first, count, grant.Read)
+		return b.grants.Break(uint64(ino), grant.Read, list...)
 	}
-	return b.grants.Break(uint64(ino), first, count, grant.None)
+	return b.grants.Break(uint64(ino), grant.None, list...)
 }
 
 func (b breaker) Sealed(ino layout.Ino, first, count int64) error {
 	return b.grants.Sealed(uint64(ino), first, count)
+}
+
+func (b breaker) Stored(ino layout.Ino, first, count int64, fn func(first, count int64)) {
+	b.grants.Writable(uint64(ino), first, count, fn)
 }
 
 // MapMask returns the flags of Map that the session supports.

@@ -109,10 +109,15 @@ var ops = [wire.OpEnd]op{
 	wire.OpMapSync: {do: (*Session).mapSync},
 	wire.OpAdvise:  {do: (*Session).advise},
 
+	wire.OpMapClone: {do: (*Session).mapClone, changes: true},
+	wire.OpPublish:  {do: (*Session).publish, changes: true},
+	wire.OpDiscard:  {do: (*Session).discard, changes: true},
+
 	wire.OpFlush:    {do: (*Session).flush},
 	wire.OpPowerCut: {do: (*Session).powerCut, beyond: true, changes: true},
 
 	wire.OpMknod:  {do: (*Session).mknod, beyond: true, changes: true, at: true},
+	wire.OpCopy:   {do: (*Session).copyRange, changes: true},
 	wire.OpForget: {do: (*Session).forget, beyond: true, at: true},
 }
 

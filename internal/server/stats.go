@@ -51,9 +51,11 @@ var opNames = [wire.OpEnd]string{
 
 	wire.OpUnmap: "unmap", wire.OpPin: "pin", wire.OpUnpin: "unpin", wire.OpMapSync: "map_sync", wire.OpAdvise: "advise",
 
+	wire.OpMapClone: "map_clone", wire.OpPublish: "publish", wire.OpDiscard: "discard",
+
 	wire.OpFlush: "flush", wire.OpPowerCut: "power_cut",
 
-	wire.OpMknod: "mknod", wire.OpForget: "forget",
+	wire.OpMknod: "mknod", wire.OpCopy: "copy", wire.OpForget: "forget",
 }
 
 // Stats is what a server has to do with now, and what it has done since it mounted the pool. Stats is answered with its

@@ -40,7 +40,7 @@
 package wire
 
 // Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
-const Version = 2
+const Version = 3
 
 // Bounds of a message. A peer that exceeds one has broken the protocol and is disconnected.
 const (
@@ -109,8 +109,13 @@ const (
 	OpFlush    // Handle: mapping, Offset, Length: bytes in the mapping, Flags: Flush*; where power cuts are emulated
 	OpPowerCut // → Data: JSON; the connection ends behind it
 
+	OpMapClone // as OpMap, Flags: 0 or CloneMerge: a clone of the range, to be published → Handle: mapping
+	OpPublish  // Data: numbers of mappings of clones, 4 bytes each, ascending
+	OpDiscard  // Handle: mapping of a clone
+
 	// OpMknod: Path, Mode: type and permissions, Address: device number → Attr; only relative to an inode.
 	OpMknod
+	OpCopy   // Handle, Offset, Flags: handle of the source, Address: offset there, Length → N: bytes copied, perhaps fewer
 	OpForget // Inode, Length: how many of the references end that the session has got with attributes of the inode
 
 	OpEnd // not an operation: one more than the last
@@ -149,6 +154,15 @@ const (
 	MapReadOnly
 	MapAll = 1<<iota - 1
 )
+
+// Flags of OpMapClone.
+const (
+	CloneMerge = 1 << iota // what the file changes meanwhile is no conflict, but in blocks that the clone changes, too
+	CloneAll   = 1<<iota - 1
+)
+
+// MaxPublish is how many clones can be published at once.
+const MaxPublish = 256
 
 // Bits of Request.Valid: which attributes SetAttr changes.
 const (
@@ -202,6 +216,7 @@ const (
 	ReasonCorrupt         // EIO because a structure on the medium is damaged; Detail names it
 	ReasonStatic          // EBUSY because the file is static
 	ReasonUnfilled        // EINVAL because a block is not what a seal needs; Offset: its byte of the file, Name: what it is
+	ReasonConflict        // ESTALE because the file of a clone has changed; N: its inode, Offset: byte of the first block that has
 	reasonEnd
 )
 

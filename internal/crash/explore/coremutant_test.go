@@ -112,6 +112,172 @@ var coreMutants = []coreMutant{
 		"	if MUTANT {\n		j.staged = group{}\n	}\n	if err := j.commitGroup(); err != nil {\n",
 		staging, "create /a/z, remount",
 	},
+	{
+		"a shared block stored to", "internal/core/file.go",
+		"		case q.shared():\n",
+		"		case q.shared() && !MUTANT:\n",
+		Setting{}, "write /b/s 10 100",
+	},
+	{
+		"copy of a shared block not fenced", "internal/core/fault.go",
+		"	if err := fs.fenceData(); err != nil {\n",
+		"	if MUTANT {\n		return in.commitPlan(p, runs, finish)\n	}\n	if err := fs.fenceData(); err != nil {\n",
+		Setting{}, "store /b/s 64 24",
+	},
+	{
+		"copy of a shared block not fenced before it is staged", "internal/core/file.go",
+		"	return fs.fenceData()\n}\n\n// settleCut",
+		"	if MUTANT {\n		return nil\n	}\n	return fs.fenceData()\n}\n\n// settleCut",
+		deferred, "write /b/s 10 100, commit",
+	},
+	{
+		"copy of a shared block made after its record", "internal/core/fault.go",
+		"	for _, m := range p.targets(runs) {\n",
+		"	for _, m := range p.targets(runs) {\n		if MUTANT {\n" +
+			"			defer fs.carry(m, 0, m.from.count*layout.BlockSize)\n			continue\n		}\n",
+		Setting{}, "store /b/s 64 24",
+	},
+	{
+		"what is cut off of a shared block cleared in place", "internal/core/space.go",
+		"	if err := in.ownPart(size, min(in.Size, layout.RoundUp(size, layout.BlockSize))); err != nil {\n",
+		"	if MUTANT {\n	} else if err := in.ownPart(size, min(in.Size, layout.RoundUp(size, layout.BlockSize))); err != nil {\n",
+		Setting{}, "truncate /b/s 100",
+	},
+	{
+		"parts of shared blocks zeroed in place", "internal/core/space.go",
+		"	for _, part := range edges(off, length) {\n		if err := in.ownPart",
+		"	for _, part := range edges(off, length) {\n		if MUTANT {\n			break\n		}\n		if err := in.ownPart",
+		Setting{}, "punch /b/s 100 8100",
+	},
+	{
+		"a mark taken away, and not durable before the store in place", "internal/core/refs.go",
+		"	return in.fs.journal.Commit(in.metaLSN)\n",
+		"	if MUTANT {\n		return nil\n	}\n	return in.fs.journal.Commit(in.metaLSN)\n",
+		staging, "unlink /b/t, write /b/s 10 100",
+	},
+	{
+		"a mark not taken away before the store in place", "internal/core/refs.go",
+		"	if sole == nil {\n",
+		"	if sole == nil || MUTANT {\n",
+		staging, "unlink /b/t, write /b/s 10 100",
+	},
+	{
+		"the source of a clone not marked", "internal/core/clone.go",
+		"	if !p.shared() {\n",
+		"	if !p.shared() && !MUTANT {\n",
+		Setting{}, "clone /a/x /a/z",
+	},
+	{
+		"a third owner not counted", "internal/core/refs.go",
+		"		return max(p.block, 0) + 1, 0, ",
+		"		if MUTANT {\n			return 1, 0, false\n		}\n		return max(p.block, 0) + 1, 0, ",
+		Setting{}, "clone /b/s /a/z",
+	},
+	{
+		"counts not in the journal", "internal/core/inode.go",
+		"	if u.counts != nil {\n",
+		"	if u.counts != nil && !MUTANT {\n",
+		Setting{}, "clone /a/x /a/z",
+	},
+	{
+		"a block freed while others have it", "internal/core/refs.go",
+		"		if p.hole() {\n			free = ",
+		"		if p.hole() || MUTANT {\n			free = ",
+		Setting{}, "unlink /b/t",
+	},
+	{
+		"a block that nobody has any more not freed", "internal/core/blockmap.go",
+		"		if free, err = u.drop(r, free); err != nil {\n			return err\n		}\n	}\n",
+		"		kept := free\n		if free, err = u.drop(r, free); err != nil {\n			return err\n		}\n" +
+			"		if MUTANT {\n			free = kept\n		}\n	}\n",
+		Setting{}, "unlink /b/u",
+	},
+	{
+		"a shared block freed when it is copied", "internal/core/blockmap.go",
+		"	case m.from.shared():\n",
+		"	case m.from.shared() && !MUTANT:\n",
+		Setting{}, "store /b/s 64 24",
+	},
+	{
+		"what was stored through mappings not flushed for a clone", "internal/core/clone.go",
+		"	for _, s := range stored {\n",
+		"	for _, s := range stored {\n		if MUTANT {\n			break\n		}\n",
+		Setting{}, "loose /a/x 128 24, clone /a/x /a/z",
+	},
+	{
+		"what was stored through mappings not fenced for a clone", "internal/core/clone.go",
+		"	return fs.fenceData()\n",
+		"	if MUTANT {\n		return nil\n	}\n	return fs.fenceData()\n",
+		deferred, "loose /a/x 128 24, clone /a/x /a/z, commit",
+	},
+	{
+		"blocks become shared while clients can store to them", "internal/core/clone.go",
+		"	if err := fs.breaker.Break(in.ino, TakeWrites, ",
+		"	if err := fs.breaker.Break(in.ino, map[bool]Taking{false: TakeWrites, true: TakeZeros}[MUTANT], ",
+		Setting{}, "loose /a/x 128 24, clone /a/x /a/z, loose /a/x 128 24",
+	},
+	{
+		"freed blocks of a range that is replaced kept in the map", "internal/core/clone.go",
+		"	if err := in.takeAll(freed, end); err != nil {\n",
+		"	if err := in.takeAll(freed, end); MUTANT {\n		freed = end\n	} else if err != nil {\n",
+		Setting{}, "clonerange /b/s /a/y 0 0 4096",
+	},
+	{
+		"what was stored to a private clone not flushed", "internal/core/publish.go",
+		"		fs.data.Flush(q.block*layout.BlockSize, q.count*layout.BlockSize)\n",
+		"		if !MUTANT {\n			fs.data.Flush(q.block*layout.BlockSize, q.count*layout.BlockSize)\n		}\n",
+		Setting{}, "loose @4 8200 16, publish @4",
+	},
+	{
+		"what was stored to a private clone not fenced", "internal/core/publish.go",
+		"	if err := fs.fenceData(); err != nil {\n",
+		"	if MUTANT {\n	} else if err := fs.fenceData(); err != nil {\n",
+		Setting{}, "loose @4 8200 16, publish @4",
+	},
+	{
+		"files published one after the other", "internal/core/publish.go",
+		"	err = fs.transact(func(u *update) error {\n		for _, p := range list {\n",
+		"	rest := list\n	for MUTANT && len(rest) > 1 {\n		p := rest[0]\n		rest = rest[1:]\n" +
+			"		fs.transact(func(u *update) error { return u.publish(p) })\n	}\n" +
+			"	err = fs.transact(func(u *update) error {\n		for _, p := range rest {\n",
+		Setting{}, "publishall @4 @6",
+	},
+	{
+		"what is published only staged", "internal/core/publish.go",
+		"	return fs.commitTo(list[0].clone.metaLSN)\n",
+		"	if MUTANT {\n		return nil\n	}\n	return fs.commitTo(list[0].clone.metaLSN)\n",
+		staging, "publish @4",
+	},
+	{
+		"clients keep the right to store to what is published", "internal/core/publish.go",
+		"	if err := fs.breaker.Break(p.clone.ino, TakeWrites, ",
+		"	if err := fs.breaker.Break(p.clone.ino, map[bool]Taking{false: TakeWrites, true: TakeZeros}[MUTANT], ",
+		Setting{}, "loose @4 8200 16, publish @4, loose @4 8200 16",
+	},
+	{
+		"what is published not counted", "internal/core/publish.go",
+		"		if err := u.shareOnce(clone, q); err != nil {\n",
+		"		if MUTANT {\n			continue\n		}\n		if err := u.shareOnce(clone, q); err != nil {\n",
+		Setting{}, "publish @4",
+	},
+	{
+		"changes of a file not noted", "internal/core/publish.go",
+		"	for _, p := range in.privates {\n		p.add(",
+		"	for _, p := range in.privates {\n		if MUTANT {\n			break\n		}\n		p.add(",
+		Setting{}, "write /b/p 10 100, publish @4",
+	},
+	{
+		"a new end of a file not noted", "internal/core/inode.go",
+		"keep < end {\n",
+		"keep < end && !MUTANT {\n",
+		Setting{}, "truncate /b/p 4096, publish @4",
+	},
+	{
+		"a private clone behind what it is merged with", "internal/core/publish.go",
+		"	if err := p.clone.follow(p.stale); err != nil {\n",
+		"	if MUTANT {\n		return\n	}\n	if err := p.clone.follow(p.stale); err != nil {\n",
+		Setting{}, "publish @4, publish @5, store @5 4300 16, publish @5",
+	},
 }
 
 // mutantVariable names the fault that is wanted, in the process that has them.

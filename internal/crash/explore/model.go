@@ -24,8 +24,8 @@ type content [blockSize]byte
 // node is a file, directory or symbolic link of the model.
 //
 // Invariants: bytes of data at and behind size are zeros; frames has the blocks
-// of data, and loose words of them only. mapped tells nothing of others than
-// loose words.
+// of data, and marked, held and loose such or words of them only. mapped tells
+// nothing of others than loose words.
 type node struct {
 	id       int // the same in all copies of a model
 	kind     uint32
@@ -39,10 +39,14 @@ type node struct {
 	entries  map[string]*node
 	parent   *node
 	data     map[int64]*content // the blocks that were written; immutable, replaced as a whole
-	frames   map[int64]int      // where they lie: the same number as long as it is the same place
+	frames   map[int64]int      // where they lie: the same number as long as it is the same place, in other files, too
+	marked   map[int64]bool     // blocks of which the map says that they are shared
+	held     map[int64]bool     // blocks that can be stored to through mappings
 	frame    int                // the last number that was given
 	loose    map[int64][]uint64 // by word: what the medium may hold instead
 	mapped   map[int64]bool     // words stored to through a mapping: no commit makes them durable
+	private  *private           // of a private clone
+	privates []*node            // that look for changes of this file
 	opened   int
 	mtime    int64
 	ctime    int64
@@ -80,7 +84,7 @@ func newModel() *Model {
 
 func (m *Model) newNode(kind, mode uint32) *node {
 	m.next++
-	n := &node{id: m.next, kind: kind, mode: mode, nlink: 1}
+	n := &node{id: m.next, kind: kind, mode: mode, nlink: 1, frame: m.next << 32}
 	if kind == layout.ModeDirectory {
 		n.nlink, n.entries = 2, map[string]*node{}
 	}
@@ -109,8 +113,12 @@ func (n *node) clone(seen map[*node]*node) *node {
 	*c = *n
 	seen[n] = c
 	c.xattrs, c.data, c.frames = maps.Clone(n.xattrs), maps.Clone(n.data), maps.Clone(n.frames)
+	c.marked, c.held = maps.Clone(n.marked), maps.Clone(n.held)
 	c.loose, c.mapped = maps.Clone(n.loose), maps.Clone(n.mapped)
-	c.parent = n.parent.clone(seen)
+	c.parent, c.private, c.privates = n.parent.clone(seen), n.private.clone(seen), nil
+	for _, p := range n.privates {
+		c.privates = append(c.privates, p.clone(seen))
+	}
 	if n.entries != nil {
 		c.entries = make(map[string]*node, len(n.entries))
 		for name, e := range n.entries {
@@ -132,6 +140,9 @@ func (m *Model) nodes(fn func(n *node)) {
 	walk(m.root)
 	for _, n := range m.handles {
 		walk(n)
+		if n.private != nil {
+			walk(n.private.of)
+		}
 	}
 }
 
@@ -302,14 +313,23 @@ func (m *Model) apply(o Op, tag int) error {
 	if err != nil {
 		return err
 	}
-	if do := fileVerbs[o.Verb]; do != nil {
-		if n.kind != layout.ModeRegular {
-			return notRegular(n, o.Verb)
-		}
+	if do := privateVerbs[o.Verb]; do != nil {
+		return do(m, n, o)
+	}
+	data, share := fileVerbs[o.Verb], cloneVerbs[o.Verb]
+	if (data != nil || share != nil) && n.kind != layout.ModeRegular {
+		return notRegular(n, o.Verb)
+	}
+	if share != nil {
+		err = share(m, n, o)
+		m.settle(n)
+		return err
+	}
+	if data != nil {
 		if change := changes[o.Verb]; n.static && change != nil && change(n, o) {
 			return core.ErrStatic
 		}
-		err = do(m, n, o, tag)
+		err = data(m, n, o, tag)
 		m.settle(n)
 		return err
 	}
@@ -372,6 +392,7 @@ func (m *Model) applyOther(n *node, o Op, tag int) error {
 		delete(m.handles, o.Path)
 		n.opened--
 		m.settle(n)
+		m.detach(n)
 	case "sync":
 		m.writeTimes(n)
 		m.sync(n)
@@ -385,7 +406,9 @@ func (m *Model) remount() error {
 		n.opened--
 		n.timesDurable()
 		delete(m.handles, name)
+		m.detach(n)
 	}
+	m.nodes(func(n *node) { n.held = nil })
 	m.commit()
 	return nil
 }
@@ -604,14 +627,18 @@ func (n *node) setBlock(block int64, b *content) {
 
 // move gives a block another place.
 func (n *node) move(block int64) {
+	n.note(block, block+1)
 	n.frame++
 	n.frames[block] = n.frame
 }
 
 // forget forgets a block.
 func (n *node) forget(block int64) {
+	n.note(block, block+1)
 	delete(n.data, block)
 	delete(n.frames, block)
+	delete(n.marked, block)
+	delete(n.held, block)
 }
 
 func (n *node) setLoose(w int64, now uint64, values []uint64) {

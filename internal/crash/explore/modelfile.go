@@ -1,6 +1,8 @@
 package explore
 
 import (
+	"maps"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/core"
@@ -18,11 +20,14 @@ var fileVerbs = map[string]func(m *Model, n *node, o Op, tag int) error{
 		return nil
 	},
 	"truncate": func(m *Model, n *node, o Op, _ int) error {
+		m.growTail(n, o.N)
+		m.ownPart(n, o.N, min(n.size, (o.N+blockSize-1)/blockSize*blockSize))
 		n.cut(o.N)
 		n.set(m.now, m.now)
 		return nil
 	},
 	"fallocate": func(m *Model, n *node, o Op, _ int) error {
+		m.growTail(n, o.Off+o.N)
 		n.size = max(n.size, o.Off+o.N)
 		n.set(m.now, m.now)
 		return nil
@@ -80,8 +85,9 @@ func inner(off, n int64) (first, end int64) {
 
 func (m *Model) write(n *node, p []byte, off int64) {
 	end := off + int64(len(p))
-	placed := end <= n.size
+	m.growTail(n, off)
 	first, last := blocks(off, int64(len(p)))
+	placed := !m.own(n, first, last) && end <= n.size
 	for b := first; b < last; b++ {
 		placed = placed && n.data[b] != nil
 	}
@@ -111,8 +117,9 @@ func (m *Model) write(n *node, p []byte, off int64) {
 
 // cut sets the size; what was behind it is gone.
 func (n *node) cut(size int64) {
-	n.size = size
 	_, keep := blocks(0, size)
+	n.note(keep, n.end()/blockSize)
+	n.size = size
 	for b, old := range n.data {
 		switch {
 		case b >= keep:
@@ -142,6 +149,9 @@ func (m *Model) edges(n *node, off, length int64) (stored bool) {
 	parts := [][2]int64{{off, min(first*blockSize, limit)}, {max(end*blockSize, off), limit}}
 	if first > end {
 		parts = [][2]int64{{off, limit}}
+	}
+	for _, part := range parts {
+		m.ownPart(n, part[0], part[1])
 	}
 	for _, part := range parts {
 		lo, hi := part[0], part[1]
@@ -181,6 +191,9 @@ func (m *Model) punch(n *node, o Op, _ int) error {
 }
 
 func (m *Model) zero(n *node, o Op, grow bool) error {
+	if grow {
+		m.growTail(n, o.Off+o.N)
+	}
 	m.edges(n, o.Off, o.N)
 	n.drop(inner(o.Off, o.N))
 	if grow {
@@ -190,21 +203,19 @@ func (m *Model) zero(n *node, o Op, grow bool) error {
 	return nil
 }
 
-// relocate copies what is read: it is durable then, as the times are.
+// relocate copies what is read: it is durable then, as the times are. What is
+// shared stays.
 func (m *Model) relocate(n *node, o Op, _ int) error {
 	first, end := blocks(o.Off, o.N)
 	for b := range n.data {
-		if b >= first && b < end {
+		if b >= first && b < end && !n.marked[b] {
 			n.timesDurable()
 			n.recorded = m.now
 			n.move(b)
+			n.definite(b)
 		}
 	}
-	for w := range n.loose {
-		if b := w * wordSize / blockSize; b >= first && b < end {
-			delete(n.loose, w)
-		}
-	}
+	maps.DeleteFunc(n.held, func(b int64, _ bool) bool { return b >= first && b < end })
 	return nil
 }
 
@@ -217,6 +228,9 @@ func (m *Model) fill(n *node, o Op, _ int) error {
 		return unix.ENXIO
 	}
 	first, end := blocks(o.Off, o.N)
+	if m.own(n, first, end) {
+		n.set(n.mtime, m.now)
+	}
 	for b := first; b < end; b++ {
 		if n.data[b] == nil {
 			n.setBlock(b, new(content))
@@ -227,7 +241,8 @@ func (m *Model) fill(n *node, o Op, _ int) error {
 	return nil
 }
 
-// setStatic refuses to freeze a file with a block that was never written.
+// setStatic refuses to freeze a file with a block that was never written, or is
+// marked.
 func (m *Model) setStatic(n *node, static bool) error {
 	if n.kind != layout.ModeRegular {
 		return unix.EINVAL
@@ -237,7 +252,7 @@ func (m *Model) setStatic(n *node, static bool) error {
 		return nil
 	}
 	for off := int64(0); static && off < n.size; off += blockSize {
-		if n.data[off/blockSize] == nil {
+		if b := off / blockSize; n.data[b] == nil || n.marked[b] {
 			return &core.UnfilledError{Off: off}
 		}
 	}
@@ -247,7 +262,28 @@ func (m *Model) setStatic(n *node, static bool) error {
 	return nil
 }
 
-// store is a store through a mapping.
+// fault lets clients store to a block.
+func (m *Model) fault(n *node, block int64) {
+	changed := m.own(n, block, block+1)
+	if n.data[block] == nil {
+		n.setBlock(block, new(content))
+		changed = true
+	}
+	if changed {
+		n.set(m.now, m.now)
+		m.record()
+		m.stage()
+	} else {
+		n.touch(m.now)
+	}
+	if n.held == nil {
+		n.held = map[int64]bool{}
+	}
+	n.held[block] = true
+}
+
+// store is a store through a mapping. Who has the block does not ask for it again,
+// but through a Sync mapping, which is another one.
 func (m *Model) store(n *node, p []byte, off int64, persist bool) error {
 	block := off / blockSize
 	if _, end := blocks(0, n.size); block >= end {
@@ -256,13 +292,8 @@ func (m *Model) store(n *node, p []byte, off int64, persist bool) error {
 	if off+int64(len(p)) > n.size || (off+int64(len(p))-1)/blockSize != block {
 		return unix.EINVAL
 	}
-	if n.data[block] == nil {
-		n.setBlock(block, new(content))
-		n.set(m.now, m.now)
-		m.record()
-		m.stage()
-	} else {
-		n.touch(m.now)
+	if persist || !n.held[block] {
+		m.fault(n, block)
 	}
 	m.inPlace(n, p, off, true)
 	if persist {

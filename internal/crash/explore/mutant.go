@@ -463,6 +463,23 @@ var dataMutants = []*Mutant{
 			return pass
 		}
 	}},
+	simple("copies left out", func(c *call) action {
+		return when(c.kind == callCopy && c.region == regionData, drop)
+	}),
+	{Name: "copies made after the record", rule: func(*layout.Superblock) func(*call) action {
+		held := false
+		return func(c *call) action {
+			switch {
+			case c.region == regionData && (c.kind == callCopy || c.kind == callFence && held):
+				held = true
+				return hold
+			case c.kind == callFence && c.region == regionMeta && held:
+				held = false
+				return releaseAfter
+			}
+			return pass
+		}
+	}},
 	{Name: "data written after the record", rule: func(*layout.Superblock) func(*call) action {
 		return func(c *call) action {
 			switch {

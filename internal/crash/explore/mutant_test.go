@@ -35,6 +35,8 @@ var caught = map[string]string{
 	"unaligned edges of data stored without flush":                          "write /a/x 0 100",
 	"zeros around new data left out":                                        "write /a/x 20000 10",
 	"blocks marked written before their zeros are durable":                  "fill /a/y 4096 100",
+	"copies left out":                                                       "store /b/s 64 24",
+	"copies made after the record":                                          "store /b/s 64 24",
 	"data written after the record":                                         "write /a/x 4096 4096",
 	"places not flushed when the log is trimmed: block bitmap":              "write /a/x 20000 10, remount",
 	"places not flushed when the log is trimmed: block bitmap chunk counts": "write /a/x 20000 10, remount",

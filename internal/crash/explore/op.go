@@ -16,16 +16,20 @@ type Op struct {
 	Verb     string
 	Path, To string
 	Off, N   int64
+	At       int64  // offset in To
 	Arg      string // name of an extended attribute, target of a symbolic link
 }
 
-// signatures is the arguments of each verb: p Path, t To, o Off, n N, m N in
-// octal, a Arg.
+// signatures is the arguments of each verb: p Path, t To, o Off, i At, n N, m N
+// in octal, a Arg.
 var signatures = map[string]string{
 	"create": "p", "mkdir": "p", "fifo": "p", "symlink": "pa", "link": "pt", "unlink": "p", "rmdir": "p",
 	"rename": "pt", "exchange": "pt", "noreplace": "pt",
 	"write": "pon", "append": "pn", "truncate": "pn",
 	"fallocate": "pon", "keepsize": "pon", "punch": "pon", "zero": "pon", "zerokeep": "pon", "relocate": "pon", "fill": "pon",
+	"clone": "pt", "clonerange": "ptoin", // Off of Path goes to At of To
+	"private": "pton", "merging": "pton", // a private clone, open as To
+	"publish": "p", "publishall": "pt", "discard": "p",
 	"setstatic": "p", "clearstatic": "p",
 	"chmod": "pm", "chown": "pn", "utimes": "pn", "setxattr": "pan", "rmxattr": "pa",
 	"store": "pon", // through a mapping: write fault, stores, flush, fence
@@ -49,6 +53,8 @@ func (o Op) String() string {
 			out = append(out, o.To)
 		case 'o':
 			out = append(out, strconv.FormatInt(o.Off, 10))
+		case 'i':
+			out = append(out, strconv.FormatInt(o.At, 10))
 		case 'n':
 			out = append(out, strconv.FormatInt(o.N, 10))
 		case 'm':
@@ -83,6 +89,8 @@ func ParseOp(text string) (o Op, err error) {
 			o.To, err = word, validPath(word)
 		case 'o':
 			o.Off, err = number(word, 10)
+		case 'i':
+			o.At, err = number(word, 10)
 		case 'n':
 			o.N, err = number(word, 10)
 		case 'm':
@@ -136,10 +144,11 @@ func parse(lines string) (ops []Op) {
 //	/a/y    blocks written, hole, unwritten, written in part
 //	/b/y    an empty directory
 //	/b/z    a symbolic link
+//	/b/s    9000 bytes, in blocks that /b/t has, too
+//	/b/u    5000 bytes, in blocks marked shared, but the other file is gone
+//	/b/p    a block, and holes up to 12288 bytes
+//	/b/q    100 bytes
 //	/o      6000 bytes
-//
-// Blocks that are shared by files have their place here when the format has
-// them.
 var baseTree = parse(`
 	mkdir /a
 	mkdir /b
@@ -153,14 +162,35 @@ var baseTree = parse(`
 	link /a/x /b/x
 	mkdir /b/y
 	symlink /b/z ../a/x
+	create /b/s
+	write /b/s 0 9000
+	clone /b/s /b/t
+	create /b/u
+	write /b/u 0 5000
+	clone /b/u /b/v
+	unlink /b/v
+	create /b/p
+	write /b/p 0 4096
+	truncate /b/p 12288
+	create /b/q
+	write /b/q 0 100
 	create /o
 	write /o 0 6000
 `)
 
-// opening is done first in every case: /o becomes a file without a name, open as @1.
+// opening is done first in every case: /o becomes a file without a name, open as @1;
+// @4 and @5 are private clones of /b/p, of which the latter merges, and @6 is one of
+// /b/q. Something was stored to each, durably.
 var opening = parse(`
 	open /o @1
 	unlink /o
+	private /b/p @4 0 12288
+	merging /b/p @5 0 12288
+	private /b/q @6 0 100
+	store @4 100 24
+	store @4 4200 16
+	store @5 8200 16
+	store @6 8 16
 	commit
 `)
 
@@ -176,6 +206,7 @@ var Alphabet = parse(`
 	unlink /a/y
 	unlink /b/x
 	unlink /b/z
+	unlink /b/t
 	rmdir /b/y
 	rename /a/x /a/z
 	rename /a/x /b/z
@@ -199,6 +230,10 @@ var Alphabet = parse(`
 	write /a/y 8292 200
 	write /a/y 100 12100
 	write /a/z 0 100
+	write /b/s 10 100
+	write /b/s 4090 4810
+	write /b/t 10000 10
+	write /b/u 10 5000
 	write @1 10 100
 	append @1 4096
 	truncate /a/x 0
@@ -208,6 +243,9 @@ var Alphabet = parse(`
 	truncate /a/y 4096
 	truncate /a/y 8292
 	truncate /a/y 100000
+	truncate /b/s 100
+	truncate /b/s 9100
+	truncate /b/u 4200
 	fallocate /a/x 0 16384
 	keepsize /a/x 8192 8192
 	keepsize /a/y 0 16384
@@ -217,13 +255,38 @@ var Alphabet = parse(`
 	zero /a/x 0 8192
 	zero /a/y 100 13000
 	zerokeep /a/y 0 20480
+	punch /b/s 100 8100
+	punch /b/u 10 20
+	zero /b/s 100 9000
+	clone /a/x /a/z
+	clone /a/y /b/w
+	clone /b/s /a/z
+	clone @1 /a/z
+	clonerange /a/x /a/y 0 8192 0
+	clonerange /b/s /a/y 4096 0 4096
+	clonerange /a/y /b/s 8192 12288 4096
+	clonerange /b/u /b/u 0 8192 4096
 	relocate /a/x 0 65536
 	relocate /a/y 0 65536
+	relocate /b/s 0 65536
+	publish @4
+	publish @5
+	publishall @4 @6
+	discard @4
+	discard @5
+	private /a/x @7 0 5000
+	loose @4 8200 16
+	write @5 100 4096
+	write /b/p 10 100
+	truncate /b/p 4096
 	fill /a/x 0 5000
 	fill /a/y 4096 100
 	fill /a/y 0 12388
+	fill /b/s 0 5000
+	fill /b/u 0 5000
 	setstatic /a/x
 	setstatic /a/y
+	setstatic /b/u
 	setstatic @1
 	clearstatic /a/x
 	chmod /a/x 600
@@ -236,11 +299,15 @@ var Alphabet = parse(`
 	store /a/x 64 24
 	store /a/y 4100 40
 	store /a/y 8256 64
+	store /b/s 64 24
+	store /b/u 64 24
 	loose /a/x 128 24
 	loose /a/y 8200 16
+	loose /b/s 128 24
 	clear /a/x 4960 40
 	open /a/x @2
 	close @1
+	close @4
 	sync @2
 	remount
 `)
@@ -281,6 +348,13 @@ var Small = parse(`
 	truncate /a/x 9000
 	zero /a/y 100 13000
 	relocate /a/x 0 65536
+	clone /a/y /a/z
+	clonerange /a/x /a/y 0 8192 0
+	unlink /b/t
+	write /b/s 10 100
+	publish @4
+	publish @5
+	loose @4 8200 16
 	fill /a/y 0 12388
 	setxattr /a/x user.k 5000
 	store /a/y 4100 40

@@ -9,14 +9,20 @@ import (
 )
 
 var (
-	files    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "@1", "@2", "@3"}
-	names    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "/b/y", "/b/z", "/b/w", "/a", "/b"}
+	files    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "/b/s", "/b/t", "/b/u", "@1", "@2", "@3"}
+	names    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "/b/y", "/b/z", "/b/w", "/b/s", "/b/t", "/a", "/b"}
 	dataVerb = []string{
 		"write", "write", "append", "truncate", "truncate", "fallocate", "keepsize", "punch", "zero", "zerokeep",
 		"relocate", "fill", "store", "loose", "clear",
 	}
-	nameVerb = []string{"create", "mkdir", "link", "unlink", "rmdir", "rename", "exchange"}
-	rest     = []string{"setstatic", "clearstatic", "setxattr", "chmod", "sync", "sync", "commit", "close", "open", "remount"}
+	nameVerb = []string{"create", "mkdir", "link", "unlink", "unlink", "rmdir", "rename", "exchange"}
+	ofP      = []string{"write /b/p 4090 10", "store /b/p 8192 64", "truncate /b/p 5000", "fill /b/p 0 4096", "unlink /b/p", "setstatic /b/q"}
+	ofClones = []string{
+		"publish @4", "publish @5", "publishall @4 @6", "publishall @6 @5", "discard @4", "discard @5", "store @4 0 24",
+		"loose @4 4100 16", "loose @4 8200 16", "loose @5 8300 16", "store @5 4200 64", "write @5 4000 200", "loose @6 16 40",
+		"clone @4 /a/z", "close @4", "private /a/z @8 0 4096",
+	}
+	rest = []string{"setstatic", "clearstatic", "setxattr", "chmod", "sync", "sync", "commit", "close", "open", "remount"}
 )
 
 // drawOffset is near the edges of words, lines, blocks and of the files' ends,
@@ -30,7 +36,7 @@ func drawOffset(t *rapid.T) int64 {
 }
 
 var drawOp = rapid.Custom(func(t *rapid.T) Op {
-	kind := rapid.IntRange(0, 9).Draw(t, "kind")
+	kind := rapid.IntRange(0, 13).Draw(t, "kind")
 	length := rapid.OneOf(rapid.Int64Range(1, 70), rapid.Int64Range(1, 9000))
 	switch {
 	case kind < 6:
@@ -51,6 +57,18 @@ var drawOp = rapid.Custom(func(t *rapid.T) Op {
 			Verb: rapid.SampledFrom(nameVerb).Draw(t, "verb"),
 			Path: rapid.SampledFrom(names).Draw(t, "path"), To: rapid.SampledFrom(names).Draw(t, "to"),
 		}
+	case kind < 10:
+		return Op{
+			Verb: "clone", Path: rapid.SampledFrom(files).Draw(t, "file"), To: rapid.SampledFrom(names).Draw(t, "to"),
+		}
+	case kind < 11:
+		block := func(label string) int64 { return rapid.Int64Range(0, 5).Draw(t, label) * blockSize }
+		return Op{
+			Verb: "clonerange", Path: rapid.SampledFrom(files).Draw(t, "file"), To: rapid.SampledFrom(files).Draw(t, "to"),
+			Off: block("offset"), At: block("offset there"), N: block("length"),
+		}
+	case kind < 13:
+		return parse(rapid.SampledFrom(append(ofP, ofClones...)).Draw(t, "private"))[0]
 	default:
 		o := Op{Verb: rapid.SampledFrom(rest).Draw(t, "verb"), Path: rapid.SampledFrom(files).Draw(t, "path")}
 		o.To = rapid.SampledFrom([]string{"@1", "@2", "@3"}).Draw(t, "handle")

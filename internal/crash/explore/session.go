@@ -3,11 +3,14 @@ package explore
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/alloc"
 	"github.com/pmemfs/pmemfs/internal/core"
 	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
@@ -26,11 +29,56 @@ type session struct {
 	now        int64
 	random     *rand.ChaCha8
 	setting    Setting
+	mappings   mappings
+}
+
+// mappings is the blocks that programs were granted for stores, and have not lost
+// since: core's Breaker.
+type mappings map[layout.Ino]*mapping
+
+// mapping is the blocks of one file, and where they lie in the data area.
+type mapping struct {
+	generation uint64
+	at         map[int64]int64
+}
+
+// of returns what is granted of a file.
+func (m mappings) of(n *core.Node) map[int64]int64 {
+	generation := n.Attr().Generation
+	if m[n.Ino()] == nil || m[n.Ino()].generation != generation {
+		m[n.Ino()] = &mapping{generation, map[int64]int64{}}
+	}
+	return m[n.Ino()].at
+}
+
+// Break takes the right to store away, but where only zeros are to be taken.
+func (m mappings) Break(ino layout.Ino, what core.Taking, runs ...alloc.Run) error {
+	for _, r := range runs {
+		if m[ino] != nil && what != core.TakeZeros {
+			maps.DeleteFunc(m[ino].at, func(b, _ int64) bool { return b >= r.First && b-r.First < r.Count })
+		}
+	}
+	return nil
+}
+
+// Sealed finds no seals.
+func (mappings) Sealed(layout.Ino, int64, int64) error { return nil }
+
+// Stored calls fn for each block.
+func (m mappings) Stored(ino layout.Ino, first, count int64, fn func(first, count int64)) {
+	if m[ino] == nil {
+		return
+	}
+	for _, b := range slices.Sorted(maps.Keys(m[ino].at)) {
+		if b >= first && b-first < count {
+			fn(b, 1)
+		}
+	}
 }
 
 func (s *session) options() core.Options {
 	o := s.setting.options()
-	o.Now, o.Random = func() int64 { return s.now }, s.random
+	o.Now, o.Random, o.Breaker = func() int64 { return s.now }, s.random, s.mappings
 	return o
 }
 
@@ -45,6 +93,7 @@ func newSession(meta, data medium.Area, now int64, setting Setting) (*session, e
 }
 
 func (s *session) mount() (err error) {
+	s.mappings = mappings{}
 	s.fs, err = core.Mount(s.meta, s.data, s.options())
 	if err == nil {
 		s.fs.Reclaimed()
@@ -95,9 +144,15 @@ func (s *session) do(o Op, tag int) error {
 	if temporary {
 		defer n.Close()
 	}
-	if fileVerbs[o.Verb] != nil {
+	if privateVerbs[o.Verb] != nil {
+		return s.private(n, o)
+	}
+	if fileVerbs[o.Verb] != nil || cloneVerbs[o.Verb] != nil {
 		if kind := n.Attr().Mode & layout.ModeType; kind != layout.ModeRegular {
 			return notRegular(&node{kind: kind}, o.Verb)
+		}
+		if cloneVerbs[o.Verb] != nil {
+			return s.clone(n, o)
 		}
 		return s.file(n, o, tag)
 	}
@@ -203,34 +258,83 @@ func (s *session) file(n *core.Node, o Op, tag int) (err error) {
 	return err
 }
 
-// store does what a program with a mapping does: the fault, stores to the
-// block that it was granted, and with persist, as in a Sync mapping, a flush
-// and a fence.
+// store does what a program with a mapping does: the fault, if it has not got the
+// block, stores to it, and with persist, as in a Sync mapping (which is another
+// one, with faults of its own), a flush and a fence.
 func (s *session) store(n *core.Node, p []byte, off int64, persist bool) error {
-	size := n.Attr().Size
-	if _, end := blocks(0, size); off/blockSize >= end {
+	size, block := n.Attr().Size, off/blockSize
+	if _, end := blocks(0, size); block >= end {
 		return unix.ENXIO
 	}
-	if off+int64(len(p)) > size || (off+int64(len(p))-1)/blockSize != off/blockSize {
+	if off+int64(len(p)) > size || (off+int64(len(p))-1)/blockSize != block {
 		return unix.EINVAL
 	}
-	var at int64
-	err := n.Fault(off/blockSize, true, persist, layout.HugeBlocks, 1, func(r core.Run) error {
-		if !r.Writable {
-			return errors.New("a write fault was answered without the right to write")
+	granted := s.mappings.of(n)
+	if _, ok := granted[block]; persist || !ok {
+		err := n.Fault(block, true, persist, layout.HugeBlocks, 1, func(r core.Run) error {
+			if !r.Writable {
+				return errors.New("a write fault was answered without the right to write")
+			}
+			granted[block] = (r.Block + block - r.First) * blockSize
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		at = (r.Block+off/blockSize-r.First)*blockSize + off%blockSize
-		return nil
-	})
-	if err != nil {
-		return err
 	}
+	at := granted[block] + off%blockSize
 	s.data.Write(at, p)
 	if !persist {
 		return nil
 	}
 	s.data.Flush(at, int64(len(p)))
 	return s.data.Fence()
+}
+
+// clone shares blocks of a regular file.
+func (s *session) clone(n *core.Node, o Op) error {
+	if o.Verb == "clone" {
+		dir, name, err := s.parent(o.To)
+		if err != nil {
+			return err
+		}
+		_, err = n.Clone(root, dir, name, 0o644)
+		return err
+	}
+	to, temporary, err := s.node(o.To)
+	if err != nil {
+		return err
+	}
+	if temporary {
+		defer to.Close()
+	}
+	return to.CloneRange(o.At, n, o.Off, o.N)
+}
+
+// private does an operation on private clones, or makes one.
+func (s *session) private(n *core.Node, o Op) (err error) {
+	switch o.Verb {
+	case "publish":
+		return core.Publish(n)
+	case "discard":
+		return n.Discard()
+	case "publishall":
+		other := s.handles[o.To]
+		if other == nil {
+			return unix.EBADF
+		}
+		return core.Publish(n, other)
+	}
+	switch {
+	case o.To[0] != '@':
+		return unix.EINVAL
+	case s.handles[o.To] != nil:
+		return unix.EBUSY
+	}
+	if n, err = n.Private(o.Off, o.N, o.Verb == "merging"); err == nil {
+		s.handles[o.To] = n
+	}
+	return err
 }
 
 // other does an operation on any kind of file.

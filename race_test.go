@@ -1,0 +1,5 @@
+//go:build race
+
+package pmemfs_test
+
+const raceDetector = true
