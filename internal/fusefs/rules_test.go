@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/posixtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -399,5 +400,27 @@ func TestCopyShares(t *testing.T) {
 	must(t, errA, errB)
 	if string(a) != strings.Repeat("0123456789abcdef", size/16)+"end" || string(b) != string(a[:4090])+"changed"+string(a[4097:]) {
 		t.Error("the files are not what they should be")
+	}
+}
+
+// TestPosix runs the tests that go-fuse has for its own file systems.
+func TestPosix(t *testing.T) {
+	for _, socket := range []bool{false, true} {
+		var flags []string
+		if socket {
+			dir := memoryDir(t)
+			flags = []string{"--socket", filepath.Join(dir, "socket"), "--runtime-dir", dir}
+		}
+		m := newMount(t, "256M", flags...)
+		for name, check := range posixtest.All {
+			if name == "FcntlFlockLocksFile" {
+				continue // locks of one process do not conflict, whichever descriptor they were taken by: fcntl(2)
+			}
+			t.Run(fmt.Sprintf("%s/others may come: %v", name, socket), func(t *testing.T) {
+				dir := filepath.Join(m.dir, name)
+				must(t, os.Mkdir(dir, 0o755))
+				check(t, dir)
+			})
+		}
 	}
 }
