@@ -293,3 +293,44 @@ func TestMountOptions(t *testing.T) {
 		}
 	}
 }
+
+// TestMountSurvivesServer: a mount by way of a socket goes on with the next server, with what is open in it.
+func TestMountSurvivesServer(t *testing.T) {
+	pool := newPool(t)
+	s := startServer(t, pool)
+	_, dir := mountPool(t, s.socket)
+	name := filepath.Join(dir, "a")
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("before"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(name); err != nil { // it lives by being open only
+		t.Fatal(err)
+	}
+	s.cmd.Process.Kill()
+	s.cmd.Wait()
+	again := command("serve", pool, "--socket", s.socket, "--runtime-dir", filepath.Dir(s.socket))
+	out, err := again.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { again.Process.Kill(); again.Wait() })
+	readReady(t, out)
+	b := make([]byte, 6)
+	if _, err := f.ReadAt(b, 0); string(b) != "before" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	if _, err := f.WriteAt([]byte("after "), 0); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(name, []byte("new"), 0o600); err != nil {
+		t.Error(err)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -139,7 +138,7 @@ func TestGit(t *testing.T) {
 func TestTar(t *testing.T) {
 	need(t, "tar", "tar")
 	m := newMount(t, "2G")
-	from := filepath.Join(runtime.GOROOT(), "src")
+	from := filepath.Join(strings.TrimSpace(sh(t, m.dir, "go env GOROOT")), "src")
 	if !*long {
 		from = filepath.Join(from, "cmd", "compile")
 	}
