@@ -74,42 +74,51 @@ func (fs *FS) SetAttr(c Cred, ino layout.Ino, s SetAttr) (Attr, error) {
 	if err := c.maySet(&in.Inode, s); err != nil {
 		return Attr{}, err
 	}
-	if (s.Mode != nil || s.DropPrivileges) && in.Xattrs != 0 {
-		if err := in.adaptXattrs(s); err != nil {
-			return Attr{}, err
-		}
+	all, changed, err := in.adaptedXattrs(s)
+	if err != nil {
+		return Attr{}, err
 	}
-	if s.Size != nil {
-		err = in.truncate(*s.Size, func(want *layout.Inode) { c.apply(want, s) })
-	} else {
+	switch {
+	case s.Size == nil && !changed:
 		err = in.setAttr(func(want *layout.Inode) { c.apply(want, s) })
+	case s.Size == nil:
+		err = fs.transact(func(u *update) error {
+			want := u.edit(in)
+			c.apply(want, s)
+			in.changed(want)
+			return u.storeXattrs(want, all)
+		})
+	default:
+		if changed { // after a crash it may have happened alone
+			err = fs.transact(func(u *update) error { return u.storeXattrs(u.edit(in), all) })
+		}
+		if err == nil {
+			err = in.truncate(*s.Size, func(want *layout.Inode) { c.apply(want, s) })
+		}
 	}
 	return attr(&in.Inode), err
 }
 
-// adaptXattrs changes the extended attributes as a change of others demands:
-// the ACL follows the mode, and capabilities go with privileges. After a crash
-// it may have happened alone.
-func (in *inode) adaptXattrs(s SetAttr) error {
-	all, err := in.xattrs()
-	if err != nil {
-		return err
+// adaptedXattrs is the extended attributes after a change of others: the ACL
+// follows the mode, and capabilities go with privileges.
+func (in *inode) adaptedXattrs(s SetAttr) (all []xattr, changed bool, err error) {
+	if in.Xattrs == 0 || s.Mode == nil && !s.DropPrivileges {
+		return nil, false, nil
 	}
-	changed := false
+	if all, err = in.xattrs(); err != nil {
+		return nil, false, err
+	}
 	if at, ok := searchXattr(all, xattrACL); ok && s.Mode != nil {
 		acl, err := parseACL(all[at].value)
 		if err != nil {
-			return err
+			return nil, false, err
 		}
 		all[at].value, changed = acl.withMode(*s.Mode).encode(), true
 	}
 	if at, ok := searchXattr(all, xattrCapability); ok && s.DropPrivileges {
 		all, changed = slices.Delete(all, at, at+1), true
 	}
-	if !changed {
-		return nil
-	}
-	return in.fs.transact(func(u *update) error { return u.storeXattrs(u.edit(in), all) })
+	return all, changed, nil
 }
 
 // xattrCapability holds a program's capabilities, see capabilities(7).

@@ -92,6 +92,7 @@ func (f *FS) setNothing(q *wire.Request, h *fuse.InHeader, out *fuse.AttrOut) fu
 
 // StatFs: statfs(2).
 func (f *FS) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	f.freed()
 	r, status := f.do(&wire.Request{Op: wire.OpStatfs})
 	if status != fuse.OK {
 		return status

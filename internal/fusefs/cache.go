@@ -95,6 +95,7 @@ func (f *FS) Forget(id, count uint64) {
 		delete(f.nodes, id)
 	}
 	f.mu.Unlock()
+	f.ending.Add(1)
 	f.forgotten <- forgotten{id, count}
 }
 
@@ -104,7 +105,39 @@ type forgotten struct{ id, count uint64 }
 
 func (f *FS) endReferences() {
 	for n := range f.forgotten {
+		if len(f.forgotten) == 0 {
+			time.Sleep(gathering)
+		}
 		f.do(&wire.Request{Op: wire.OpForget, Inode: n.id, Length: int64(n.count)})
+		f.ending.Add(-1)
+	}
+}
+
+// What was removed is free when the kernel has forgotten it and its references are ended, a moment after unlink(2) has returned.
+// Whoever then needs the room, or asks how much there is, waits for it.
+const (
+	gathering       = time.Millisecond // so that programs that remove many files are not interrupted at each
+	freeingPause    = 5 * time.Millisecond
+	freeingAttempts = 10
+	freeingTime     = time.Second // the kernel has forgotten long before
+)
+
+// freeing says whether something that was removed may not be free yet.
+func (f *FS) freeing() bool {
+	return f.ending.Load() > 0 || time.Since(time.Unix(0, f.removed.Load())) < freeingTime
+}
+
+// freed waits until what was removed is free, as far as is known.
+func (f *FS) freed() {
+	if !f.freeing() {
+		return
+	}
+	time.Sleep(freeingPause)
+	for range freeingAttempts {
+		if f.ending.Load() == 0 {
+			return
+		}
+		time.Sleep(freeingPause)
 	}
 }
 

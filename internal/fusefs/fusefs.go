@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -36,6 +37,8 @@ type FS struct {
 	notifier notifier
 
 	forgotten chan forgotten // closed when there will be no more
+	ending    atomic.Int64   // references in it, or just being ended
+	removed   atomic.Int64   // when something was last removed, ns since 1970
 
 	mu    sync.Mutex
 	nodes map[uint64]*node // protected by mu
@@ -63,8 +66,21 @@ func newFS(send Transport, o Options) (*FS, error) {
 // String is the file system's type, behind "fuse.".
 func (f *FS) String() string { return fsType }
 
-// do has a request served.
+// do has a request served. When there is no room it waits for what was just removed.
 func (f *FS) do(q *wire.Request) (*wire.Reply, fuse.Status) {
+	r, status := f.once(q)
+	for range freeingAttempts {
+		if status != fuse.Status(unix.ENOSPC) || !f.freeing() {
+			break
+		}
+		time.Sleep(freeingPause)
+		r, status = f.once(q)
+	}
+	return r, status
+}
+
+// once is do without waiting.
+func (f *FS) once(q *wire.Request) (*wire.Reply, fuse.Status) {
 	// The pool's memory is a file's, which somebody may cut off: who serves the request turns the panic into EIO.
 	debug.SetPanicOnFault(true)
 	r, err := f.send(q)

@@ -1,6 +1,8 @@
 package fusefs
 
 import (
+	"time"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -69,7 +71,15 @@ func (f *FS) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status)
 
 // Unlink: unlink(2).
 func (f *FS) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	_, status := f.do(f.relative(h, wire.OpRemove, name))
+	return f.remove(f.relative(h, wire.OpRemove, name))
+}
+
+// remove does a request that may remove something.
+func (f *FS) remove(q *wire.Request) fuse.Status {
+	_, status := f.do(q)
+	if status == fuse.OK {
+		f.removed.Store(time.Now().UnixNano())
+	}
 	return status
 }
 
@@ -77,16 +87,14 @@ func (f *FS) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Statu
 func (f *FS) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
 	q := f.relative(h, wire.OpRemove, name)
 	q.Flags = unix.AT_REMOVEDIR
-	_, status := f.do(q)
-	return status
+	return f.remove(q)
 }
 
 // Rename: renameat2(2).
 func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
 	q := f.relative(&in.InHeader, wire.OpRename, oldName)
 	q.Inode2, q.Generation2, q.Path2, q.Flags = in.Newdir, f.generation(in.Newdir), newName, in.Flags
-	_, status := f.do(q)
-	return status
+	return f.remove(q)
 }
 
 // Create: open(2) with O_CREAT.

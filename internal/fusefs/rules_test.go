@@ -403,6 +403,38 @@ func TestCopyShares(t *testing.T) {
 	}
 }
 
+// TestFull: what was removed can be used again at once, and until then nothing can be written.
+func TestFull(t *testing.T) {
+	m := newMount(t, "32M")
+	path := filepath.Join(m.dir, "full")
+	block := make([]byte, 1<<20)
+	var free uint64
+	for i := range 5 {
+		var st unix.Statfs_t
+		must(t, unix.Statfs(m.dir, &st))
+		if i == 0 {
+			free = st.Bfree
+		} else if st.Bfree != free {
+			t.Errorf("%d blocks are free, %d were", st.Bfree, free)
+		}
+		written := 0
+		err := opened(path, unix.O_CREAT|unix.O_WRONLY, 0o600, func(fd int) error {
+			for {
+				n, err := unix.Write(fd, block)
+				if err != nil {
+					return err
+				}
+				written += n
+			}
+		})
+		wantErr(t, "a full pool", err, unix.ENOSPC)
+		if written < 16<<20 {
+			t.Fatalf("round %d: %d bytes", i, written)
+		}
+		must(t, os.Remove(path))
+	}
+}
+
 // TestPosix runs the tests that go-fuse has for its own file systems.
 func TestPosix(t *testing.T) {
 	for _, socket := range []bool{false, true} {

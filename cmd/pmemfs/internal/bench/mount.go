@@ -107,8 +107,9 @@ func (s *mountStage) open(ctx context.Context, o *MountOptions) (err error) {
 		return err
 	}
 	pool := filepath.Join(s.dir, "pool")
-	size := 4*o.Bytes + int64(o.Files)*16<<10 + 256<<20
-	if err := pmemfs.Format(pool, pmemfs.FormatOptions{Size: size, Label: "bench"}); err != nil {
+	size := 3*o.Bytes + int64(o.Files)*16<<10 + 32<<20
+	// Memory that the kernel gives to tmpfs at the first touch is no part of what persistent memory costs.
+	if err := pmemfs.Format(pool, pmemfs.FormatOptions{Size: size, Label: "bench", Preallocate: true}); err != nil {
 		return err
 	}
 	fsys, err := pmemfs.Open(pool, pmemfs.OpenReadOnly())
