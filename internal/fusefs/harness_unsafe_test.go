@@ -17,3 +17,11 @@ func setGroups(groups []uint32) error {
 	}
 	return nil
 }
+
+// ioctl makes an ioctl(2) with a structure.
+func ioctl(fd int, number uint, b []byte) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(number), uintptr(unsafe.Pointer(&b[0]))); errno != 0 {
+		return errno
+	}
+	return nil
+}

@@ -1,6 +1,7 @@
 package fusefs_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -401,6 +402,28 @@ func TestCopyShares(t *testing.T) {
 	if string(a) != strings.Repeat("0123456789abcdef", size/16)+"end" || string(b) != string(a[:4090])+"changed"+string(a[4097:]) {
 		t.Error("the files are not what they should be")
 	}
+}
+
+// TestExtents asks where a file lies, by struct fiemap in an ioctl whose number counts the extents.
+func TestExtents(t *testing.T) {
+	m := newMount(t, "64M")
+	path := filepath.Join(m.dir, "a")
+	must(t, opened(path, unix.O_CREAT|unix.O_RDWR, 0o600, func(fd int) error {
+		_, err := unix.Pwrite(fd, []byte("x"), 5<<20)
+		must(t, err, unix.Fallocate(fd, 0, 1<<20, 8192))
+		b := make([]byte, 32+4*56)
+		ne := binary.NativeEndian
+		ne.PutUint64(b[8:], math.MaxInt64)
+		ne.PutUint32(b[24:], 4)
+		number := 0xc000660b | uint(len(b))<<16
+		must(t, ioctl(fd, number, b))
+		first, second := b[32:], b[32+56:]
+		if ne.Uint32(b[20:]) != 2 || ne.Uint64(first) != 1<<20 || ne.Uint64(first[16:]) != 8192 || ne.Uint32(first[40:]) != 0x800 ||
+			ne.Uint64(second) != 5<<20 || ne.Uint64(second[16:]) != 4096 || ne.Uint32(second[40:]) != 1 {
+			t.Errorf("% x", b)
+		}
+		return nil
+	}))
 }
 
 // TestFull: what was removed can be used again at once, and until then nothing can be written.
