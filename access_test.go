@@ -49,6 +49,9 @@ func visitorRole(args []string, _ *bufio.Scanner) error {
 	fmt.Println("make:", outcome(fsys.WriteFile("mine", []byte("x"), 0o600)))
 	fmt.Println("group:", outcome(fsys.WriteFile("group", []byte("x"), 0o600)))
 	fmt.Println("chmod:", outcome(fsys.Chmod("public/read", 0o777)))
+	fmt.Println("clone:", outcome(fsys.Clone("public/read", "public/clone")))
+	fmt.Println("clone a secret:", outcome(fsys.Clone("secret", "public/secret")))
+	fmt.Println("make a clone:", outcome(fsys.Clone("public/read", "mine")))
 	return nil
 }
 
@@ -79,9 +82,12 @@ func TestOtherUsers(t *testing.T) {
 	must(t, fsys.WriteFile("group", nil, 0o660))
 	must(t, fsys.Chown("group", 0, 4321))
 	must(t, fsys.Close())
-	full := []string{"dial: done", "read: done", "secret: EACCES", "write: done", "make: EACCES", "group: EACCES", "chmod: EPERM"}
-	member := []string{"dial: done", "read: done", "secret: EACCES", "write: done", "make: EACCES", "group: done", "chmod: EPERM"}
-	readOnly := []string{"dial: done", "read: done", "secret: EACCES", "write: EROFS", "make: EROFS", "group: EROFS", "chmod: EROFS"}
+	full := []string{"dial: done", "read: done", "secret: EACCES", "write: done", "make: EACCES", "group: EACCES", "chmod: EPERM",
+		"clone: done", "clone a secret: EACCES", "make a clone: EACCES"}
+	member := []string{"dial: done", "read: done", "secret: EACCES", "write: done", "make: EACCES", "group: done", "chmod: EPERM",
+		"clone: done", "clone a secret: EACCES", "make a clone: EACCES"}
+	readOnly := []string{"dial: done", "read: done", "secret: EACCES", "write: EROFS", "make: EROFS", "group: EROFS", "chmod: EROFS",
+		"clone: EROFS", "clone a secret: EROFS", "make a clone: EROFS"}
 	for _, c := range []struct {
 		mode, socketGroup, uid, gid, group string
 		want                               []string
@@ -103,8 +109,13 @@ func TestOtherUsers(t *testing.T) {
 			}
 			visitor.finish()
 			fsys := dial(t, socket)
-			if err := fsys.Remove("public/write"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				t.Error(err)
+			if info, err := fsys.Stat("public/clone"); err == nil && fmt.Sprint(info.Sys().(*pmemfs.Stat).UID) != c.uid {
+				t.Errorf("the clone belongs to user %d", info.Sys().(*pmemfs.Stat).UID)
+			}
+			for _, name := range []string{"public/write", "public/clone"} {
+				if err := fsys.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Error(err)
+				}
 			}
 			must(t, fsys.Close())
 			srv.finish()

@@ -63,12 +63,15 @@ func (h *holding) writable() bool { return h.flags != 0 && h.flags&pmemfs.ReadOn
 type impact int
 
 const (
-	inPlace   impact = iota // nothing: names, attributes, contents of blocks that stay
-	elsewhere               // it changes the size, or blocks outside the range that is held
-	cuts                    // it cuts the file inside the last block of the range; all blocks stay
-	takes                   // it takes blocks of the range away, or puts others in their place
-	fills                   // it puts a written block where a hole of the range was
-	reserves                // it puts an unwritten block there: what is read goes on to be zeros
+	inPlace    impact = iota // nothing: names, attributes, contents of blocks that stay
+	elsewhere                // it changes the size, or blocks outside the range that is held
+	cuts                     // it cuts the file inside the last block of the range; all blocks stay
+	takes                    // it takes blocks of the range away, or puts others in their place
+	fills                    // it puts a written block where a hole of the range was
+	reserves                 // it puts an unwritten block there: what is read goes on to be zeros
+	shares                   // it makes blocks of the range another file's, too
+	copiesFrom               // the same, but where they must not be it copies what is in them
+	yields                   // it puts blocks of others in the place of some, or stores to them where that must not be
 )
 
 // Outcomes of an operation.
@@ -84,8 +87,10 @@ const (
 // can be stored to has holes: they are filled when it is made, and again after each operation.
 func rule(i impact, h *holding, embedded bool) string {
 	switch {
-	case i == inPlace:
+	case i == inPlace || (i == copiesFrom || i == yields) && (h.static || h.sealed()):
 		return allowed
+	case (i == shares || i == copiesFrom) && !h.static && !h.sealed() && !h.writable():
+		return allowed // nobody can store to them
 	case (i == fills || i == reserves) && (h.static || h.flags&pmemfs.Direct != 0 || h.writable() && (h.pin || embedded)):
 		return noHoles
 	case h.static:
@@ -110,6 +115,7 @@ type cell struct {
 	pid      int    // of the holder
 	handle   uint32 // of the holder
 	embedded bool
+	left     bool              // blocks of the range must stay where they are
 	maps     []*pmemfs.Mapping // made by the operation
 }
 
@@ -120,6 +126,7 @@ type operation struct {
 	do      func(*cell) error
 	content func([]byte) []byte      // what the file holds afterwards, nil: what it held before
 	after   func(*cell, pmemfs.Stat) // checks what else it did; the Stat is that of before
+	before  func(*cell) error        // is done before the range is held
 	byFault bool                     // it is a page fault: its error has no more than a number
 }
 
@@ -203,6 +210,43 @@ func operations() []operation {
 			do:    func(c *cell) error { return c.f.ZeroRange(inHeld, 2*page) }},
 		{name: "relocate", impact: takes, do: func(c *cell) error { return c.f.Relocate(inHeld, 2*page) }, after: moved},
 		{name: "relocate the whole file", impact: takes, do: func(c *cell) error { return c.f.Relocate(0, 8*page) }, after: moved},
+		// What shares blocks of the range, or replaces them by others.
+		{name: "clone", impact: shares, do: func(c *cell) error { return c.fsys.Clone(c.name, c.name+"-clone") },
+			after: func(c *cell, _ pmemfs.Stat) {
+				wantBytes(c.T, c.f, c.content(c.name+"-clone"))
+				must(c, c.fsys.Remove(c.name+"-clone"))
+			}},
+		{name: "clone a range of it", impact: shares, do: func(c *cell) error { return c.f.CloneRange(10*page, c.f, inHeld, 2*page) },
+			content: func(b []byte) []byte { return overwritten(10*page, b[inHeld:][:2*page])(b) }},
+		{name: "clone a range to it", impact: takes, do: func(c *cell) error { return c.f.CloneRange(inHeld, c.f, 6*page, page) },
+			content: func(b []byte) []byte { return overwritten(inHeld, b[6*page:][:page])(b) }},
+		{name: "clone another file over it", impact: takes, content: overwritten(0, numbered(9*page)), do: func(c *cell) error {
+			return c.withAnother(numbered(9*page), func(other *pmemfs.File) error { return c.f.CloneRange(0, other, 0, 0) })
+		}},
+		{name: "copy a range of it to another file", impact: copiesFrom, do: func(c *cell) error {
+			return c.withAnother(nil, func(other *pmemfs.File) error {
+				if n, err := other.CopyRange(0, c.f, inHeld, 2*page); n != 2*page || err != nil {
+					return fmt.Errorf("%d bytes were copied: %w", n, err)
+				}
+				wantBytes(c.T, other, c.content(c.name)[inHeld:][:2*page])
+				return nil
+			})
+		}},
+		{name: "copy a range to it", impact: yields, content: func(b []byte) []byte { return overwritten(inHeld, b[6*page:][:page])(b) },
+			do: func(c *cell) error {
+				_, err := c.f.CopyRange(inHeld, c.f, 6*page, page)
+				return err
+			}},
+		{name: "defragment", impact: yields, before: func(c *cell) error { return c.f.Relocate(inHeld, page) },
+			do: func(c *cell) error {
+				_, err := c.f.Defragment(c.Context(), pmemfs.DefragOptions{})
+				return err
+			}, after: func(c *cell, s pmemfs.Stat) {
+				moved(c, s)
+				if n := len(extentsOf(c, c.f)); n > 1 && !c.left {
+					c.Errorf("it is in %d extents", n)
+				}
+			}},
 		// What fills a hole of the range.
 		{name: "write into a hole", impact: fills, do: write(inHeld+7, cellData[:100]),
 			content: overwritten(inHeld+7, cellData[:100]), after: wantExtent(inHeld, pmemfs.Extent{})},
@@ -328,6 +372,28 @@ func operations() []operation {
 			}
 		}),
 	}
+}
+
+// content is what a file holds.
+func (c *cell) content(name string) []byte {
+	c.Helper()
+	b, err := c.fsys.ReadFile(name)
+	must(c, err)
+	return b
+}
+
+// withAnother calls do with another file, of which nothing is left afterwards.
+func (c *cell) withAnother(content []byte, do func(*pmemfs.File) error) error {
+	name := c.name + "-other"
+	other, err := c.fsys.Create(name)
+	if err != nil {
+		return err
+	}
+	if _, err = other.WriteAt(content, 0); err == nil {
+		err = do(other)
+	}
+	must(c, errors.Join(other.Close(), c.fsys.Remove(name)))
+	return err
 }
 
 func (c *cell) stat() pmemfs.Stat {
@@ -502,6 +568,10 @@ func (c *cell) try(op *operation, h *holding) string {
 	}
 	_, err := c.f.WriteAt(data, 0)
 	must(c, err)
+	if op.before != nil {
+		must(c, op.before(c))
+	}
+	c.left = h.static || h.sealed()
 	defer c.release(h)
 	hole := op.impact == fills || op.impact == reserves
 	if holes := c.hold(h, hole); hole && !holes {

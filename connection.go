@@ -102,13 +102,14 @@ func (t *connection) Do(q *wire.Request) (*wire.Reply, error) {
 	}
 }
 
-// repeatable says whether a request may be made twice: it changes nothing; or what it gives is dropped when the
-// session is resumed, if nobody has learnt of it.
+// repeatable says whether a request may be made twice: it changes nothing that can be read; or what it gives is dropped
+// when the session is resumed, if nobody has learnt of it. A clone may not: the second would be one of what its source
+// holds by then, in the place of what others may have made of the first.
 func repeatable(q *wire.Request) bool {
 	switch q.Op {
 	case wire.OpInfo, wire.OpStatfs, wire.OpStats, wire.OpRead, wire.OpStat, wire.OpList, wire.OpSeek, wire.OpExtent,
 		wire.OpLookup, wire.OpReadlink, wire.OpGetXattr, wire.OpListXattr, wire.OpSync, wire.OpMapSync,
-		wire.OpMap, wire.OpMapClone, wire.OpPin, wire.OpExport:
+		wire.OpMap, wire.OpMapClone, wire.OpPin, wire.OpExport, wire.OpDefrag, wire.OpDefragLook:
 		return true
 	case wire.OpOpen:
 		return q.Flags&(unix.O_CREAT|unix.O_TRUNC) == 0

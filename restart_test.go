@@ -846,9 +846,13 @@ func TestRestartRequests(t *testing.T) {
 		{"lookup", func() error { _, err := fsys.Stat("g"); return err }, nil},
 		{"open", func() error { _, err := fsys.OpenFile("g", os.O_RDWR, 0); return err }, nil},
 		{"map", func() error { _, err := g.Map(0, page, pmemfs.Shared); return err }, nil},
+		{"defragment", func() error { _, err := g.Defragment(t.Context(), pmemfs.DefragOptions{}); return err }, nil},
 		{"write", func() error { _, err := g.WriteAt([]byte("x"), 5); return err }, pmemfs.ErrServerGone},
 		{"mkdir", func() error { return fsys.Mkdir("d", 0o755) }, pmemfs.ErrServerGone},
 		{"create", func() error { _, err := fsys.Create("h"); return err }, pmemfs.ErrServerGone},
+		{"clone", func() error { return fsys.Clone("g", "clone") }, pmemfs.ErrServerGone},
+		{"clone range", func() error { return g.CloneRange(4*page, g, 0, page) }, pmemfs.ErrServerGone},
+		{"copy range", func() error { _, err := g.CopyRange(1, g, page, page-1); return err }, pmemfs.ErrServerGone},
 		{"close", func() error { return f.Close() }, nil},
 		{"unmap", func() error { return m.Unmap() }, nil},
 		{"unpin", func() error { unpin(); return nil }, nil},
@@ -874,7 +878,7 @@ func TestRestartRequests(t *testing.T) {
 	for _, c := range after {
 		run(c)
 	}
-	const over = 5 // have failed, or are done: what is given back need not wait, but for addresses
+	const over = 8 // have failed, or are done: what is given back need not wait, but for addresses
 	eventually(t, "all wait", func() bool { return goroutinesIn("(*connection).await(") == len(under)-over+len(after) })
 	d.start()
 	all.Wait()

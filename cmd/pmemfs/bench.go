@@ -134,8 +134,8 @@ the very files that are stored to, which Direct mappings refuse. --busy none lea
 
 With --json: stores (of each row in each condition), rounds, file_size (bytes), seconds; machine: cpu, cpus, kernel, go,
 flush_method, medium, granularity, emulated; conditions, each with name (quiet, busy, own), done and refused (how often
-the other client has done, or been refused, each operation: truncate, relocate; for own by mapping) and rows, each with
-mapping (clock, raw, Direct, Sync|Populate, Sync), stores, ns (times in nanoseconds: mean, p50, p99, p99_9, p99_99, max;
+the other client has done, or been refused, each operation: truncate, relocate, clone; for own by mapping) and rows, each
+with mapping (clock, raw, Direct, Sync|Populate, Sync), stores, ns (times in nanoseconds: mean, p50, p99, p99_9, p99_99, max;
 null when there is no such mapping), to_direct (the same, divided by Direct's), and unavailable: why there is no such
 mapping.
 `,

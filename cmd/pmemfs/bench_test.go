@@ -93,7 +93,7 @@ func checkCondition(t *testing.T, c map[string]any, name string) {
 			t.Errorf("%s: %s: %v times Direct", name, mapping, ratio)
 		}
 	}
-	want := map[string][]string{"busy": {"truncate", "relocate"}, "own": {"Sync", "Sync|Populate"}}[name]
+	want := map[string][]string{"busy": {"truncate", "relocate", "clone"}, "own": {"Sync", "Sync|Populate"}}[name]
 	for _, operation := range want {
 		if n, _ := done[operation].(float64); n == 0 {
 			t.Errorf("%s: %s was never done: %v", name, operation, done)

@@ -19,9 +19,10 @@ crash may leave and the next mount mends; they are no damage.
 
 Exit code 0: clean; 1: damage; 2: it could not be checked.
 
-With --json: pool, uuid, label, clean, files, directories, symlinks, others, names, orphans, blocks, nodes, problems and
-notes (how many), seconds, and list: problems and notes, each with structure, where (path), inode, offset (bytes in the
-meta area, -1: no single place), text and note.
+With --json: pool, uuid, label, clean, files, directories, symlinks, others, names, orphans, blocks (that files map, each
+as often as they do), shared (of these, mappings of a block besides its first one), nodes, problems and notes (how many),
+seconds, and list: problems and notes, each with structure, where (path), inode, offset (bytes in the meta area, -1: no
+single place), text and note.
 `,
 		example: `  pmemfs check /dev/shm/pool
   pmemfs check /dev/dax0.0 --json | jq -r '.list[].text'`,
@@ -91,6 +92,6 @@ func (r *checkResult) text(w io.Writer) {
 	if !r.OK {
 		state = "DAMAGED"
 	}
-	fmt.Fprintf(w, "%s: %s, %s, %s, %s; %s, %s\n", r.Pool, state, count(r.Files, "file"), count(r.Directories, "directory"),
-		count(r.Symlinks, "symlink"), count(r.Problems, "problem"), count(r.Notes, "note"))
+	fmt.Fprintf(w, "%s: %s, %s, %s, %s, %s, %d shared; %s, %s\n", r.Pool, state, count(r.Files, "file"),
+		count(r.Directories, "directory"), count(r.Symlinks, "symlink"), count(r.Blocks, "block"), r.Shared, count(r.Problems, "problem"), count(r.Notes, "note"))
 }

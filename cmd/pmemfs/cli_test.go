@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -65,6 +66,8 @@ func TestUsage(t *testing.T) {
 		{"mkfs /dev/null --size 1G", "--size is for directories"},
 		{"serve pool", "--socket is missing"},
 		{"mkdir pool a --mode 999", "invalid argument"},
+		{"cp pool a", "2 arguments is not what it takes"},
+		{"cp --reflink=some pool a b", "must be auto, always or never"},
 		{"mv --exchange pool a b c", "--exchange takes two names"},
 	} {
 		fails(t, exitUnable, []string{c.text, "try: pmemfs", "--help"}, strings.Fields(c.args)...)
@@ -120,8 +123,8 @@ func TestJSONIsDocumented(t *testing.T) {
 	lines := [][]string{
 		{"mkfs", pool, "--force", "--size", "64M"}, {"info", pool}, {"info", dir}, {"mkdir", pool, "d"}, {"put", pool, input, "d"},
 		{"ln", pool, "d/input", "hard"}, {"ln", "-s", pool, "hard", "soft"}, {"ls", pool}, {"stat", pool, "soft"}, {"cat", pool, "hard"},
-		{"extents", pool, "hard"}, {"mv", pool, "hard", "d"}, {"get", pool, "d", dir}, {"rm", pool, "soft"}, {"check", pool}, {"version"},
-		{"fill", pool, "d/input"}, {"demo", dir, "--quick"}, {"crashtest", "--depth", "1", "--time", "100ms"},
+		{"extents", pool, "hard"}, {"cp", pool, "hard", "copy"}, {"mv", pool, "hard", "d"}, {"get", pool, "d", dir}, {"rm", pool, "soft"}, {"check", pool}, {"version"},
+		{"fill", pool, "d/input"}, {"defrag", pool}, {"demo", dir, "--quick"}, {"crashtest", "--depth", "1", "--time", "100ms"},
 	}
 	seen := map[string]bool{"serve": true, "mount": true, "powercut": true} // TestServe, TestMount, TestPowerCut
 	if capable() {
@@ -249,8 +252,8 @@ func TestNoPool(t *testing.T) {
 		}
 	}
 	for _, verb := range [][]string{
-		{"ls"}, {"stat", "a"}, {"mkdir", "a"}, {"put", "a"}, {"get", "a"}, {"cat", "a"}, {"mv", "a", "b"}, {"ln", "a", "b"}, {"rm", "a"},
-		{"extents", "a"}, {"fill", "a"}, {"freeze", "a"}, {"thaw", "a"}, {"check"}, {"serve", "--socket", filepath.Join(dir, "s")},
+		{"ls"}, {"stat", "a"}, {"mkdir", "a"}, {"put", "a"}, {"get", "a"}, {"cat", "a"}, {"cp", "a", "b"}, {"mv", "a", "b"}, {"ln", "a", "b"}, {"rm", "a"},
+		{"extents", "a"}, {"fill", "a"}, {"defrag"}, {"freeze", "a"}, {"thaw", "a"}, {"check"}, {"serve", "--socket", filepath.Join(dir, "s")},
 		{"mount", dir},
 	} {
 		on := func(pool string) []string { return append([]string{verb[0], pool}, verb[1:]...) }
@@ -337,10 +340,10 @@ func withInode(t *testing.T, pool string, ino uint64, change func(b []byte)) {
 func TestCheckNamesDamage(t *testing.T) {
 	pool := newPool(t)
 	put(t, pool, "victim", "text")
-	withInode(t, pool, 2, func(b []byte) { binary.LittleEndian.PutUint32(b[60:], 0xffffffff) })
+	withInode(t, pool, uint64(layout.FirstIno), func(b []byte) { binary.LittleEndian.PutUint32(b[60:], 0xffffffff) })
 	fails(t, exitFailed, []string{"damaged inode"}, "cat", pool, "victim")
 	o := run(t, "check", pool)
-	if o.code != exitFailed || !strings.Contains(o.stdout, "damage: inode of inode 2") || !strings.Contains(o.stdout, "DAMAGED") {
+	if o.code != exitFailed || !strings.Contains(o.stdout, "damage: inode of inode 3") || !strings.Contains(o.stdout, "DAMAGED") {
 		t.Errorf("exit code %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
 	object := parse(t, run(t, "check", pool, "--json").stdout)
@@ -551,6 +554,21 @@ func TestInterrupt(t *testing.T) {
 		}
 		if got := ok(t, "cat", pool, "file"); got != "as it was" {
 			t.Errorf("%.20q", got)
+		}
+	})
+}
+
+// TestDefragInterrupt: who wants it to end gets what was done until then.
+func TestDefragInterrupt(t *testing.T) {
+	eachWay(t, func(t *testing.T, pool string) {
+		put(t, pool, "file", strings.Repeat("x", 1<<20))
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errors.New("interrupt"))
+		var stdout, stderr bytes.Buffer
+		a := &app{ctx: ctx, stdout: &stdout, stderr: &stderr}
+		if code := a.run([]string{"defrag", pool}); code != exitFailed || stdout.String() != "0 files looked at, 0 not contiguous, 0 B moved\n" ||
+			!strings.Contains(stderr.String(), "defrag .: interrupt") {
+			t.Errorf("exit code %d\n%s%s", code, stdout.String(), stderr.String())
 		}
 	})
 }

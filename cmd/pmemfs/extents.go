@@ -19,7 +19,8 @@ func (a *app) extents() *cobra.Command {
 	return a.command(verb{
 		use: "extents POOL PATH", short: "Show where the blocks of a file lie", args: [2]int{2, 2},
 		long: `Prints the runs of the file that are contiguous on the medium, and its holes. Blocks are numbered from the beginning of
-the data area, 4 KiB each. Unwritten blocks are allocated and read as zeros; shared ones are also part of another file.
+the data area, 4 KiB each. Unwritten blocks are allocated and read as zeros; shared ones
+are, or were, part of another file, too: a store to one goes to a copy, if the other is still there.
 
 With --json: path, size, extents: each with offset and length (bytes of the file), block (-1: a hole), unwritten, shared.
 `,
@@ -58,7 +59,7 @@ func (r *extentsResult) read(fsys *pmemfs.FS, name string) error {
 }
 
 func (r *extentsResult) text(w io.Writer) {
-	var blocks, runs int64
+	var blocks, runs, shared int64
 	tab := tabwriter.NewWriter(w, 0, 1, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(tab, "offset\tlength\tblock\t\t")
 	for _, e := range r.Extents {
@@ -73,9 +74,14 @@ func (r *extentsResult) text(w io.Writer) {
 		}
 		if e.Shared {
 			notes = append(notes, "shared")
+			shared += (e.Length + 4095) / 4096
 		}
 		fmt.Fprintf(tab, "%d\t%d\t%s\t%s\t\n", e.Offset, e.Length, block, strings.Join(notes, ","))
 	}
 	tab.Flush()
-	fmt.Fprintf(w, "%s: %d bytes, %s in %s\n", r.Path, r.Size, count(blocks, "block"), count(runs, "run"))
+	fmt.Fprintf(w, "%s: %d bytes, %s in %s", r.Path, r.Size, count(blocks, "block"), count(runs, "run"))
+	if shared > 0 {
+		fmt.Fprintf(w, ", %d shared", shared)
+	}
+	fmt.Fprintln(w)
 }

@@ -426,12 +426,34 @@ func TestFreezeAsOther(t *testing.T) {
 	s.stop(syscall.SIGTERM)
 }
 
+// TestCopyOfStatic: what must not be shared is copied, or refused; a static file is not replaced.
+func TestCopyOfStatic(t *testing.T) {
+	needsCapability(t)
+	eachWay(t, func(t *testing.T, pool string) {
+		put(t, pool, "f", strings.Repeat("static ", 3<<20/7))
+		ok(t, "freeze", pool, "f")
+		object := parse(t, ok(t, "cp", "--json", pool, "f", "copy"))
+		if object["files"] != 1.0 || object["cloned"] != nil || ok(t, "cat", pool, "copy") != ok(t, "cat", pool, "f") {
+			t.Error(object)
+		}
+		fails(t, exitFailed, []string{"clone f", "static", "thawed"}, "cp", "--reflink=always", pool, "f", "clone")
+		fails(t, exitFailed, []string{"static"}, "cp", pool, "copy", "f")
+		if names := ok(t, "ls", pool); names != "copy\nf\n" {
+			t.Errorf("there is %q", names)
+		}
+		ok(t, "thaw", pool, "f")
+		if object := parse(t, ok(t, "cp", "--json", pool, "f", "copy")); object["cloned"] != 1.0 {
+			t.Error(object)
+		}
+	})
+}
+
 // TestCheckOfStatic: a static file with a hole is damage. No command makes one.
 func TestCheckOfStatic(t *testing.T) {
 	pool := newPool(t)
 	ok(t, "put", pool, sparse(t, 1<<20), "/f")
-	withInode(t, pool, 2, func(b []byte) {
-		in, err := layout.DecodeInode(b, 2, 0)
+	withInode(t, pool, uint64(layout.FirstIno), func(b []byte) {
+		in, err := layout.DecodeInode(b, layout.FirstIno, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -439,7 +461,7 @@ func TestCheckOfStatic(t *testing.T) {
 		in.Encode(b)
 	})
 	o := run(t, "check", pool)
-	if o.code != exitFailed || !strings.Contains(o.stdout, "damage: inode of inode 2") || !strings.Contains(o.stdout, "static, but block 1 of 256") {
+	if o.code != exitFailed || !strings.Contains(o.stdout, "damage: inode of inode 3") || !strings.Contains(o.stdout, "static, but block 1 of 256") {
 		t.Errorf("exit code %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
 }

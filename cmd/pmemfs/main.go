@@ -113,8 +113,8 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().Bool("json", false, "print one JSON object to standard output")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, "%v", err) })
 	root.AddCommand(
-		a.mkfs(), a.serve(), a.mount(), a.powercut(), a.info(), a.ls(), a.stat(), a.mkdir(), a.put(), a.get(), a.cat(), a.mv(), a.ln(), a.rm(),
-		a.extents(), a.fill(), a.freeze(), a.thaw(), a.check(), a.crashtest(), a.demo(), a.versionVerb(), a.demoWriter(),
+		a.mkfs(), a.serve(), a.mount(), a.powercut(), a.info(), a.ls(), a.stat(), a.mkdir(), a.put(), a.get(), a.cat(), a.cp(), a.mv(), a.ln(), a.rm(),
+		a.extents(), a.fill(), a.defrag(), a.freeze(), a.thaw(), a.check(), a.crashtest(), a.demo(), a.versionVerb(), a.demoWriter(),
 		a.bench(), a.benchBusy(), a.benchLoopback(),
 	)
 	return root

@@ -43,11 +43,14 @@ func (a *app) put() *cobra.Command {
 	return cmd
 }
 
-// copyVerb is put or get.
+// copyVerb is put, get or cp.
 type copyVerb struct {
 	*app
-	op    string
-	owner bool
+	op      string
+	owner   bool
+	plain   bool         // see tree.Copier
+	reflink tree.Reflink // likewise
+	flat    bool         // directories are refused
 }
 
 func (c *copyVerb) run(cmd *cobra.Command, args []string, dest string, sides func(*pmemfs.FS) (from, to tree.Side)) (result, error) {
@@ -96,15 +99,19 @@ func (c *copyVerb) copy(r *copyResult, from, to tree.Side, sources []string, des
 	var failed several
 	bar := c.progress(from, sources)
 	copier := &tree.Copier{
-		From: from, To: to, Owner: c.owner, Workers: 4,
+		From: from, To: to, Owner: c.owner, Plain: c.plain, Reflink: c.reflink, Workers: 4,
 		Copied:  func(_, bytes int64) { bar.add(bytes) },
 		Failed:  func(err error) { failed = append(failed, err) },
 		Skipped: func(name string) { bar.clear(); c.say("skipped %s: not a file, directory or symbolic link", name) },
 	}
 	for _, name := range sources {
-		if c.op == "put" && name == "-" {
+		switch {
+		case c.op == "put" && name == "-":
 			err = copier.Stream(c.ctx, c.stdin, dest, 0o644)
-		} else {
+		case c.flat && isDirectory(from, name):
+			refused := &fs.PathError{Op: c.op, Path: name, Err: unix.EISDIR}
+			failed = append(failed, &failure{refused, exitFailed, "--recursive copies directories"})
+		default:
 			err = copier.Copy(c.ctx, name, inside(dest, name, into))
 		}
 		if err != nil {
@@ -154,6 +161,9 @@ func (r *copyResult) text(w io.Writer) {
 		if n.n > 0 {
 			fmt.Fprintf(w, ", %s", count(n.n, n.what))
 		}
+	}
+	if r.Cloned > 0 {
+		fmt.Fprintf(w, ", %d cloned", r.Cloned)
 	}
 	if n := len(r.Skipped); n > 0 {
 		fmt.Fprintf(w, ", %d skipped", n)

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"os"
 	"slices"
 	"time"
 
@@ -24,7 +27,8 @@ func (a *app) stat() *cobra.Command {
 		long: statsHelp + `
 With PATHs their attributes are printed. With --json: files, each with path, type, permissions, target (of a symlink),
 ino, generation, mode (st_mode of stat(2)), nlink, uid, gid, size (bytes), blocks (of 4 KiB), atime, mtime, ctime,
-btime (ns since 1970), static (see "pmemfs freeze"), and xattrs, from names to values in base64.
+btime (ns since 1970), static (see "pmemfs freeze"), shared_blocks (of blocks, those that another file has or had,
+too; of files that may be read), and xattrs, from names to values in base64.
 `,
 		example: `  pmemfs stat /run/pmemfs/pool.sock
   pmemfs stat /run/pmemfs/pool.sock --watch 1s
@@ -58,6 +62,7 @@ btime (ns since 1970), static (see "pmemfs freeze"), and xattrs, from names to v
 
 type statEntry struct {
 	*entry
+	Shared *int64            `json:"shared_blocks,omitempty"` // nil: not known
 	Xattrs map[string][]byte `json:"xattrs"`
 }
 
@@ -78,7 +83,12 @@ func (r *statResult) add(fsys *pmemfs.FS, name string, follow bool) error {
 	if err != nil {
 		return err
 	}
-	s := &statEntry{e, map[string][]byte{}}
+	s := &statEntry{entry: e, Xattrs: map[string][]byte{}}
+	if info.Mode().IsRegular() {
+		if s.Shared, err = sharedBlocks(fsys, name); err != nil {
+			return err
+		}
+	}
 	names, err := fsys.Listxattr(name)
 	if err != nil {
 		return err
@@ -92,6 +102,29 @@ func (r *statResult) add(fsys *pmemfs.FS, name string, follow bool) error {
 	return nil
 }
 
+// sharedBlocks counts the blocks of a file that are marked shared; nil if it may not be read.
+func sharedBlocks(fsys *pmemfs.FS, name string) (*int64, error) {
+	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, ignore(err, fs.ErrPermission)
+	}
+	list, err := f.Extents()
+	n := new(int64)
+	for _, e := range list {
+		if e.Shared {
+			*n += (e.Length + 4095) / 4096
+		}
+	}
+	return n, errors.Join(err, f.Close())
+}
+
+func ignore(err, what error) error {
+	if errors.Is(err, what) {
+		return nil
+	}
+	return err
+}
+
 func (r *statResult) text(w io.Writer) {
 	var owners owners
 	for i, s := range r.Files {
@@ -102,11 +135,15 @@ func (r *statResult) text(w io.Writer) {
 		if s.Target != "" {
 			name += " -> " + s.Target
 		}
+		size := fmt.Sprintf("%d bytes, %s", s.Size, count(s.Blocks, "block"))
+		if s.Shared != nil && *s.Shared > 0 {
+			size += fmt.Sprintf(", %d shared", *s.Shared)
+		}
 		at := func(ns int64) string { return time.Unix(0, ns).Format("2006-01-02 15:04:05.000000000 -0700") }
 		fields{
 			{"path", name}, {"type", s.Type},
 			{"mode", fmt.Sprintf("%04o (%s)", s.Mode&0o7777, s.Permissions)},
-			{"size", fmt.Sprintf("%d bytes, %s", s.Size, count(s.Blocks, "block"))},
+			{"size", size},
 			{"inode", fmt.Sprintf("%d, generation %d", s.Ino, s.Generation)},
 			{"links", fmt.Sprint(s.Nlink)},
 			{"owner", fmt.Sprintf("%s (%d)", owners.user(s.UID), s.UID)},

@@ -94,6 +94,74 @@ func BenchmarkFault(b *testing.B) {
 	}
 }
 
+// BenchmarkDefragment makes a file of 32 MiB contiguous, whose blocks lie one by one.
+func BenchmarkDefragment(b *testing.B) {
+	const blocks = 32 << 20 / layout.BlockSize
+	fs := newFS(b, 256<<20)
+	n, between := create(b, fs, layout.RootIno, "f"), create(b, fs, layout.RootIno, "between")
+	p, zero := make([]byte, layout.BlockSize), int64(0)
+	b.SetBytes(blocks * layout.BlockSize)
+	for b.Loop() {
+		b.StopTimer()
+		for i := range int64(blocks) {
+			n.WriteAt(p, i*layout.BlockSize)
+			between.WriteAt(p, i*layout.BlockSize)
+		}
+		b.StartTimer()
+		var moved int64
+		for off := int64(0); off >= 0; {
+			next, d, err := n.Defragment(off, false)
+			if err != nil {
+				b.Fatal(err)
+			}
+			off, moved = next, moved+d.Moved
+		}
+		b.StopTimer()
+		if moved != blocks {
+			b.Fatal(moved)
+		}
+		n.SetAttr(root, SetAttr{Size: &zero})
+		between.SetAttr(root, SetAttr{Size: &zero})
+		b.StartTimer()
+	}
+}
+
+// BenchmarkClone clones a file whose block map has few entries, and one that has one
+// for each block.
+func BenchmarkClone(b *testing.B) {
+	fs := newFS(b, 4<<30)
+	fill := func(name string, size int64) *Node {
+		n := create(b, fs, layout.RootIno, name)
+		if _, err := n.SetAttr(root, SetAttr{Size: &size}); err != nil {
+			b.Fatal(err)
+		}
+		return n
+	}
+	large, scattered, between := fill("2 MiB leaves", 1<<30), fill("4 KiB leaves", 0), fill("between", 0)
+	if err := large.Fill(0, 1<<30); err != nil {
+		b.Fatal(err)
+	}
+	p := make([]byte, layout.BlockSize)
+	for i := range int64(128 << 20 / layout.BlockSize) {
+		scattered.WriteAt(p, i*layout.BlockSize)
+		between.WriteAt(p, i*layout.BlockSize)
+	}
+	for name, n := range map[string]*Node{"1GiB-in-large-leaves": large, "128MiB-in-32768-extents": scattered} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := n.Clone(root, layout.RootIno, "clone", 0o600); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if err := fs.Unlink(root, layout.RootIno, "clone"); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
+	}
+}
+
 // BenchmarkPublish changes so many blocks of a private clone, far apart, and
 // publishes them, with nobody to take grants from.
 func BenchmarkPublish(b *testing.B) {

@@ -217,7 +217,7 @@ func (e *mapEdit) run() error {
 	if e.in.Root == ([rootFanout]layout.Entry{}) {
 		e.in.Height = 0
 	}
-	if !e.quiet {
+	if !e.quiet && !e.u.quiet {
 		e.in.Changes++
 		e.u.noteEdit(e.in, e.first, e.end)
 	}

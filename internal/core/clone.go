@@ -97,8 +97,8 @@ func (in *inode) flush(first, end int64) error {
 // blocks until something is stored to one of them, which then gets a copy of the
 // block. After a crash it has happened wholly or not at all.
 //
-// What clients have stored to n through mappings before is in the clone, and
-// durable when that is. Errors are those of Create, ENOSPC without free nodes, and
+// What clients have stored to n through mappings that they still have is in the
+// clone, and durable when that is. Errors are those of Create, ENOSPC without free nodes, and
 // ErrStatic or an error of the Breaker when blocks of n must not be shared; EINVAL
 // or EISDIR when it is no regular file.
 //
@@ -192,7 +192,7 @@ func (in *inode) cloneBlocks(first, end, size int64, create func(*update) (*inod
 // range ends with src, and n not behind it. EINVAL: else, or when the range
 // reaches beyond src, or overlaps itself. Other errors and costs are those of
 // Clone; see ioctl_ficlonerange(2). It goes in steps, each atomic, one if a
-// transaction can hold it: before the last one n may have zeros there.
+// transaction can hold it: before the last one n may have zeros there, or its end.
 func (n *Node) CloneRange(off int64, src *Node, srcOff, length int64) error {
 	if err := n.writable(off, length); err != nil {
 		return err
@@ -207,10 +207,14 @@ func (n *Node) CloneRange(off int64, src *Node, srcOff, length int64) error {
 	if err := n.writable(off, length); err != nil {
 		return err
 	}
-	if err := n.in.mayClone(off, src.in, srcOff, length); err != nil || length == 0 {
+	return n.in.share(off, src.in, srcOff, length)
+}
+
+func (in *inode) share(off int64, src *inode, srcOff, length int64) error {
+	if err := in.mayClone(off, src, srcOff, length); err != nil || length == 0 {
 		return err
 	}
-	return n.in.cloneRange(off, src.in, srcOff, length)
+	return in.cloneRange(off, src, srcOff, length)
 }
 
 // lockBoth locks two inodes, in the order of their numbers; they may be the same.
@@ -268,15 +272,15 @@ func (in *inode) cloneRange(off int64, src *inode, srcOff, length int64) error {
 	for done := false; !done; {
 		err := in.fs.transact(func(u *update) (err error) {
 			want := u.edit(in)
+			in.modified(want)
 			u.cuts = true
 			if freed, err = u.freeStep(want, freed, end); err != nil || freed < end {
 				return err
 			}
 			u.frees = false
-			if done, err = s.step(u); err == nil && done {
-				want.Size = max(want.Size, off+length)
-				in.modified(want)
-			}
+			done, err = s.step(u)
+			// Nothing that is written may lie behind the end.
+			want.Size = max(want.Size, off+min(length, s.first*layout.BlockSize-srcOff))
 			return err
 		})
 		if err != nil {

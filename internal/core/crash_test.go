@@ -35,6 +35,7 @@ type powerCut struct {
 	op      operation
 	settled bool                          // nothing before the operation waits for its flush
 	mount   Options                       // what it runs with; with Stage it is followed by a commit
+	before  func(*opTree)                 // what is done first, without cuts; nil: nothing
 	wrap    func(medium.Area) medium.Area // between the program and the meta area; nil: nothing
 	data    func(medium.Area) medium.Area // the same for the data area
 	opts    crash.Options
@@ -57,6 +58,9 @@ func (p *powerCut) run(t testing.TB) crash.Stats {
 	r := crash.Record(smallAreas(t))
 	meta, data := r.Area(0), r.Area(1)
 	o := prepare(t, meta, data)
+	if p.before != nil {
+		p.before(o)
+	}
 	if p.settled || p.mount.Stage {
 		o.reopen(t, meta, data, p.mount)
 	}
@@ -88,7 +92,7 @@ func (p *powerCut) run(t testing.TB) crash.Stats {
 // mounts it again.
 func (o *opTree) reopen(t testing.TB, meta, data medium.Area, options Options) {
 	t.Helper()
-	nodes := []**Node{&o.big, &o.mapped, &o.open, &o.shared}
+	nodes := []**Node{&o.big, &o.mapped, &o.open, &o.shared, &o.bits}
 	for _, n := range nodes {
 		(*n).Close()
 	}

@@ -41,6 +41,13 @@ var builtImage = sync.OnceValue(func() *image {
 		name := fmt.Sprintf("%d%s", i, strings.Repeat("n", 200))
 		must[Attr](&t)(fs.Create(root, 9, name, layout.ModeRegular|0o600, 0))
 	}
+	shared := create(&t, fs, layout.RootIno, "shared")
+	shared.WriteAt(bytes.Repeat([]byte("both"), 3*page/4), 0)
+	for _, name := range []string{"twin", "third"} {
+		must[Attr](&t)(shared.Clone(root, layout.RootIno, name, 0o600))
+	}
+	shared.WriteAt([]byte("mine"), page)
+	shared.Close()
 	orphan := create(&t, fs, layout.RootIno, "orphan")
 	orphan.WriteAt([]byte("removed"), 0)
 	fs.Unlink(root, layout.RootIno, "orphan")
@@ -80,7 +87,7 @@ func (im *image) find(fs *FS) {
 		panic(err)
 	}
 	for i := layout.Ino(1); i < layout.ChunkUnits; i++ {
-		if c.info(i) != nil {
+		if c.info(i) != nil || i == layout.CountsIno {
 			_, at := c.slot(i)
 			add("inode", at, layout.InodeSize, sealWith(8))
 		}
@@ -347,7 +354,7 @@ func looped(fs *FS) bool {
 func exercise(fs *FS) {
 	fs.Reclaimed()
 	size := int64(3000)
-	for ino := layout.RootIno; ino < 16; ino++ {
+	for ino := layout.RootIno; ino < 24; ino++ {
 		fs.Create(root, ino, "new", layout.ModeRegular|0o600, 0)
 		fs.Create(root, ino, strings.Repeat("x", 250), layout.ModeDirectory|0o700, 0)
 		fs.SetXattr(root, ino, "user.fuzz", make([]byte, 5000), 0)
@@ -361,6 +368,14 @@ func exercise(fs *FS) {
 			n.Fallocate(PunchHole|KeepSize, 100, 1<<20)
 			n.Relocate(0, 4<<20)
 			n.Fault(1, true, true, 512, 8, func(Run) error { return nil })
+			n.Clone(root, layout.RootIno, fmt.Sprint("clone of ", ino), 0o600)
+			n.CloneRange(2<<20, n, 0, 2*page)
+			if c, err := n.Private(0, 2*page, true); err == nil {
+				c.WriteAt([]byte("private"), 100)
+				n.WriteAt([]byte("beside"), page)
+				Publish(c)
+				c.Close()
+			}
 			n.SeekData(0)
 			n.SeekHole(0)
 			fs.SetAttr(root, ino, SetAttr{Size: &size})

@@ -194,6 +194,7 @@ type update struct {
 	counts *layout.Inode // what it makes of FS.counts; nil: it leaves them as they are
 	frees  bool          // it only frees: it may have the nodes that are kept for that
 	cuts   bool          // it takes contents away: see inode.cutLSN
+	quiet  bool          // it moves blocks, and contents stay as they are: see mapEdit
 }
 
 type pending struct {

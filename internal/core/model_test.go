@@ -449,6 +449,21 @@ func (m *model) relocate(t *rapid.T) {
 	m.same(t, "relocate", o.n.Relocate(off, length), want)
 }
 
+// defragment changes nothing that is read.
+func (m *model) defragment(t *rapid.T) {
+	o := m.drawNode(t)
+	for off := int64(0); off >= 0; {
+		next, d, err := o.n.Defragment(off, false)
+		if !m.same(t, "defragment", err, 0) {
+			return
+		}
+		if o.f.static && d.Moved+d.Merged > 0 {
+			t.Fatalf("of a static file: %+v", d)
+		}
+		off = next
+	}
+}
+
 // end is where the last block ends.
 func (f *modelFile) end() int64 { return layout.RoundUp(f.size, page) }
 
@@ -686,8 +701,9 @@ func TestModel(t *testing.T) {
 			"create": m.create, "link": m.link, "remove": m.remove, "rename": m.rename, "xattr": m.xattr,
 			"open": m.openFile, "close": m.closeFile, "write": m.write, "read": m.readFile, "write again": m.write,
 			"truncate": m.truncate, "fallocate": m.fallocate, "shift": m.shift, "relocate": m.relocate, "fault": m.fault,
-			"fill": m.fill, "static": m.setStatic, "clone": m.clone, "clone range": m.cloneRange, "write once more": m.write,
-			"remount": m.remount, "": m.check,
+			"fill": m.fill, "static": m.setStatic, "clone": m.clone, "clone range": m.cloneRange, "defragment": m.defragment,
+			"write once more": m.write,
+			"remount":         m.remount, "": m.check,
 		})
 		fs, err := Mount(m.meta, m.data, Options{ReadOnly: true})
 		if err == nil {

@@ -40,6 +40,7 @@ const (
 //	/b/map    blocks 0..1 and 20..29 written, 5..8 unwritten; held open
 //	/b/link   symbolic link                        /b/empty empty directory
 //	/b/shared 4 blocks that /b/twin has, too; held open
+//	/b/bits   4 blocks that lie one by one; held open
 type opTree struct {
 	fs          *FS
 	a, b, sub   layout.Ino
@@ -47,6 +48,7 @@ type opTree struct {
 	big, mapped *Node // /b/big, /b/map
 	open        *Node // /a/open
 	shared      *Node // /b/shared
+	bits        *Node // /b/bits
 	scratch     [layout.BlockSize * 4]byte
 	states      []treeState // that a power cut may leave; see step
 }
@@ -99,6 +101,13 @@ func prepare(t testing.TB, meta, data medium.Area) *opTree {
 			t.Fatal(err)
 		}
 	}
+	o.bits = file(o.b, "bits", 0)
+	between := file(o.b, "between", 0)
+	for i := range int64(4) {
+		must[int](t)(o.bits.WriteAt(o.scratch[:page], i*page))
+		must[int](t)(between.WriteAt(o.scratch[:page], i*page))
+	}
+	between.Close()
 	return o
 }
 
@@ -130,6 +139,23 @@ func (o *opTree) fault(n *Node, block int64, write bool) error {
 		}
 		return nil
 	})
+}
+
+func (o *opTree) copyRange(n *Node, off int64, src *Node, srcOff, length int64) error {
+	copied, err := n.CopyRange(off, src, srcOff, length)
+	if err == nil && copied != length {
+		err = fmt.Errorf("%d bytes were copied, not %d", copied, length)
+	}
+	return err
+}
+
+// defragment defragments a file whose size is one window at most.
+func (o *opTree) defragment(n *Node, moved, merged int64) error {
+	next, d, err := n.Defragment(0, false)
+	if err == nil && (next > 0 && n.Attr().Size > next || d.Moved != moved || d.Merged != merged) {
+		err = fmt.Errorf("%d, %+v, want %d blocks moved and %d leaves merged", next, d, moved, merged)
+	}
+	return err
 }
 
 const page = layout.BlockSize
@@ -270,6 +296,9 @@ var dataOperations = []operation{
 	{"collapse range", metadata, 0, func(o *opTree) error { return o.mapped.Fallocate(CollapseRange, page, 20*page) }},
 	{"insert range", metadata, 0, func(o *opTree) error { return o.mapped.Fallocate(InsertRange, page, 3*page) }},
 	{"collapse shared", metadata, 0, func(o *opTree) error { return o.shared.Fallocate(CollapseRange, 0, 2*page) }},
+	{"copy range that is shared", metadata, 0, func(o *opTree) error { return o.copyRange(o.big, page, o.shared, page, 2*page) }},
+	{"copy range in place", inPlace, 2, func(o *opTree) error { return o.copyRange(o.big, page+10, o.mapped, 7, 100) }},
+	{"copy range behind the end", newData, 0, func(o *opTree) error { return o.copyRange(o.open, 200, o.mapped, 1, 2*page-1) }},
 	{"write to shared", newData, 0, func(o *opTree) error { return o.write(o.shared, page+100, 100) }},
 	{"write over shared", newData, 0, func(o *opTree) error { return o.write(o.shared, page, 2*page) }},
 	{"write fault on shared", newData, 0, func(o *opTree) error { return o.fault(o.shared, 1, true) }},
@@ -278,6 +307,8 @@ var dataOperations = []operation{
 	{"zero shared", metadata, 0, func(o *opTree) error { return o.shared.Fallocate(ZeroRange, 0, 3*page) }},
 	{"truncate shared", metadata, 0, func(o *opTree) error { return o.truncate(o.shared, page) }},
 	{"unlink shared", metadata, 0, func(o *opTree) error { return o.fs.Unlink(root, o.b, "twin") }},
+	{"defragment", newData, 0, func(o *opTree) error { return o.defragment(o.bits, 4, 0) }},
+	{"defragment what is contiguous", nothing, 0, func(o *opTree) error { return o.defragment(o.big, 0, 0) }},
 	{"relocate shared", nothing, 0, func(o *opTree) error { return o.shared.Relocate(0, 4*page) }},
 }
 
@@ -311,6 +342,22 @@ var longOperations = []operation{
 		o.step()
 		now++
 		return o.open.Fill(0, 5<<20)
+	}},
+	{"defragment to a leaf", several, 0, func(o *opTree) error {
+		now := o.fs.now() // the same in all steps, so that they look alike
+		o.fs.now = func() int64 { return now }
+		if err := o.truncate(o.open, 2<<20); err != nil {
+			return err
+		}
+		o.step()
+		now++
+		for _, off := range []int64{1 << 20, 0} { // the second half comes to lie before the first
+			if err := o.open.Fill(off, 1<<20); err != nil {
+				return err
+			}
+			o.step()
+		}
+		return o.defragment(o.open, 512, 1)
 	}},
 	{"set and clear static", several, 0, func(o *opTree) error {
 		if err := o.big.SetStatic(true); err != nil {

@@ -524,6 +524,14 @@ func (in *inode) relocateStep(first, end int64) error {
 	if err != nil {
 		return err
 	}
+	return in.moveTo(old, runs, func(*update, *layout.Inode) error { return nil })
+}
+
+// moveTo moves pieces of the file, which clients cannot access, to blocks that were
+// reserved, in one transaction, which finish completes. The blocks are taken, or
+// free again when it fails.
+func (in *inode) moveTo(old []piece, runs []alloc.Run, finish func(*update, *layout.Inode) error) error {
+	fs := in.fs
 	moved := moves(old, runs)
 	for _, m := range moved {
 		if !m.from.unwritten() {
@@ -540,6 +548,7 @@ func (in *inode) relocateStep(first, end int64) error {
 		return err
 	}
 	defer u.Abort()
+	u.quiet = true
 	want := u.edit(in)
 	if err := fs.blocks.Take(u.Tx, runs...); err != nil {
 		return err
@@ -548,6 +557,9 @@ func (in *inode) relocateStep(first, end int64) error {
 		if err := u.move(want, m, m.from.flags); err != nil {
 			return err
 		}
+	}
+	if err := finish(u, want); err != nil {
+		return err
 	}
 	return u.commit()
 }

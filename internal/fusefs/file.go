@@ -116,13 +116,17 @@ func (f *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse
 	return status
 }
 
+// maxCopy is what one request copies at most, bytes: what the answer can say, and less.
+const maxCopy = 1 << 30
+
 // CopyFileRange: copy_file_range(2), where the pool is; whole blocks are shared by the two files from then on.
 func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
-	if max(in.Len, in.OffOut) > math.MaxInt64 {
+	if max(in.OffIn, in.OffOut) > math.MaxInt64 {
 		return 0, fuse.EINVAL
 	}
 	r, status := f.do(&wire.Request{
-		Op: wire.OpCopy, Handle: uint32(in.FhOut), Offset: int64(in.OffOut), Flags: uint32(in.FhIn), Address: in.OffIn, Length: int64(in.Len),
+		Op: wire.OpCopyRange, Handle: uint32(in.FhOut), Offset: int64(in.OffOut), Source: uint32(in.FhIn), SourceOffset: int64(in.OffIn),
+		Length: int64(min(in.Len, maxCopy)),
 	})
 	if status != fuse.OK {
 		return 0, status

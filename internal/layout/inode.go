@@ -45,9 +45,9 @@ const (
 // lie below 8*512^Height blocks; a directory uses the first one only. Nlink is 0 only
 // while the inode's orphan bit is set. A static file has, up to its size, neither
 // holes nor unwritten or shared blocks. Changes grows with each change of the size
-// or of what Root maps; a store in place, which is none, is possible only where a
-// change after the inode was last cloned has made the block its own. So two
-// equal values say that the contents are as they were.
+// or of what Root maps, but for moves of blocks; a store in place, which is none, is
+// possible only where a change after the inode was last cloned has made the block its
+// own. So two equal values say that the contents are as they were.
 type Inode struct {
 	Ino        Ino
 	Generation uint64 // changes whenever the number is used again

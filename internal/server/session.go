@@ -116,8 +116,14 @@ var ops = [wire.OpEnd]op{
 	wire.OpFlush:    {do: (*Session).flush},
 	wire.OpPowerCut: {do: (*Session).powerCut, beyond: true, changes: true},
 
+	wire.OpClone:      {do: (*Session).clone, beyond: true, changes: true},
+	wire.OpCloneRange: {do: (*Session).cloneRange, changes: true},
+	wire.OpCopyRange:  {do: (*Session).copyRange, changes: true},
+
+	wire.OpDefrag:     {do: (*Session).defrag, changes: true},
+	wire.OpDefragLook: {do: (*Session).defrag},
+
 	wire.OpMknod:  {do: (*Session).mknod, beyond: true, changes: true, at: true},
-	wire.OpCopy:   {do: (*Session).copyRange, changes: true},
 	wire.OpForget: {do: (*Session).forget, beyond: true, at: true},
 }
 

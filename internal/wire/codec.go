@@ -208,6 +208,8 @@ func (q *Request) fields(c *codec) {
 	optional(c, &q.Path, c.text(MaxPath))
 	optional(c, &q.Path2, c.text(MaxPath))
 	c.data(&q.Data)
+	optional(c, &q.Source, c.u32)
+	optional(c, &q.SourceOffset, c.i64)
 	optional(c, &q.Inode, c.u64)
 	optional(c, &q.Generation, c.u64)
 	optional(c, &q.Inode2, c.u64)

@@ -113,9 +113,15 @@ const (
 	OpPublish  // Data: numbers of mappings of clones, 4 bytes each, ascending
 	OpDiscard  // Handle: mapping of a clone
 
+	OpClone      // Handle, or Path: existing; Path2: new → Attr
+	OpCloneRange // Handle, Offset, Length: 0 to the end of the source; Source, SourceOffset
+	OpCopyRange  // the same, Length at most → N: bytes copied, fewer than that at will, 0 at the end of the source
+
+	OpDefrag     // Handle, Offset: a multiple of 2 MiB → Offset: where to go on, -1: nowhere, Data: JSON
+	OpDefragLook // the same, but nothing is changed
+
 	// OpMknod: Path, Mode: type and permissions, Address: device number → Attr; only relative to an inode.
 	OpMknod
-	OpCopy   // Handle, Offset, Flags: handle of the source, Address: offset there, Length → N: bytes copied, perhaps fewer
 	OpForget // Inode, Length: how many of the references end that the session has got with attributes of the inode
 
 	OpEnd // not an operation: one more than the last
@@ -196,6 +202,9 @@ type Request struct {
 	Path    string
 	Path2   string
 	Data    []byte
+
+	Source       uint32 // handle of another file, or of the same
+	SourceOffset int64
 
 	Inode       uint64 // what Path is relative to; 0: the root, by a path that is resolved and checked
 	Generation  uint64

@@ -33,6 +33,9 @@ func drawRequest(t *rapid.T) *Request {
 		Path:    rapid.StringN(0, -1, MaxPath).Draw(t, "path"),
 		Path2:   rapid.StringN(0, -1, MaxPath).Draw(t, "path2"),
 
+		Source:       rapid.Uint32().Draw(t, "source"),
+		SourceOffset: rapid.Int64().Draw(t, "sourceOffset"),
+
 		Inode:       rapid.Uint64().Draw(t, "inode"),
 		Generation:  rapid.Uint64().Draw(t, "generation"),
 		Inode2:      rapid.Uint64().Draw(t, "inode2"),
@@ -348,6 +351,10 @@ func FuzzRequest(f *testing.F) {
 		{ID: 4, Op: OpSetAttr, Path: "f", Valid: setAll, Mode: 0o644, UID: 1, GID: 2, Length: 3, Atime: 4, Mtime: 5},
 		{ID: 5, Op: OpMap, Handle: 1, Length: 1 << 21, Flags: 2, Address: 0x7f0000000000},
 		{ID: 6, Op: OpRename, Path: "a", Path2: "b"},
+		{ID: 7, Op: OpClone, Handle: 1, Path2: "clone"},
+		{ID: 8, Op: OpCloneRange, Handle: 1, Offset: 8192, Length: 4096, Source: 2, SourceOffset: 1 << 20},
+		{ID: 9, Op: OpCopyRange, Handle: 1, Offset: 5, Length: 1 << 30, Source: 1, SourceOffset: 4096},
+		{ID: 10, Op: OpDefrag, Handle: 1, Offset: 2 << 20},
 	} {
 		frame, err := AppendRequest(nil, q)
 		if err != nil {

@@ -186,7 +186,7 @@ func (r *run) feed(ctx context.Context) {
 func randomOps(rng *rand.Rand, m *Model, s Setting) (ops []Op) {
 	alphabet, endings := s.alphabet(1), s.endings()
 	m = m.clone()
-	for i, o := range opening {
+	for i, o := range slices.Concat(opening, privates) {
 		m.Apply(o, i, firstTime)
 	}
 	for n := 3 + rng.IntN(6); len(ops) < n; {

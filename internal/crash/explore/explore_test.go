@@ -15,7 +15,7 @@ import (
 // three: the short form of pmemfs crashtest.
 func TestSequences(t *testing.T) {
 	o := Options{
-		Depth: 3, Seed: 1, Effort: Short, Every: 11, Workers: runtime.GOMAXPROCS(0),
+		Depth: 3, Seed: 1, Effort: Short, Every: 19, Workers: runtime.GOMAXPROCS(0),
 		Violation: func(v *Violation) { t.Errorf("\n%v", v) },
 	}
 	if raceDetector || testing.Short() {
@@ -83,7 +83,7 @@ func TestStaticRefuses(t *testing.T) {
 				t.Errorf("\n%v", v)
 			}
 			m := w.base.model.clone()
-			for i, o := range slices.Concat(opening, c.Ops) {
+			for i, o := range slices.Concat(before(c.Ops), c.Ops) {
 				err = m.Apply(o, i, firstTime)
 			}
 			if errors.Is(err, core.ErrStatic) {

@@ -620,14 +620,20 @@ func (n *node) setBlock(block int64, b *content) {
 		n.data, n.frames = map[int64]*content{}, map[int64]int{}
 	}
 	if n.data[block] == nil {
-		n.move(block)
+		n.replace(block)
 	}
 	n.data[block] = b
 }
 
+// replace has the file map another block, which whoever looks for changes is told
+// of.
+func (n *node) replace(block int64) {
+	n.note(block, block+1)
+	n.move(block)
+}
+
 // move gives a block another place.
 func (n *node) move(block int64) {
-	n.note(block, block+1)
 	n.frame++
 	n.frames[block] = n.frame
 }
@@ -690,12 +696,19 @@ func words(off, n int64, fn func(w int64)) {
 // operation ends each word is old or new; after it, if it is durable, new. That
 // it is when it was written to memory, and not through a mapping.
 func (m *Model) inPlace(n *node, p []byte, off int64, mapped bool) {
-	where, durable := n, !mapped && !m.setting.PageCache
-	store := func(to *node, part []byte, during bool) {
+	for len(p) > 0 {
+		part := p[:min(int64(len(p)), blockSize-off%blockSize)]
+		if n.data[off/blockSize] != nil {
+			m.inBlock(n, part, off, mapped)
+		}
+		p, off = p[len(part):], off+int64(len(part))
+	}
+}
+
+func (m *Model) inBlock(n *node, p []byte, off int64, mapped bool) {
+	durable := !mapped && !m.setting.PageCache
+	store := func(to *node, part []byte, off int64, during bool) {
 		words(off, int64(len(part)), func(w int64) {
-			if !to.same(where, w) {
-				return
-			}
 			old := to.values(w)
 			var now []uint64
 			for _, v := range old {
@@ -712,9 +725,10 @@ func (m *Model) inPlace(n *node, p []byte, off int64, mapped bool) {
 			}
 		})
 	}
-	m.older(m.states, n, int64(len(p)), off, func(to *node, length int64) { store(to, p[:length], true) })
-	m.older(m.past, n, int64(len(p)), off, func(to *node, length int64) { store(to, p[:length], false) })
-	store(n, p, false)
+	length := int64(len(p))
+	m.older(m.states, n, off, length, func(to *node, at, length int64) { store(to, p[:length], at, true) })
+	m.older(m.past, n, off, length, func(to *node, at, length int64) { store(to, p[:length], at, false) })
+	store(n, p, off, false)
 }
 
 // setMapped says how a word was stored last.
@@ -729,39 +743,48 @@ func (n *node) setMapped(w int64, mapped bool) {
 	n.mapped[w] = true
 }
 
-// older calls fn for a node in states, from the last one back, with as much of
-// length bytes at off as the file had from then on: what was cut off meanwhile
-// is made durable before something else is stored there.
-func (m *Model) older(states []*Model, n *node, length, off int64, fn func(to *node, length int64)) {
+// older calls fn for a node in states, from the last one back, where it has the
+// block of n with length bytes at off: with their offset there, and as many of them
+// as the file had from then on. What was cut off meanwhile is made durable before
+// something else is stored there.
+func (m *Model) older(states []*Model, n *node, off, length int64, fn func(to *node, off, length int64)) {
+	b := off / blockSize
 	for i := len(states) - 1; i >= 0; i-- {
 		to := states[i].find(n.id)
 		if to == nil {
 			return
 		}
-		if length = min(length, to.size-off); length <= 0 {
+		k := to.at(n.frames[b], b)
+		if k < 0 {
+			continue
+		}
+		at := off + (k-b)*blockSize
+		if length = min(length, to.size-at); length <= 0 {
 			return
 		}
-		fn(to, length)
+		fn(to, at, length)
 	}
 }
 
-// same reports whether a word lies in the same place in two states of a file.
-func (n *node) same(other *node, w int64) bool {
-	b := w * wordSize / blockSize
-	return n.data[b] != nil && n.frames[b] == other.frames[b]
+// at is the block that lies in a place, -1 when there is none; mostly it is likely.
+func (n *node) at(frame int, likely int64) int64 {
+	if n.frames[likely] == frame {
+		return likely
+	}
+	for b, f := range n.frames {
+		if f == frame {
+			return b
+		}
+	}
+	return -1
 }
 
-// persisted: the lines of [off, off+length) are durable.
+// persisted: the lines of [off, off+length), in one block, are durable.
 func (m *Model) persisted(n *node, off, length int64) {
-	first := off / lineSize * lineSize
-	length = (off+length+lineSize-1)/lineSize*lineSize - first
-	settle := func(to *node, _ int64) {
-		words(first, length, func(w int64) {
-			if to.same(n, w) {
-				delete(to.loose, w)
-			}
-		})
+	settle := func(to *node, at, _ int64) {
+		first := at / lineSize * lineSize
+		words(first, (at+length+lineSize-1)/lineSize*lineSize-first, func(w int64) { delete(to.loose, w) })
 	}
-	m.older(m.past, n, 1, off, settle)
-	settle(n, 0)
+	m.older(m.past, n, off, 1, settle)
+	settle(n, off, 0)
 }

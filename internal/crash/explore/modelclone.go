@@ -82,8 +82,8 @@ func (m *Model) still(n *node, first, end int64) {
 			continue
 		}
 		// The next commit does it for what there was before, too.
-		m.older(m.past, n, 1, b*blockSize, func(to *node, _ int64) {
-			maps.DeleteFunc(to.mapped, func(w int64, _ bool) bool { return w*wordSize/blockSize == b && to.same(n, w) })
+		m.older(m.past, n, b*blockSize, 1, func(to *node, at, _ int64) {
+			maps.DeleteFunc(to.mapped, func(w int64, _ bool) bool { return w*wordSize/blockSize == at/blockSize })
 		})
 		n.definite(b)
 	}
@@ -102,21 +102,27 @@ func (m *Model) share(from, to *node, first, end, at int64) {
 		if b < first || b >= end {
 			continue
 		}
-		c := at + b - first
-		to.setBlock(c, from.data[b])
-		to.frames[c] = from.frames[b]
 		from.mark(b)
-		to.mark(c)
-		for w := b * blockSize / wordSize; w < (b+1)*blockSize/wordSize; w++ {
-			if values, ok := from.loose[w]; ok {
-				v := w + (c-b)*blockSize/wordSize
-				to.setLoose(v, to.word(v), values)
-				to.setMapped(v, from.mapped[w])
-			}
-		}
+		to.take(at+b-first, from, b)
 	}
 	from.timesDurable()
 	from.recorded = m.now
+}
+
+// take makes block b of a file block at of this one, in the same place.
+func (n *node) take(at int64, from *node, b int64) {
+	n.setBlock(at, from.data[b])
+	n.frames[at] = from.frames[b]
+	if from.marked[b] {
+		n.mark(at)
+	}
+	for w := b * blockSize / wordSize; w < (b+1)*blockSize/wordSize; w++ {
+		if values, ok := from.loose[w]; ok {
+			v := w + (at-b)*blockSize/wordSize
+			n.setLoose(v, n.word(v), values)
+			n.setMapped(v, from.mapped[w])
+		}
+	}
 }
 
 func (n *node) mark(b int64) {
@@ -143,7 +149,7 @@ func (m *Model) claim(n *node, first, end int64) {
 	for b := range n.marked {
 		if b >= first && b < end && !m.shared(n, b) {
 			delete(n.marked, b)
-			n.move(b) // states of before do not have what is stored from now on
+			n.replace(b) // states of before do not have what is stored from now on
 			claimed = true
 		}
 	}
@@ -162,7 +168,7 @@ func (m *Model) own(n *node, first, end int64) (copied bool) {
 	for b := range n.marked {
 		if b >= first && b < end {
 			delete(n.marked, b)
-			n.move(b)
+			n.replace(b)
 			n.definite(b)
 			copied = true
 		}

@@ -39,6 +39,8 @@ var fileVerbs = map[string]func(m *Model, n *node, o Op, tag int) error{
 	"punch":    (*Model).punch,
 	"zero":     func(m *Model, n *node, o Op, _ int) error { return m.zero(n, o, true) },
 	"zerokeep": func(m *Model, n *node, o Op, _ int) error { return m.zero(n, o, false) },
+	"collapse": func(m *Model, n *node, o Op, _ int) error { return m.shift(n, o.Off, o.Off+o.N, o) },
+	"insert":   func(m *Model, n *node, o Op, _ int) error { return m.shift(n, o.Off+o.N, o.Off, o) },
 	"relocate": (*Model).relocate,
 	"fill":     (*Model).fill,
 	"store":    func(m *Model, n *node, o Op, tag int) error { return m.store(n, pattern(tag, o.Off, o.N), o.Off, true) },
@@ -199,6 +201,28 @@ func (m *Model) zero(n *node, o Op, grow bool) error {
 	if grow {
 		n.size = max(n.size, o.Off+o.N)
 	}
+	n.set(m.now, m.now)
+	return nil
+}
+
+// shift moves what lies from byte cut on to byte to, each in the place that it has.
+func (m *Model) shift(n *node, to, cut int64, o Op) error {
+	switch {
+	case o.N == 0 || (o.Off|o.N)%blockSize != 0 || cut >= n.size:
+		return unix.EINVAL
+	case n.static:
+		return core.ErrStatic
+	}
+	from, by := cut/blockSize, (to-cut)/blockSize
+	old := n.clone(map[*node]*node{})
+	n.note(o.Off/blockSize, max(n.end(), n.end()+to-cut)/blockSize)
+	n.drop(o.Off/blockSize, n.end()/blockSize)
+	for b := range old.data {
+		if b >= from {
+			n.take(b+by, old, b)
+		}
+	}
+	n.size += to - cut
 	n.set(m.now, m.now)
 	return nil
 }

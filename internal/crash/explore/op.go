@@ -27,6 +27,7 @@ var signatures = map[string]string{
 	"rename": "pt", "exchange": "pt", "noreplace": "pt",
 	"write": "pon", "append": "pn", "truncate": "pn",
 	"fallocate": "pon", "keepsize": "pon", "punch": "pon", "zero": "pon", "zerokeep": "pon", "relocate": "pon", "fill": "pon",
+	"collapse": "pon", "insert": "pon",
 	"clone": "pt", "clonerange": "ptoin", // Off of Path goes to At of To
 	"private": "pton", "merging": "pton", // a private clone, open as To
 	"publish": "p", "publishall": "pt", "discard": "p",
@@ -178,12 +179,17 @@ var baseTree = parse(`
 	write /o 0 6000
 `)
 
-// opening is done first in every case: /o becomes a file without a name, open as @1;
-// @4 and @5 are private clones of /b/p, of which the latter merges, and @6 is one of
-// /b/q. Something was stored to each, durably.
+// opening is done first in every case: /o becomes a file without a name, open as @1.
 var opening = parse(`
 	open /o @1
 	unlink /o
+	commit
+`)
+
+// privates is done next in the cases that use them; in others its records would only
+// be more that may be missing. @4 and @5 are private clones of /b/p, of which the
+// latter merges, @6 is one of /b/q. Something was stored to each, durably.
+var privates = parse(`
 	private /b/p @4 0 12288
 	merging /b/p @5 0 12288
 	private /b/q @6 0 100
@@ -193,6 +199,18 @@ var opening = parse(`
 	store @6 8 16
 	commit
 `)
+
+// before is what is done before a case's operations.
+func before(ops []Op) []Op {
+	for _, o := range ops {
+		for _, path := range []string{o.Path, o.To} {
+			if slices.Contains([]string{"/b/p", "/b/q", "@4", "@5", "@6"}, path) {
+				return slices.Concat(opening, privates)
+			}
+		}
+	}
+	return opening
+}
 
 // Alphabet is every operation of the systematic sequences.
 var Alphabet = parse(`
@@ -269,6 +287,11 @@ var Alphabet = parse(`
 	relocate /a/x 0 65536
 	relocate /a/y 0 65536
 	relocate /b/s 0 65536
+	collapse /a/y 4096 4096
+	collapse /b/s 0 4096
+	insert /a/y 4096 4096
+	insert /b/s 0 8192
+	relocate /b/p 0 65536
 	publish @4
 	publish @5
 	publishall @4 @6

@@ -13,10 +13,13 @@ var (
 	names    = []string{"/a/x", "/a/y", "/a/z", "/b/x", "/b/y", "/b/z", "/b/w", "/b/s", "/b/t", "/a", "/b"}
 	dataVerb = []string{
 		"write", "write", "append", "truncate", "truncate", "fallocate", "keepsize", "punch", "zero", "zerokeep",
-		"relocate", "fill", "store", "loose", "clear",
+		"relocate", "fill", "store", "loose", "clear", "collapse", "insert",
 	}
 	nameVerb = []string{"create", "mkdir", "link", "unlink", "unlink", "rmdir", "rename", "exchange"}
-	ofP      = []string{"write /b/p 4090 10", "store /b/p 8192 64", "truncate /b/p 5000", "fill /b/p 0 4096", "unlink /b/p", "setstatic /b/q"}
+	ofP      = []string{
+		"write /b/p 4090 10", "store /b/p 8192 64", "truncate /b/p 5000", "fill /b/p 0 4096", "relocate /b/p 0 12288", "unlink /b/p",
+		"setstatic /b/q",
+	}
 	ofClones = []string{
 		"publish @4", "publish @5", "publishall @4 @6", "publishall @6 @5", "discard @4", "discard @5", "store @4 0 24",
 		"loose @4 4100 16", "loose @4 8200 16", "loose @5 8300 16", "store @5 4200 64", "write @5 4000 200", "loose @6 16 40",
@@ -47,6 +50,8 @@ var drawOp = rapid.Custom(func(t *rapid.T) Op {
 			o.Off = 0
 		case "truncate":
 			o.Off, o.N = 0, o.Off
+		case "collapse", "insert":
+			o.Off, o.N = o.Off/blockSize*blockSize, (o.N/blockSize%3+1)*blockSize
 		case "store", "loose", "clear": // whole words, in one block
 			o.Off, o.N = o.Off/wordSize*wordSize, min(o.N, 64)
 			o.N = min(o.N, blockSize-o.Off%blockSize)
@@ -107,8 +112,9 @@ func TestRandom(t *testing.T) {
 // succeeding leaves out the operations that fail.
 func succeeding(m *Model, ops []Op) (out []Op) {
 	m = m.clone()
-	for i, o := range slices.Concat(opening, ops) {
-		if m.Apply(o, i, firstTime) == nil && i >= len(opening) {
+	first := slices.Concat(opening, privates)
+	for i, o := range slices.Concat(first, ops) {
+		if m.Apply(o, i, firstTime) == nil && i >= len(first) {
 			out = append(out, o)
 		}
 	}

@@ -244,6 +244,10 @@ func (s *session) file(n *core.Node, o Op, tag int) (err error) {
 		err = n.Fallocate(core.ZeroRange, o.Off, o.N)
 	case "zerokeep":
 		err = n.Fallocate(core.ZeroRange|core.KeepSize, o.Off, o.N)
+	case "collapse":
+		err = n.Fallocate(core.CollapseRange, o.Off, o.N)
+	case "insert":
+		err = n.Fallocate(core.InsertRange, o.Off, o.N)
 	case "relocate":
 		err = n.Relocate(o.Off, o.N)
 	case "fill":

@@ -169,7 +169,7 @@ func (w *worker) run(c *Case) (found []*Violation, skipped bool, err error) {
 // hopeless reports whether an operation before the last one fails.
 func hopeless(m *Model, ops []Op) bool {
 	m = m.clone()
-	for i, o := range slices.Concat(opening, ops[:len(ops)-1]) {
+	for i, o := range slices.Concat(before(ops), ops[:len(ops)-1]) {
 		if m.Apply(o, i, firstTime) != nil {
 			return true
 		}
@@ -190,7 +190,7 @@ func (w *worker) operations(c *Case) error {
 	}
 	m := w.base.model.clone()
 	m.setting = c.Setting
-	for _, o := range opening {
+	for _, o := range before(c.Ops) {
 		if err := errors.Join(s.run(o, 0), m.Apply(o, 0, firstTime)); err != nil {
 			return w.violation("", "%v: %v", o, err)
 		}

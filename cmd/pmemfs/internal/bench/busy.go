@@ -31,6 +31,7 @@ var disturbances = []struct {
 }{
 	{"truncate", (*busyFile).truncate},
 	{"relocate", (*busyFile).relocate},
+	{"clone", (*busyFile).clone},
 }
 
 // Disturbances are the names of what another client can do.
@@ -158,6 +159,13 @@ func (f *busyFile) truncate() error {
 
 func (f *busyFile) relocate() error {
 	return errors.Join(f.file.Relocate(0, busyFileSize), f.again())
+}
+
+// clone takes the right to store away from all that have it; then each first store to a block copies it, if the clone is still
+// there: here the mapping itself stores, by being populated.
+func (f *busyFile) clone() error {
+	fsys, name := f.file.FS(), f.file.Name()+" clone"
+	return errors.Join(f.file.Clone(name), f.again(), fsys.Remove(name))
 }
 
 // busyClient is the process that lives Busy.

@@ -128,9 +128,9 @@ interrupted takes, a small shift of the curve makes a large factor of the figure
 // conditionPages say more about what goes on.
 var conditionPages = map[string]string{
 	"quiet": "Nobody else uses the pool.",
-	"busy": `Another client, a process of its own, truncates and relocates files of its own, which it has mapped, with a
-millisecond between two operations: the server breaks grants, moves and frees blocks, and resolves faults all the time,
-and competes for the CPUs. Clones will be one more of these operations; there are none yet.`,
+	"busy": `Another client, a process of its own, truncates, relocates and clones files of its own, which it has mapped, with
+a millisecond between two operations: the server breaks grants, moves, copies and frees blocks, and resolves faults all
+the time, and competes for the CPUs.`,
 	Own: `Another client relocates the very files that are stored to, %d MiB at a time, in turn, with a millisecond between
 two. A store to blocks that are being moved waits until they are at their new place, and faults them in there: that is
 what a break costs. Of Direct mappings the blocks are sealed: the request is refused, and the blocks stay.`,

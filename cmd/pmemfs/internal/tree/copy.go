@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -29,6 +30,8 @@ type Counts struct {
 	Bytes       int64    `json:"bytes"`      // of file contents, holes included
 	Skipped     []string `json:"skipped"`    // sockets, devices and FIFOs
 	Failed      int64    `json:"failed"`     // files that were not copied, or not wholly
+
+	Cloned int64 `json:"cloned,omitempty"` // of files: that share all their blocks with what they are copied from
 }
 
 // Copier copies between two sides. The fields up to Failed are set before Copy, and not changed while it runs.
@@ -36,6 +39,8 @@ type Copier struct {
 	From, To Side
 	Workers  int  // files copied at a time; 0: 4
 	Owner    bool // keep owner and group
+	Plain    bool // keep of modes the permission bits only, and no times
+	Reflink  Reflink
 	// Copied is called after each piece that was copied, by several goroutines; nil: nobody wants to know.
 	Copied func(files, bytes int64)
 	// Failed is called for each failure after which the copy goes on with other files, by one goroutine at a time.
@@ -43,7 +48,7 @@ type Copier struct {
 	// Skipped is called for each file that cannot be copied because of its type, likewise.
 	Skipped func(name string)
 
-	files, bytes atomic.Int64
+	files, bytes, cloned atomic.Int64
 
 	mu     sync.Mutex
 	counts Counts // protected by mu
@@ -67,7 +72,8 @@ type run struct {
 	jobs  chan job
 	seen  map[[2]uint64]string // files with several names: where the first went
 	links []link
-	dirs  []job // whose modes and times are set when they are full; parents first
+	dirs  []job     // whose modes and times are set when they are full; parents first
+	root  [2]uint64 // the directory that is the copy; zero: there is none, or it cannot lie in what is copied
 }
 
 // Copy copies what is called from to the name to, in whole when it is a directory. A directory that is there already is
@@ -111,7 +117,7 @@ func (c *Copier) Counts() Counts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.counts
-	n.Files, n.Bytes = c.files.Load(), c.bytes.Load()
+	n.Files, n.Bytes, n.Cloned = c.files.Load(), c.bytes.Load(), c.cloned.Load()
 	n.Skipped = append([]string{}, n.Skipped...)
 	return n
 }
@@ -165,12 +171,15 @@ func (r *run) walk(j job) {
 	if r.ctx.Err() != nil {
 		return
 	}
+	if err := r.meetsItself(j); err != nil {
+		r.fail(err)
+		return
+	}
 	switch mode := j.info.Mode(); {
 	case mode.IsDir():
 		r.directory(j)
 	case mode.IsRegular():
-		a := r.From.Attr(j.info)
-		if id := [2]uint64{a.Device, a.Ino}; a.Links > 1 {
+		if id := identity(r.From, j.info); r.From.Attr(j.info).Links > 1 {
 			if first, ok := r.seen[id]; ok {
 				r.links = append(r.links, link{first, j.to})
 				return
@@ -189,6 +198,42 @@ func (r *run) walk(j job) {
 		}
 	}
 }
+
+// identity tells files of one side apart.
+func identity(s Side, info fs.FileInfo) [2]uint64 {
+	a := s.Attr(info)
+	return [2]uint64{a.Device, a.Ino}
+}
+
+// sameFS says whether a copy could meet itself.
+func sameFS(from, to Side) bool {
+	p, ok := from.(Pool)
+	q, both := to.(Pool)
+	return ok && both && p.FS == q.FS
+}
+
+// meetsItself refuses to copy a file over itself, and a directory into itself.
+func (r *run) meetsItself(j job) error {
+	if !sameFS(r.From, r.To) {
+		return nil
+	}
+	id := identity(r.From, j.info)
+	if j.info.IsDir() {
+		if id == r.root {
+			return &Error{Op: "copy", Name: j.from, Offset: -1, Err: errIntoItself}
+		}
+		return nil
+	}
+	if there, err := r.To.Lstat(j.to); err == nil && identity(r.To, there) == id {
+		return &Error{Op: "copy", Name: j.from, Offset: -1, Err: errOverItself}
+	}
+	return nil
+}
+
+var (
+	errIntoItself = fmt.Errorf("a directory cannot be copied into itself: %w", unix.EINVAL)
+	errOverItself = fmt.Errorf("a file cannot be copied over itself: %w", unix.EINVAL)
+)
 
 func (r *run) send(j job) {
 	select {
@@ -211,6 +256,17 @@ func (r *run) directory(j job) {
 	if err != nil {
 		r.fail(err)
 		return
+	}
+	if len(r.dirs) == 0 && sameFS(r.From, r.To) {
+		info, err := r.To.Stat(j.to)
+		if err == nil {
+			r.root = identity(r.To, info)
+			err = r.meetsItself(j)
+		}
+		if err != nil {
+			r.fail(err)
+			return
+		}
 	}
 	r.dirs = append(r.dirs, j)
 	r.count(&r.counts.Directories)
@@ -329,9 +385,16 @@ func (r *run) attributes(j job, name string) error {
 		}
 	}
 	if j.info.Mode().Type() != fs.ModeSymlink {
-		if err := r.To.Chmod(name, j.info.Mode()); err != nil {
+		mode := j.info.Mode()
+		if r.Plain {
+			mode = mode.Perm()
+		}
+		if err := r.To.Chmod(name, mode); err != nil {
 			return err
 		}
+	}
+	if r.Plain {
+		return nil
 	}
 	return r.To.Lchtimes(name, a.Atime, j.info.ModTime())
 }
@@ -374,7 +437,10 @@ func (r *run) content(j job, name string, in Source, buf []byte) (err error) {
 		}
 	}()
 	t := transfer{r, j, in, out, buf}
-	if size := j.info.Size(); size > sparseFrom {
+	switch size := j.info.Size(); {
+	case r.Reflink != ReflinkNever:
+		return t.reflink()
+	case size > sparseFrom:
 		return t.sparse(size)
 	}
 	_, err = t.piece(0, -1)

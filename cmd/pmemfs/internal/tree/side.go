@@ -113,7 +113,10 @@ func (f hostFile) SeekData(off int64) (int64, error) { return f.Seek(off, unix.S
 func (f hostFile) SeekHole(off int64) (int64, error) { return f.Seek(off, unix.SEEK_HOLE) }
 
 // Pool is a pool. Its names are absolute or relative to its root, which is the same.
-type Pool struct{ FS *pmemfs.FS }
+type Pool struct {
+	FS     *pmemfs.FS
+	Follow bool // a symbolic link stands for what it leads to, for Lstat and Open
+}
 
 // PoolName turns a name as people write it ("/a/b", "a//b/", "/", "") into one that package pmemfs takes.
 func PoolName(name string) string {
@@ -124,7 +127,13 @@ func PoolName(name string) string {
 	return name
 }
 
-func (p Pool) Lstat(name string) (fs.FileInfo, error)     { return p.FS.Lstat(PoolName(name)) }
+func (p Pool) Lstat(name string) (fs.FileInfo, error) {
+	if p.Follow {
+		return p.FS.Stat(PoolName(name))
+	}
+	return p.FS.Lstat(PoolName(name))
+}
+
 func (p Pool) Stat(name string) (fs.FileInfo, error)      { return p.FS.Stat(PoolName(name)) }
 func (p Pool) ReadDir(name string) ([]fs.DirEntry, error) { return p.FS.ReadDir(PoolName(name)) }
 func (p Pool) ReadLink(name string) (string, error)       { return p.FS.ReadLink(PoolName(name)) }
@@ -155,7 +164,11 @@ func (p Pool) Lchtimes(name string, atime, mtime time.Time) error {
 }
 
 func (p Pool) Open(name string) (Source, error) {
-	f, err := p.FS.OpenFile(PoolName(name), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	flag := os.O_RDONLY
+	if !p.Follow {
+		flag |= unix.O_NOFOLLOW
+	}
+	f, err := p.FS.OpenFile(PoolName(name), flag, 0)
 	if err != nil {
 		return nil, err // not f: a nil *File in a Source is not nil
 	}
