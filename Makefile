@@ -3,7 +3,7 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME   ?= 20s
 
-.PHONY: all build test race lint fuzz bench demo arm64 ci
+.PHONY: all build test race lint fuzz bench demo arm64 mount-test ci
 
 all: lint test
 
@@ -41,6 +41,11 @@ arm64:
 	GOARCH=arm64 go vet ./...
 	GOARCH=arm64 CGO_ENABLED=0 go test -c -o bin/pmem.arm64.test ./pmem
 	cd pmem && PMEM_TEST_EXEC="qemu-aarch64 -cpu cortex-a57" qemu-aarch64 -cpu cortex-a57 ../bin/pmem.arm64.test -test.short
+
+# The long form of the tests of mounts, half an hour: as root, with /dev/fuse. What they use:
+# apt-get install fio sqlite3 git tar postgresql lmdb-utils stress-ng
+mount-test:
+	go test -count=1 -timeout 2h -v ./internal/fusefs -long
 
 ci:
 	bash .ci/run

@@ -194,3 +194,33 @@ func TestBenchServerKilled(t *testing.T) {
 	}
 	benchLeaves(t, dir)
 }
+
+func TestBenchMount(t *testing.T) {
+	needMount(t)
+	dir, page := memoryDir(t), filepath.Join(t.TempDir(), "mount.md")
+	object := parse(t, ok(t, "bench", "mount", "--files", "20", "--bytes", "1M", "--rounds", "1", "--dir", dir, "--markdown", page, "--json"))
+	rows, _ := object["rows"].([]any)
+	if len(rows) != 11 {
+		t.Error(object)
+	}
+	for _, r := range rows {
+		row := r.(map[string]any)
+		for _, field := range []string{"mount_ns", "loopback_ns", "passthrough_ns", "ratio"} {
+			if ns, _ := row[field].(float64); ns <= 0 {
+				t.Errorf("%s of %v is %v", field, row["operation"], ns)
+			}
+		}
+	}
+	if text, err := os.ReadFile(page); err != nil || !bytes.Contains(text, []byte("| read 4 KiB, O_DIRECT |")) {
+		t.Errorf("%v in %s", err, text)
+	}
+	benchLeaves(t, dir)
+	help := ok(t, "bench", "mount", "--help")
+	names := map[string]bool{}
+	keys(object, names)
+	for name := range names {
+		if !strings.Contains(help, name) {
+			t.Errorf("the help does not name the field %q", name)
+		}
+	}
+}

@@ -129,7 +129,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		{"snapshot", "restore", pool, "s"}, {"snapshot", "delete", pool, "s"}, {"fill", pool, "d/input"}, {"demo", dir, "--quick"},
 		{"crashtest", "--depth", "1", "--time", "100ms"},
 	}
-	seen := map[string]bool{"serve": true, "powercut": true} // TestServe, TestPowerCut
+	seen := map[string]bool{"serve": true, "mount": true, "powercut": true} // TestServe, TestMount, TestPowerCut
 	if capable() {
 		lines = append(lines, []string{"freeze", "--fill", pool, "d/input"}, []string{"thaw", pool, "d/input"})
 	} else {
@@ -261,6 +261,7 @@ func TestNoPool(t *testing.T) {
 	for _, verb := range [][]string{
 		{"ls"}, {"stat", "a"}, {"mkdir", "a"}, {"put", "a"}, {"get", "a"}, {"cat", "a"}, {"cp", "a", "b"}, {"mv", "a", "b"}, {"ln", "a", "b"}, {"rm", "a"},
 		{"extents", "a"}, {"fill", "a"}, {"defrag"}, {"freeze", "a"}, {"thaw", "a"}, {"check"}, {"serve", "--socket", filepath.Join(dir, "s")},
+		{"mount", dir},
 	} {
 		on := func(pool string) []string { return append([]string{verb[0], pool}, verb[1:]...) }
 		fails(t, exitUnable, []string{missing, "no such file", "try:"}, on(missing)...)

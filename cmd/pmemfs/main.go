@@ -48,7 +48,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, stop) // so that a second signal ends what does not react to the first
 	a := &app{ctx: ctx, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
-	os.Exit(a.run(os.Args[1:]))
+	os.Exit(a.run(arguments(os.Args)))
 }
 
 // run executes the command line and returns the exit code.
@@ -113,9 +113,9 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().Bool("json", false, "print one JSON object to standard output")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, "%v", err) })
 	root.AddCommand(
-		a.mkfs(), a.serve(), a.powercut(), a.info(), a.ls(), a.stat(), a.mkdir(), a.put(), a.get(), a.cat(), a.cp(), a.mv(), a.ln(), a.rm(),
+		a.mkfs(), a.serve(), a.mount(), a.powercut(), a.info(), a.ls(), a.stat(), a.mkdir(), a.put(), a.get(), a.cat(), a.cp(), a.mv(), a.ln(), a.rm(),
 		a.extents(), a.fill(), a.defrag(), a.freeze(), a.thaw(), a.check(), a.crashtest(), a.demo(), a.versionVerb(), a.demoWriter(),
-		a.snapshot(), a.bench(), a.benchBusy(),
+		a.snapshot(), a.bench(), a.benchBusy(), a.benchLoopback(),
 	)
 	return root
 }

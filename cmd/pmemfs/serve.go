@@ -101,6 +101,13 @@ func (a *app) serve() *cobra.Command {
 }
 
 func (s *serveVerb) flags(cmd *cobra.Command) {
+	s.ownerFlags(cmd)
+	s.powerCut.add(cmd)
+	cmd.Flags().BoolVar(&s.readOnly, "read-only", false, "change nothing, and give clients read access only")
+}
+
+// ownerFlags are those of every verb that owns a pool on behalf of others.
+func (s *serveVerb) ownerFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.socket, "socket", "", "where to listen")
 	requireFlag(cmd, &s.require)
@@ -111,8 +118,6 @@ func (s *serveVerb) flags(cmd *cobra.Command) {
 	f.TextVar(&s.commit, "commit", server.CommitPolicy{}, "when operations become durable: the `POLICY` op, interval or interval=DURATION")
 	f.Lookup("commit").DefValue = "the medium's"
 	f.StringVar(&s.metrics, "metrics", "", "an `ADDRESS`, such as localhost:9090, to serve numbers at for Prometheus; unauthenticated")
-	f.BoolVar(&s.readOnly, "read-only", false, "change nothing, and give clients read access only")
-	s.powerCut.add(cmd)
 	f.BoolVar(&s.assume, "assume-persistent", false, "treat a disk as persistent memory, which it is not: for development only")
 	f.DurationVar(&s.wait, "wait", 10*time.Second, "how long to wait for a former owner to go, and for clients of its that are not taken over")
 	f.StringVar(&s.runtime, "runtime-dir", "/dev/shm", "a `DIRECTORY` in memory, where what lets clients survive the server is kept")
@@ -120,33 +125,17 @@ func (s *serveVerb) flags(cmd *cobra.Command) {
 }
 
 func (s *serveVerb) run(pool string, limits server.Limits) error {
-	access, err := s.access()
-	if err != nil {
-		return unable(err)
-	}
-	direct, err := s.directGroups()
-	if err != nil {
-		return unable(err)
-	}
 	var m *metrics
 	if s.metrics != "" {
+		var err error
 		if m, err = listenMetrics(s.metrics, s.stderr); err != nil {
 			return err
 		}
 		defer m.close()
 	}
-	srv, err := server.Open(pool, server.Options{
-		ReadOnly: s.readOnly, Require: s.require.Granularity, Wait: s.wait, PowerCut: s.powerCut.options,
-		DirectGroups: direct, Limits: limits, Commit: s.commit, RuntimeDir: s.runtime, Survivors: s.survive,
-		AssumePersistent: s.assume,
-		Logf:             func(format string, args ...any) { fmt.Fprintf(s.stderr, format+"\n", args...) },
-	})
+	srv, l, err := s.own("serve", pool, limits)
 	if err != nil {
-		return openRemedy(pool, &fs.PathError{Op: "serve", Path: pool, Err: err})
-	}
-	l, err := server.Listen(s.socket, access)
-	if err != nil {
-		return errors.Join(listenRemedy(s.socket, err), srv.Close())
+		return err
 	}
 	if m != nil {
 		m.serve(srv)
@@ -161,6 +150,37 @@ func (s *serveVerb) run(pool string, limits server.Limits) error {
 		fmt.Fprintln(s.stderr, "pmemfs: the power was cut, and is back")
 	})
 }
+
+// own opens a pool as its owner and, if there is a socket, listens there.
+func (s *serveVerb) own(verb, pool string, limits server.Limits) (*server.Server, *server.Listener, error) {
+	access, err := s.access()
+	if err != nil {
+		return nil, nil, unable(err)
+	}
+	direct, err := s.directGroups()
+	if err != nil {
+		return nil, nil, unable(err)
+	}
+	srv, err := server.Open(pool, server.Options{
+		ReadOnly: s.readOnly, Require: s.require.Granularity, Wait: s.wait, PowerCut: s.powerCut.options,
+		DirectGroups: direct, Limits: limits, Commit: s.commit, RuntimeDir: s.runtime, Survivors: s.survive,
+		AssumePersistent: s.assume, Alone: s.socket == "",
+		Logf: s.logf,
+	})
+	if err != nil {
+		return nil, nil, openRemedy(pool, &fs.PathError{Op: verb, Path: pool, Err: err})
+	}
+	if s.socket == "" {
+		return srv, nil, nil
+	}
+	l, err := server.Listen(s.socket, access)
+	if err != nil {
+		return nil, nil, errors.Join(listenRemedy(s.socket, err), srv.Close())
+	}
+	return srv, l, nil
+}
+
+func (s *serveVerb) logf(format string, args ...any) { fmt.Fprintf(s.stderr, format+"\n", args...) }
 
 // access says who may connect.
 func (s *serveVerb) access() (server.Access, error) {

@@ -26,8 +26,9 @@ in clients; what Populate asks for included): read, write, failed; requests, by 
 come), info, statfs, open, close, read, write, stat, list, sync, alloc, seek, map, extent, move, setattr, lookup, mkdir,
 remove, rename, link, symlink, readlink, getxattr, setxattr, listxattr, removexattr, fill, allow_direct, set_static,
 stats, export, unmap, pin, unpin, map_sync, advise, flush, power_cut, map_clone, publish, discard, clone,
-clone_range, copy_range, defrag, defrag_look, snapshot, snapshots, snapshot_diff, snapshot_restore, snapshot_remove;
-frames (as of "pmemfs info"): clients, files, mappings, grants, pins, seals, granted_blocks, pinned_blocks, sealed_blocks, records, bytes, breaks.
+clone_range, copy_range, defrag, defrag_look, snapshot, snapshots, snapshot_diff, snapshot_restore, snapshot_remove,
+mknod, forget; frames (as of "pmemfs info"): clients, files, mappings, grants, pins, seals, granted_blocks, pinned_blocks,
+sealed_blocks, records, bytes, breaks.
 `
 
 // statsResult is what the owner of a pool has done.

@@ -1,6 +1,8 @@
 package core
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/layout"
@@ -48,6 +50,9 @@ type SetAttr struct {
 	Size           *int64
 	Atime, Mtime   *int64 // ns since 1970
 	TimesNow       bool   // the times are the present: who may write may set them
+	// DropPrivileges: what is no directory is no longer set-user-ID, nor
+	// set-group-ID if its group may execute it, and has no capabilities.
+	DropPrivileges bool
 }
 
 // SetAttr changes attributes, in one transaction (a truncate that frees much
@@ -72,12 +77,80 @@ func (fs *FS) SetAttr(c Cred, ino layout.Ino, s SetAttr) (Attr, error) {
 	if err := c.maySet(&in.Inode, s); err != nil {
 		return Attr{}, err
 	}
-	if s.Size != nil {
-		err = in.truncate(*s.Size, func(want *layout.Inode) { c.apply(want, s) })
-	} else {
+	all, changed, err := in.adaptedXattrs(s)
+	if err != nil {
+		return Attr{}, err
+	}
+	switch {
+	case s.Size == nil && !changed:
 		err = in.setAttr(func(want *layout.Inode) { c.apply(want, s) })
+	case s.Size == nil:
+		err = fs.transact(func(u *update) error {
+			want := u.edit(in)
+			c.apply(want, s)
+			in.changed(want)
+			return u.storeXattrs(want, all)
+		})
+	default:
+		if changed { // after a crash it may have happened alone
+			err = fs.transact(func(u *update) error { return u.storeXattrs(u.edit(in), all) })
+		}
+		if err == nil {
+			err = in.truncate(*s.Size, func(want *layout.Inode) { c.apply(want, s) })
+		}
 	}
 	return attr(&in.Inode), err
+}
+
+// adaptedXattrs is the extended attributes after a change of others: the ACL
+// follows the mode, and capabilities go with privileges.
+func (in *inode) adaptedXattrs(s SetAttr) (all []xattr, changed bool, err error) {
+	if in.Xattrs == 0 || s.Mode == nil && !s.DropPrivileges {
+		return nil, false, nil
+	}
+	if all, err = in.xattrs(); err != nil {
+		return nil, false, err
+	}
+	if at, ok := searchXattr(all, xattrACL); ok && s.Mode != nil {
+		acl, err := parseACL(all[at].value)
+		if err != nil {
+			return nil, false, err
+		}
+		all[at].value, changed = acl.withMode(*s.Mode).encode(), true
+	}
+	if at, ok := searchXattr(all, xattrCapability); ok && s.DropPrivileges {
+		all, changed = slices.Delete(all, at, at+1), true
+	}
+	return all, changed, nil
+}
+
+// xattrCapability holds a program's capabilities, see capabilities(7).
+const xattrCapability = "security.capability"
+
+// DropPrivileges does what a write of somebody without privileges does besides:
+// see SetAttr.DropPrivileges. It costs nothing where there are none.
+func (n *Node) DropPrivileges() error {
+	n.in.mu.RLock()
+	none := n.in.Mode == withoutPrivileges(n.in.Mode) && n.in.Xattrs == 0
+	n.in.mu.RUnlock()
+	if none || n.in.kind == layout.ModeDirectory {
+		return nil
+	}
+	if n.in.Xattrs != 0 {
+		if _, err := n.in.fs.GetXattr(Cred{}, n.in.ino, xattrCapability); err == unix.ENODATA && n.Attr().Mode == withoutPrivileges(n.Attr().Mode) {
+			return nil
+		}
+	}
+	_, err := n.SetAttr(Cred{}, SetAttr{DropPrivileges: true})
+	return err
+}
+
+func withoutPrivileges(mode uint32) uint32 {
+	mode &^= unix.S_ISUID
+	if mode&0o010 != 0 {
+		mode &^= unix.S_ISGID
+	}
+	return mode
 }
 
 func (in *inode) setAttr(apply func(*layout.Inode)) error {
@@ -96,11 +169,11 @@ func (c Cred) maySet(in *layout.Inode, s SetAttr) error {
 	switch {
 	case s.Mode != nil && !owner:
 		return unix.EPERM
-	case s.UID != nil && *s.UID != in.UID && c.UID != 0:
+	case s.UID != nil && *s.UID != in.UID && !c.passes():
 		return unix.EPERM
 	case s.UID != nil && !owner:
 		return unix.EPERM
-	case s.GID != nil && c.UID != 0 && (!owner || *s.GID != in.GID && !c.InGroup(*s.GID)):
+	case s.GID != nil && !c.passes() && (!owner || *s.GID != in.GID && !c.InGroup(*s.GID)):
 		return unix.EPERM
 	}
 	if (s.Atime != nil || s.Mtime != nil) && !owner {
@@ -127,13 +200,11 @@ func (c Cred) maySet(in *layout.Inode, s SetAttr) error {
 
 // apply changes the attributes other than the size.
 func (c Cred) apply(in *layout.Inode, s SetAttr) {
-	if s.UID != nil || s.GID != nil {
-		if in.Type() == layout.ModeRegular && c.UID != 0 {
-			in.Mode &^= unix.S_ISUID
-			if in.Mode&0o010 != 0 {
-				in.Mode &^= unix.S_ISGID
-			}
-		}
+	owner := s.UID != nil || s.GID != nil
+	if in.Type() != layout.ModeDirectory && (s.DropPrivileges || owner && !c.passes()) {
+		in.Mode = withoutPrivileges(in.Mode)
+	}
+	if owner {
 		if s.UID != nil {
 			in.UID = *s.UID
 		}
@@ -143,7 +214,7 @@ func (c Cred) apply(in *layout.Inode, s SetAttr) {
 	}
 	if s.Mode != nil {
 		mode := *s.Mode & layout.ModePerm
-		if in.Type() == layout.ModeRegular && c.UID != 0 && !c.InGroup(in.GID) {
+		if in.Type() == layout.ModeRegular && !c.passes() && !c.InGroup(in.GID) {
 			mode &^= unix.S_ISGID
 		}
 		in.Mode = in.Mode&layout.ModeType | mode

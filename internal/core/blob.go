@@ -205,14 +205,39 @@ func (fs *FS) ListXattr(_ Cred, ino layout.Ino) (names []string, err error) {
 
 // SetXattr sets an extended attribute; flags are 0, XATTR_CREATE (EEXIST) or
 // XATTR_REPLACE (ENODATA). All attributes of an inode take at most 64 KiB
-// (ENOSPC), a name at most 255 bytes (ERANGE).
+// (ENOSPC), a name at most 255 bytes (ERANGE). An ACL (EINVAL: it is none)
+// changes the mode; with ACLDropSGID it clears its set-group-ID bit. One that
+// says no more than the mode is not stored.
 func (fs *FS) SetXattr(c Cred, ino layout.Ino, name string, value []byte, flags int) error {
 	if len(name) == 0 || len(name) > layout.MaxName {
 		return unix.ERANGE
 	}
+	dropSGID := flags&ACLDropSGID != 0
+	flags &^= ACLDropSGID
+	var acl acl
+	var mode func(uint32) uint32
+	if name == xattrACL || name == xattrDefaultACL {
+		var err error
+		if acl, err = parseACL(value); err != nil {
+			return err
+		}
+	}
+	if name == xattrACL {
+		mode = func(m uint32) uint32 {
+			if m = m&^0o777 | acl.mode(); dropSGID {
+				m &^= unix.S_ISGID
+			}
+			return m
+		}
+	}
 	return fs.changeXattrs(c, ino, func(all []xattr) ([]xattr, error) {
 		at, ok := searchXattr(all, name)
 		switch {
+		case mode != nil && acl.minimal():
+			if ok {
+				all = slices.Delete(all, at, at+1)
+			}
+			return all, nil
 		case flags&^(unix.XATTR_CREATE|unix.XATTR_REPLACE) != 0:
 			return nil, unix.EINVAL
 		case ok && flags&unix.XATTR_CREATE != 0:
@@ -224,7 +249,7 @@ func (fs *FS) SetXattr(c Cred, ino layout.Ino, name string, value []byte, flags 
 			return all, nil
 		}
 		return slices.Insert(all, at, xattr{name, value}), nil
-	})
+	}, mode)
 }
 
 // RemoveXattr removes an extended attribute. ENODATA.
@@ -235,10 +260,11 @@ func (fs *FS) RemoveXattr(c Cred, ino layout.Ino, name string) error {
 			return nil, unix.ENODATA
 		}
 		return slices.Delete(all, at, at+1), nil
-	})
+	}, nil)
 }
 
-func (fs *FS) changeXattrs(c Cred, ino layout.Ino, change func([]xattr) ([]xattr, error)) error {
+// changeXattrs changes an inode's attributes and, if mode is not nil, its mode.
+func (fs *FS) changeXattrs(c Cred, ino layout.Ino, change func([]xattr) ([]xattr, error), mode func(uint32) uint32) error {
 	in, err := fs.get(ino)
 	if err != nil {
 		return err
@@ -262,18 +288,25 @@ func (fs *FS) changeXattrs(c Cred, ino layout.Ino, change func([]xattr) ([]xattr
 	if all, err = change(all); err != nil {
 		return err
 	}
+	return fs.transact(func(u *update) error {
+		want := u.edit(in)
+		want.Ctime = fs.now()
+		if mode != nil {
+			want.Mode = mode(want.Mode)
+		}
+		return u.storeXattrs(want, all)
+	})
+}
+
+// storeXattrs replaces the extended attributes. ENOSPC: they are too many.
+func (u *update) storeXattrs(want *layout.Inode, all []xattr) (err error) {
 	encoded := encodeXattrs(all)
 	if len(encoded) > layout.MaxXattrs {
 		return unix.ENOSPC
 	}
-	return fs.transact(func(u *update) error {
-		want := u.edit(in)
-		old := want.Xattrs
-		var err error
-		if want.Xattrs, err = u.writeBlob(want, encoded); err != nil {
-			return err
-		}
-		want.Ctime = fs.now()
-		return u.freeBlob(want, old)
-	})
+	old := want.Xattrs
+	if want.Xattrs, err = u.writeBlob(want, encoded); err != nil {
+		return err
+	}
+	return u.freeBlob(want, old)
 }

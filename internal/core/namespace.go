@@ -148,6 +148,9 @@ func (fs *FS) create(c Cred, parent layout.Ino, name string, mode uint32, fill f
 	if err != nil {
 		return Attr{}, err
 	}
+	if err := u.inherit(c, &dir.Inode, want); err != nil {
+		return Attr{}, err
+	}
 	if err := fill(u, want); err != nil {
 		return Attr{}, err
 	}
@@ -182,7 +185,46 @@ func (fs *FS) absent(dir *layout.Inode, name string) error {
 	return err
 }
 
-// Link adds a name for an existing file. EPERM for directories.
+// CreateUnnamed makes a regular file without a name, below a directory as to
+// its group and ACL, and opens it: see O_TMPFILE in open(2). It goes with its
+// last Node, unless Link has given it a name.
+func (fs *FS) CreateUnnamed(c Cred, parent layout.Ino, mode uint32) (*Node, error) {
+	dir, err := fs.lockedDir(c, parent)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.unlockPut()
+	u, err := fs.begin()
+	if err != nil {
+		return nil, err
+	}
+	defer u.Abort()
+	in, want, err := u.newInode(c, &dir.Inode, layout.ModeRegular|mode&layout.ModePerm)
+	if err != nil {
+		return nil, err
+	}
+	want.Nlink = 0
+	if err := u.inherit(c, &dir.Inode, want); err != nil {
+		return nil, err
+	}
+	if err := u.setOrphan(in); err != nil {
+		return nil, err
+	}
+	u.OnDone(func(committed bool) {
+		if committed { // who loads it finds it to be an orphan
+			fs.cacheMu.Lock()
+			fs.left[in.ino] = true
+			fs.cacheMu.Unlock()
+		}
+	})
+	if err := u.commit(); err != nil {
+		return nil, err
+	}
+	return fs.Adopt(in.ino, want.Generation)
+}
+
+// Link adds a name for an existing file. EPERM for directories, ENOENT for one
+// without a name, unless c's checks are made already.
 func (fs *FS) Link(c Cred, ino layout.Ino, dir layout.Ino, name string) (Attr, error) {
 	in, err := fs.get(ino)
 	if err != nil {
@@ -206,7 +248,7 @@ func (fs *FS) Link(c Cred, ino layout.Ino, dir layout.Ino, name string) (Attr, e
 		return Attr{}, err
 	}
 	switch {
-	case in.gone || in.Nlink == 0:
+	case in.gone || in.Nlink == 0 && !c.Checked:
 		return Attr{}, unix.ENOENT
 	case in.Nlink+1 >= layout.MaxLinks:
 		return Attr{}, unix.EMLINK
@@ -221,7 +263,11 @@ func (fs *FS) Link(c Cred, ino layout.Ino, dir layout.Ino, name string) (Attr, e
 	if err := u.addName(dw, name, in.ino, in.Mode); err != nil {
 		return Attr{}, err
 	}
-	want.Nlink++
+	if want.Nlink++; want.Nlink == 1 {
+		if err := u.clearOrphan(in); err != nil {
+			return Attr{}, err
+		}
+	}
 	want.Ctime, dw.Mtime, dw.Ctime = now, now, now
 	if err := u.commit(); err != nil {
 		return Attr{}, err

@@ -179,6 +179,39 @@ var namespaceOperations = []operation{
 		_, err := o.fs.Link(root, o.f, o.b, "new")
 		return err
 	}},
+	{"create unnamed", metadata, 0, func(o *opTree) error {
+		_, err := o.fs.CreateUnnamed(root, o.a, 0o600)
+		return err
+	}},
+	{"link unnamed", several, 0, func(o *opTree) error {
+		n, err := o.fs.CreateUnnamed(root, o.a, 0o600)
+		if err != nil {
+			return err
+		}
+		o.step()
+		if _, err := n.WriteAt([]byte("text"), 0); err != nil {
+			return err
+		}
+		o.step()
+		_, err = o.fs.Link(Cred{Checked: true}, n.Ino(), o.b, "new")
+		return err
+	}},
+	{"set ACL", metadata, 0, func(o *opTree) error { return o.fs.SetXattr(root, o.f, xattrACL, testACL, 0) }},
+	{"create under a default ACL", several, 0, func(o *opTree) error {
+		if err := o.fs.SetXattr(root, o.a, xattrDefaultACL, testACL, 0); err != nil {
+			return err
+		}
+		o.step()
+		return o.create(o.a, "new", layout.ModeDirectory)
+	}},
+	{"chmod with an ACL", several, 0, func(o *opTree) error {
+		if err := o.fs.SetXattr(root, o.f, xattrACL, testACL, 0); err != nil {
+			return err
+		}
+		o.step()
+		_, err := o.fs.SetAttr(root, o.f, SetAttr{Mode: new(uint32)})
+		return err
+	}},
 	{"unlink empty file", metadata, 0, func(o *opTree) error { return o.fs.Unlink(root, o.sub, "g") }},
 	{"unlink one of two names", metadata, 0, func(o *opTree) error { return o.fs.Unlink(root, o.a, "hard") }},
 	{"unlink open file", metadata, 0, func(o *opTree) error { return o.fs.Unlink(root, o.a, "open") }},

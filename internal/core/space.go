@@ -244,11 +244,7 @@ func (in *inode) allocate(off, length int64, grow, zero bool) error {
 		if grow {
 			want.Size = max(want.Size, off+length)
 		}
-		if grow || zero {
-			in.modified(want)
-		} else {
-			in.changed(want)
-		}
+		in.modified(want)
 	})
 }
 
@@ -463,6 +459,7 @@ func (in *inode) punch(off, length int64) error {
 			return err
 		}
 	}
+	in.touch() // also where nothing is there
 	if err := in.zeroEdges(off, length); err != nil {
 		return err
 	}

@@ -371,15 +371,33 @@ func (p *Page) breakBatch(pidfd int, runs []AddressRun, to Access, deadline time
 		atomic.StoreUint64(&slots[i].length, r.Length)
 		atomic.StoreUint32(&slots[i].state, breakPosted)
 	}
-	err := unix.PidfdSendSignal(pidfd, unix.Signal(BreakSignal()), nil, 0)
-	if errors.Is(err, unix.ESRCH) {
-		err = errDead
-	}
+	err := p.ring(pidfd)
 	if err == nil {
-		err = p.await(pidfd, deadline, func() bool { return answered(slots) })
+		// The kernel chooses the thread, and may choose one that waits for a file system and does not look at signals
+		// until it has its answer: which may be what waits for this break. Another signal goes to another thread.
+		rung := time.Now()
+		err = p.await(pidfd, deadline, func() bool {
+			if answered(slots) {
+				return true
+			}
+			if time.Since(rung) > ackQuantum {
+				rung = time.Now()
+				p.ring(pidfd) // an error: the process has ended, which is looked at anyway
+			}
+			return false
+		})
 	}
 	if left := p.withdraw(slots, err); err == nil {
 		err = left
+	}
+	return err
+}
+
+// ring tells the process that breaks are posted.
+func (p *Page) ring(pidfd int) error {
+	err := unix.PidfdSendSignal(pidfd, unix.Signal(BreakSignal()), nil, 0)
+	if errors.Is(err, unix.ESRCH) {
+		err = errDead
 	}
 	return err
 }
@@ -476,7 +494,7 @@ func (p *Page) landed(flights map[int]uint64) bool {
 	return true
 }
 
-// await waits until done, which must only look at memory. It returns nil, ErrBusy at the deadline, errDead, or
+// await waits until done, which must not wait for anything. It returns nil, ErrBusy at the deadline, errDead, or
 // os.ErrClosed.
 func (p *Page) await(pidfd int, deadline time.Time, done func() bool) error {
 	for range 200 {

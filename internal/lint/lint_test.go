@@ -33,6 +33,7 @@ var layers = map[string][]string{
 	"internal/wire":          {},
 	"internal/server": {"pmem", "internal/medium", "internal/layout", "internal/alloc", "internal/core", "internal/progress", "internal/grant",
 		"internal/fault", "internal/wire", "internal/session"},
+	"internal/fusefs": {"internal/wire"},
 	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/wire",
 		"internal/server"},
 }

@@ -111,7 +111,7 @@ func (s *Session) settle(q *wire.Request) error {
 
 // changes says whether a request may have changed anything that is to be durable.
 func changes(q *wire.Request) bool {
-	return ops[q.Op].changes || q.Op == wire.OpOpen && q.Flags&(unix.O_CREAT|unix.O_TRUNC) != 0
+	return ops[q.Op].changes || q.Op == wire.OpOpen && (makes(q) || q.Flags&unix.O_TRUNC != 0)
 }
 
 // wantsSync says whether a request is made by a handle, or makes one, that was opened with O_SYNC or O_DSYNC.
@@ -120,7 +120,7 @@ func (s *Session) wantsSync(q *wire.Request) bool {
 		return q.Flags&unix.O_SYNC != 0
 	}
 	h, err := s.handles.get(q.Handle)
-	return err == nil && h.flags&unix.O_SYNC != 0
+	return err == nil && (h.flags&unix.O_SYNC != 0 || q.Op == wire.OpWrite && q.Flags&unix.O_SYNC != 0)
 }
 
 // startCommitter has what operations stage committed at intervals, until stopCommitter, which may be called again.

@@ -40,6 +40,14 @@ func (h *handle) put() {
 func (h *handle) readable() bool { return h.flags&unix.O_ACCMODE != unix.O_WRONLY }
 func (h *handle) writable() bool { return h.flags&unix.O_ACCMODE != unix.O_RDONLY }
 
+// dropPrivileges drops what a change of the contents drops, if the request says so.
+func (h *handle) dropPrivileges(q *wire.Request) error {
+	if q.Flags&wire.FlagDropPrivileges == 0 {
+		return nil
+	}
+	return h.node.DropPrivileges()
+}
+
 // saved is what is recorded of a handle of the session.
 func (h *handle) saved() session.Handle {
 	return session.Handle{Ino: uint64(h.node.Ino()), Generation: h.node.Attr().Generation, Flags: h.flags, Direct: h.direct.Load()}

@@ -21,6 +21,10 @@ func (local) close() error         { return nil }
 // PID lets errors name the process.
 func (local) PID() int { return os.Getpid() }
 
+// localHandles is how many handles the program itself may have at least: nobody protects it from itself, and a kernel that has
+// the pool mounted opens files for all programs there are.
+const localHandles = 1 << 20
+
 // Local makes the session of the program itself. taker takes back what Populate has granted.
 func (s *Server) Local(taker grant.Client) (*Session, error) {
 	groups, err := os.Getgroups()
@@ -33,6 +37,7 @@ func (s *Server) Local(taker grant.Client) (*Session, error) {
 	}
 	sess := newSession(s, os.Getpid(), cred, false)
 	sess.taker = local{taker}
+	sess.handles.limit = max(sess.handles.limit, localHandles)
 	return sess, s.admit(sess)
 }
 

@@ -22,7 +22,7 @@ var root = core.Cred{}
 
 // withNode calls f with what a path leads to.
 func (s *Session) withNode(q *wire.Request, f func(*core.Node) (*wire.Reply, error)) (*wire.Reply, error) {
-	n, err := s.srv.fs.OpenPath(s.cred, q.Path, q.Flags&unix.AT_SYMLINK_NOFOLLOW == 0)
+	n, err := s.find(q, q.Flags&unix.AT_SYMLINK_NOFOLLOW == 0)
 	if err != nil {
 		return nil, err
 	}
@@ -30,17 +30,29 @@ func (s *Session) withNode(q *wire.Request, f func(*core.Node) (*wire.Reply, err
 	return f(n)
 }
 
-// parent resolves the directory of a path that is to be made, removed or renamed; the root has none.
-func (s *Session) parent(name string, ofRoot error) (layout.Ino, string, error) {
-	if path.Clean("/"+name) == "/" {
+// find opens what a request names.
+func (s *Session) find(q *wire.Request, follow bool) (*core.Node, error) {
+	if q.Inode != 0 {
+		return s.findAt(place{q.Inode, q.Generation, q.Path})
+	}
+	return s.srv.fs.OpenPath(s.cred, q.Path, follow)
+}
+
+// parent resolves the directory of what is to be made, removed or renamed, by its place or, if that has no inode, its path;
+// the root has none.
+func (s *Session) parent(p place, ofRoot error) (layout.Ino, string, error) {
+	if p.inode != 0 {
+		return s.parentAt(p)
+	}
+	if path.Clean("/"+p.name) == "/" {
 		return 0, "", ofRoot
 	}
-	return s.srv.fs.ResolveParent(s.cred, name)
+	return s.srv.fs.ResolveParent(s.cred, p.name)
 }
 
 // create makes a regular file and holds it.
 func (s *Session) create(name string, mode uint32) (*core.Node, error) {
-	dir, base, err := s.parent(name, unix.EISDIR)
+	dir, base, err := s.parent(place{name: name}, unix.EISDIR)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,7 +34,7 @@ func attrReply(a core.Attr, err error) (*wire.Reply, error) {
 func (s *Session) setAttr(q *wire.Request) (*wire.Reply, error) {
 	if q.Handle == 0 {
 		return s.withNode(q, func(n *core.Node) (*wire.Reply, error) {
-			if q.Valid&wire.SetSize != 0 {
+			if q.Valid&wire.SetSize != 0 && q.Inode == 0 {
 				if err := s.srv.fs.Access(s.cred, n.Ino(), 2); err != nil {
 					return nil, err
 				}
@@ -49,18 +50,22 @@ func (s *Session) setAttr(q *wire.Request) (*wire.Reply, error) {
 	})
 }
 
-// applyAttr sets the size with the right of whoever has checked it, and the rest with the client's.
+// applyAttr sets the size with the right of whoever has checked it, and the rest with the client's. Relative to an inode
+// everything was checked.
 func (s *Session) applyAttr(q *wire.Request, ino layout.Ino) (*wire.Reply, error) {
 	cred := s.cred
-	var set core.SetAttr
+	if q.Inode != 0 {
+		cred = core.Cred{Checked: true}
+	}
+	set := core.SetAttr{DropPrivileges: q.Valid&wire.SetDropPrivileges != 0}
 	if q.Valid&wire.SetSize != 0 {
 		if q.Length < 0 {
 			return nil, invalid("size %d", q.Length)
 		}
-		if q.Valid != wire.SetSize {
+		if q.Valid != wire.SetSize && q.Inode == 0 {
 			return nil, invalid("a size is set alone")
 		}
-		set.Size, cred = &q.Length, root
+		set.Size, cred.Checked = &q.Length, true
 	}
 	if q.Valid&wire.SetMode != 0 {
 		set.Mode = &q.Mode
@@ -71,13 +76,21 @@ func (s *Session) applyAttr(q *wire.Request, ino layout.Ino) (*wire.Reply, error
 	if q.Valid&wire.SetGID != 0 {
 		set.GID = &q.GID
 	}
-	if q.Valid&wire.SetAtime != 0 {
-		set.Atime = &q.Atime
-	}
-	if q.Valid&wire.SetMtime != 0 {
-		set.Mtime = &q.Mtime
-	}
+	now := time.Now().UnixNano()
+	set.Atime = timeOf(q, wire.SetAtime, wire.SetAtimeNow, &q.Atime, &now)
+	set.Mtime = timeOf(q, wire.SetMtime, wire.SetMtimeNow, &q.Mtime, &now)
 	return attrReply(s.srv.fs.SetAttr(cred, ino, set))
+}
+
+// timeOf is what a time is set to: given, now, or nil: not at all.
+func timeOf(q *wire.Request, set, setNow uint32, given, now *int64) *int64 {
+	switch {
+	case q.Valid&set == 0:
+		return nil
+	case q.Valid&setNow != 0:
+		return now
+	}
+	return given
 }
 
 func (s *Session) statfs(*wire.Request) (*wire.Reply, error) {

@@ -25,7 +25,7 @@ func (s *Session) clone(q *wire.Request) (*wire.Reply, error) {
 
 // cloneNode gives the clone the permission bits of n, but none that lend the owner's rights to others: the owner is another.
 func (s *Session) cloneNode(n *core.Node, name string) (*wire.Reply, error) {
-	dir, base, err := s.parent(name, unix.EEXIST)
+	dir, base, err := s.parent(place{name: name}, unix.EEXIST)
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,11 @@ func (s *Session) read(q *wire.Request) (*wire.Reply, error) {
 		if q.Offset < 0 || q.Length < 0 || q.Length > wire.MaxData {
 			return nil, invalid("read of %d bytes at %d", q.Length, q.Offset)
 		}
-		p := make([]byte, q.Length)
+		p := q.Into
+		if int64(len(p)) < q.Length {
+			p = make([]byte, q.Length)
+		}
+		p = p[:q.Length]
 		n, err := h.node.ReadAt(p, q.Offset)
 		r := &wire.Reply{Data: p[:n]}
 		if errors.Is(err, io.EOF) {
@@ -38,7 +42,10 @@ func (s *Session) write(q *wire.Request) (*wire.Reply, error) {
 		r := &wire.Reply{Offset: q.Offset}
 		var n int
 		var err error
-		if h.flags&unix.O_APPEND != 0 {
+		if err := h.dropPrivileges(q); err != nil {
+			return nil, err
+		}
+		if (h.flags|q.Flags)&unix.O_APPEND != 0 {
 			r.Offset, n, err = h.node.Append(q.Data)
 		} else {
 			if q.Offset < 0 {
@@ -69,7 +76,7 @@ func (s *Session) list(q *wire.Request) (*wire.Reply, error) {
 		if q.Length < 1 {
 			return nil, invalid("list of %d entries", q.Length)
 		}
-		entries, err := s.srv.fs.ReadDir(s.cred, h.node.Ino(), core.Cookie(q.Offset), int(min(q.Length, listEntries)))
+		entries, err := s.srv.fs.ReadDir(root, h.node.Ino(), core.Cookie(q.Offset), int(min(q.Length, listEntries)))
 		if err != nil {
 			return nil, err
 		}
@@ -90,7 +97,10 @@ func (s *Session) allocate(q *wire.Request) (*wire.Reply, error) {
 		if q.Offset < 0 || q.Length <= 0 {
 			return nil, invalid("range of %d bytes at %d", q.Length, q.Offset)
 		}
-		return nil, h.node.Fallocate(q.Flags, q.Offset, q.Length)
+		if err := h.dropPrivileges(q); err != nil {
+			return nil, err
+		}
+		return nil, h.node.Fallocate(q.Flags&^wire.FlagDropPrivileges, q.Offset, q.Length)
 	})
 }
 
@@ -185,7 +195,7 @@ const openFlags = unix.O_ACCMODE | unix.O_CREAT | unix.O_EXCL | unix.O_TRUNC | u
 func (s *Session) open(q *wire.Request) (*wire.Reply, error) {
 	write := q.Flags&unix.O_ACCMODE != unix.O_RDONLY
 	switch {
-	case q.Flags&^openFlags != 0 || q.Flags&unix.O_ACCMODE == unix.O_ACCMODE:
+	case q.Flags&^openFlags != 0 && (q.Inode == 0 || q.Flags&^(openFlags|unix.O_TMPFILE) != 0) || q.Flags&unix.O_ACCMODE == unix.O_ACCMODE:
 		return nil, invalid("open flags %#o", q.Flags)
 	case q.Flags&unix.O_CREAT != 0 && q.Flags&unix.O_DIRECTORY != 0:
 		return nil, invalid("a directory is not created by open")
@@ -199,8 +209,12 @@ func (s *Session) open(q *wire.Request) (*wire.Reply, error) {
 	r, err := s.opened(q, n, created)
 	if err != nil {
 		n.Close()
+		return nil, err
 	}
-	return r, err
+	if q.Inode != 0 && makes(q) {
+		return r, s.refer(r)
+	}
+	return r, nil
 }
 
 // opened checks that a node may be opened so, truncates it when asked to, and gives it a number.
@@ -218,7 +232,7 @@ func (s *Session) opened(q *wire.Request, n *core.Node, created bool) (*wire.Rep
 	switch {
 	case kind == unix.S_IFLNK:
 		return nil, unix.ELOOP // O_NOFOLLOW
-	case kind != unix.S_IFDIR && q.Flags&unix.O_DIRECTORY != 0:
+	case kind != unix.S_IFDIR && q.Flags&unix.O_DIRECTORY != 0 && q.Flags&unix.O_TMPFILE != unix.O_TMPFILE:
 		return nil, unix.ENOTDIR
 	case kind == unix.S_IFDIR && (want&2 != 0 || q.Flags&unix.O_CREAT != 0):
 		return nil, unix.EISDIR
@@ -226,13 +240,14 @@ func (s *Session) opened(q *wire.Request, n *core.Node, created bool) (*wire.Rep
 		return nil, fmt.Errorf("only files and directories can be opened: %w", unix.EOPNOTSUPP)
 	}
 	if !created {
-		if err := s.srv.fs.Access(s.cred, n.Ino(), want); err != nil {
+		if err := s.srv.fs.Access(s.as(q), n.Ino(), want); err != nil {
 			return nil, err
 		}
 	}
-	if truncate && !created && attr.Size > 0 {
+	if truncate && !created && (attr.Size > 0 || q.Inode != 0) {
 		var err error
-		if attr, err = s.srv.fs.SetAttr(root, n.Ino(), core.SetAttr{Size: new(int64)}); err != nil {
+		drop := q.Valid&wire.SetDropPrivileges != 0
+		if attr, err = s.srv.fs.SetAttr(root, n.Ino(), core.SetAttr{Size: new(int64), DropPrivileges: drop}); err != nil {
 			return nil, err
 		}
 	}
@@ -243,8 +258,16 @@ func (s *Session) opened(q *wire.Request, n *core.Node, created bool) (*wire.Rep
 	return &wire.Reply{Handle: id, Attr: wireAttr(attr)}, nil
 }
 
+// makes says whether an open may make a file.
+func makes(q *wire.Request) bool {
+	return q.Flags&unix.O_CREAT != 0 || q.Flags&unix.O_TMPFILE == unix.O_TMPFILE
+}
+
 // openNode finds, or creates, the file that open names.
 func (s *Session) openNode(q *wire.Request) (n *core.Node, created bool, err error) {
+	if q.Inode != 0 {
+		return s.openAt(q)
+	}
 	follow := q.Flags&unix.O_NOFOLLOW == 0
 	if q.Flags&unix.O_CREAT == 0 {
 		n, err = s.srv.fs.OpenPath(s.cred, q.Path, follow)

@@ -8,11 +8,24 @@ import (
 )
 
 func (s *Session) lookup(q *wire.Request) (*wire.Reply, error) {
-	return attrReply(s.srv.fs.Resolve(s.cred, q.Path, q.Flags&unix.AT_SYMLINK_NOFOLLOW == 0))
+	if q.Inode == 0 {
+		return attrReply(s.srv.fs.Resolve(s.cred, q.Path, q.Flags&unix.AT_SYMLINK_NOFOLLOW == 0))
+	}
+	n, err := s.findAt(first(q))
+	if err != nil {
+		return nil, err
+	}
+	r, err := attrReply(n.Attr(), nil)
+	if q.Path == "" { // who has the inode has the reference
+		n.Close()
+	} else {
+		s.references.keep(n)
+	}
+	return r, err
 }
 
 func (s *Session) mkdir(q *wire.Request) (*wire.Reply, error) {
-	dir, name, err := s.parent(q.Path, unix.EEXIST)
+	dir, name, err := s.parent(first(q), unix.EEXIST)
 	if err != nil {
 		return nil, err
 	}
@@ -20,15 +33,15 @@ func (s *Session) mkdir(q *wire.Request) (*wire.Reply, error) {
 }
 
 func (s *Session) remove(q *wire.Request) (*wire.Reply, error) {
-	dir, name, err := s.parent(q.Path, unix.EBUSY)
+	dir, name, err := s.parent(first(q), unix.EBUSY)
 	if err != nil {
 		return nil, err
 	}
 	switch q.Flags {
 	case 0:
-		return nil, s.srv.fs.Unlink(s.cred, dir, name)
+		return nil, s.srv.fs.Unlink(s.as(q), dir, name)
 	case unix.AT_REMOVEDIR:
-		return nil, s.srv.fs.Rmdir(s.cred, dir, name)
+		return nil, s.srv.fs.Rmdir(s.as(q), dir, name)
 	}
 	return nil, invalid("remove flags %#x", q.Flags)
 }
@@ -37,40 +50,48 @@ func (s *Session) rename(q *wire.Request) (*wire.Reply, error) {
 	if q.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
 		return nil, invalid("rename flags %#x", q.Flags)
 	}
-	oldDir, oldName, err := s.parent(q.Path, unix.EBUSY)
+	oldDir, oldName, err := s.parent(first(q), unix.EBUSY)
 	if err != nil {
 		return nil, err
 	}
-	newDir, newName, err := s.parent(q.Path2, unix.EBUSY)
+	newDir, newName, err := s.parent(second(q), unix.EBUSY)
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.srv.fs.Rename(s.cred, oldDir, oldName, newDir, newName, q.Flags)
+	return nil, s.srv.fs.Rename(s.as(q), oldDir, oldName, newDir, newName, q.Flags)
 }
 
 func (s *Session) link(q *wire.Request) (*wire.Reply, error) {
-	n, err := s.srv.fs.OpenPath(s.cred, q.Path, false)
+	n, err := s.find(q, false)
 	if err != nil {
 		return nil, err
 	}
 	defer n.Close()
-	dir, name, err := s.parent(q.Path2, unix.EEXIST)
+	dir, name, err := s.parent(second(q), unix.EEXIST)
 	if err != nil {
 		return nil, err
 	}
-	return attrReply(s.srv.fs.Link(s.cred, n.Ino(), dir, name))
+	a, err := s.srv.fs.Link(s.as(q), n.Ino(), dir, name)
+	if q.Inode == 0 {
+		return attrReply(a, err)
+	}
+	return s.entry(a, err)
 }
 
 func (s *Session) symlink(q *wire.Request) (*wire.Reply, error) {
-	dir, name, err := s.parent(q.Path, unix.EEXIST)
+	dir, name, err := s.parent(first(q), unix.EEXIST)
 	if err != nil {
 		return nil, err
 	}
-	return attrReply(s.srv.fs.Symlink(s.cred, dir, name, q.Path2))
+	a, err := s.srv.fs.Symlink(s.as(q), dir, name, q.Path2)
+	if q.Inode == 0 {
+		return attrReply(a, err)
+	}
+	return s.entry(a, err)
 }
 
 func (s *Session) readlink(q *wire.Request) (*wire.Reply, error) {
-	n, err := s.srv.fs.OpenPath(s.cred, q.Path, false)
+	n, err := s.find(q, false)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +105,7 @@ func (s *Session) readlink(q *wire.Request) (*wire.Reply, error) {
 
 func (s *Session) getXattr(q *wire.Request) (*wire.Reply, error) {
 	return s.withNode(q, func(n *core.Node) (*wire.Reply, error) {
-		value, err := s.srv.fs.GetXattr(s.cred, n.Ino(), q.Path2)
+		value, err := s.srv.fs.GetXattr(s.as(q), n.Ino(), q.Path2)
 		if err != nil {
 			return nil, err
 		}
@@ -95,16 +116,16 @@ func (s *Session) getXattr(q *wire.Request) (*wire.Reply, error) {
 func (s *Session) setXattr(q *wire.Request) (*wire.Reply, error) {
 	return s.withNode(q, func(n *core.Node) (*wire.Reply, error) {
 		flags := q.Flags &^ unix.AT_SYMLINK_NOFOLLOW
-		if flags&^(unix.XATTR_CREATE|unix.XATTR_REPLACE) != 0 {
+		if flags&^(unix.XATTR_CREATE|unix.XATTR_REPLACE|wire.ACLDropSGID) != 0 {
 			return nil, invalid("setxattr flags %#x", q.Flags)
 		}
-		return nil, s.srv.fs.SetXattr(s.cred, n.Ino(), q.Path2, q.Data, int(flags))
+		return nil, s.srv.fs.SetXattr(s.as(q), n.Ino(), q.Path2, q.Data, int(flags))
 	})
 }
 
 func (s *Session) listXattr(q *wire.Request) (*wire.Reply, error) {
 	return s.withNode(q, func(n *core.Node) (*wire.Reply, error) {
-		names, err := s.srv.fs.ListXattr(s.cred, n.Ino())
+		names, err := s.srv.fs.ListXattr(s.as(q), n.Ino())
 		if err != nil {
 			return nil, err
 		}
@@ -114,6 +135,6 @@ func (s *Session) listXattr(q *wire.Request) (*wire.Reply, error) {
 
 func (s *Session) removeXattr(q *wire.Request) (*wire.Reply, error) {
 	return s.withNode(q, func(n *core.Node) (*wire.Reply, error) {
-		return nil, s.srv.fs.RemoveXattr(s.cred, n.Ino(), q.Path2)
+		return nil, s.srv.fs.RemoveXattr(s.as(q), n.Ino(), q.Path2)
 	})
 }

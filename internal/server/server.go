@@ -80,6 +80,7 @@ type Server struct {
 	report medium.Report    // of pool; immutable
 	slots  *medium.Pool     // the pool, when clients can outlive the server; else nil
 	fs     *core.FS
+	inodes uint64 // how many numbers there are; immutable once mounted
 	grants *grant.Table
 	opts   Options
 	owners []uint32 // users that may always connect; immutable
@@ -93,6 +94,9 @@ type Server struct {
 	clients sync.WaitGroup // connections that are being served
 	off     atomic.Bool    // the power is cut, or about to be
 	counts  counters
+
+	watching sync.Mutex // held while the watcher is told
+	watcher  *watcher   // protected by watching; nil: nobody
 
 	mu       sync.Mutex
 	sessions map[*Session]struct{} // protected by mu
@@ -206,7 +210,7 @@ func (s *Server) mount(found []survivor) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("mount %s: %w", s.report.Path, err), s.pool.Close())
 	}
-	s.counts.since = time.Now()
+	s.counts.since, s.inodes = time.Now(), uint64(s.fs.Statfs().Inodes)
 	for _, v := range found {
 		if err := s.adopt(v); err != nil {
 			return errors.Join(err, s.fs.Close(), s.pool.Close())
@@ -267,6 +271,15 @@ func (s *Server) all() []*Session {
 
 // admit makes a session known. The error says why there can be no more.
 func (s *Server) admit(sess *Session) error {
+	err := s.list(sess)
+	if err == nil {
+		s.tellWatcher()
+	}
+	return err
+}
+
+// list is admit without telling the watcher.
+func (s *Server) list(sess *Session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -294,11 +307,12 @@ var errShutdown = fmt.Errorf("the server is shutting down: %w", syscall.ECONNREF
 
 func (s *Server) forget(sess *Session) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.sessions, sess)
 	if sess.imported {
 		s.imported.give(sess.cred.UID)
 	}
+	s.mu.Unlock()
+	s.tellWatcher()
 }
 
 // Info is what Info is answered with, as JSON.

@@ -21,15 +21,16 @@ const maxPins = 1 << 12
 
 // Session is a client: what it may do, has open and has mapped.
 type Session struct {
-	srv      *Server
-	pid      int // for people
-	cred     core.Cred
-	readOnly bool
-	handles  *table[*handle]
-	mappings *table[*mapping]
-	taker    taker
-	imported bool // the client has come with an open file, and may use nothing beyond it; immutable
-	closing  sync.Once
+	srv        *Server
+	pid        int // for people
+	cred       core.Cred
+	readOnly   bool
+	handles    *table[*handle]
+	mappings   *table[*mapping]
+	taker      taker
+	references references
+	imported   bool // the client has come with an open file, and may use nothing beyond it; immutable
+	closing    sync.Once
 
 	conn   atomic.Pointer[net.UnixConn] // nil: local, or adopted and not resumed
 	faults sync.WaitGroup               // of the page that is served, of a remote session
@@ -62,6 +63,7 @@ type op struct {
 	do      func(*Session, *wire.Request) (*wire.Reply, error)
 	changes bool // refused with EROFS in a read-only session
 	beyond  bool // reaches beyond open files: refused with EACCES in a session that came with an imported one
+	at      bool // can be relative to an inode
 }
 
 // ops has an entry for every operation but Hello, which makes the session.
@@ -69,7 +71,7 @@ var ops = [wire.OpEnd]op{
 	wire.OpInfo:   {do: (*Session).info},
 	wire.OpStatfs: {do: (*Session).statfs},
 
-	wire.OpOpen:    {do: (*Session).open, beyond: true}, // looks at the flags itself
+	wire.OpOpen:    {do: (*Session).open, beyond: true, at: true}, // looks at the flags itself
 	wire.OpClose:   {do: (*Session).close},
 	wire.OpRead:    {do: (*Session).read},
 	wire.OpWrite:   {do: (*Session).write, changes: true},
@@ -80,20 +82,20 @@ var ops = [wire.OpEnd]op{
 	wire.OpSeek:    {do: (*Session).seek},
 	wire.OpExtent:  {do: (*Session).extents},
 	wire.OpMove:    {do: (*Session).relocate, changes: true},
-	wire.OpSetAttr: {do: (*Session).setAttr, changes: true},
+	wire.OpSetAttr: {do: (*Session).setAttr, changes: true, at: true},
 
-	wire.OpLookup:   {do: (*Session).lookup, beyond: true},
+	wire.OpLookup:   {do: (*Session).lookup, beyond: true, at: true},
 	wire.OpMkdir:    {do: (*Session).mkdir, beyond: true, changes: true},
-	wire.OpRemove:   {do: (*Session).remove, beyond: true, changes: true},
-	wire.OpRename:   {do: (*Session).rename, beyond: true, changes: true},
-	wire.OpLink:     {do: (*Session).link, beyond: true, changes: true},
-	wire.OpSymlink:  {do: (*Session).symlink, beyond: true, changes: true},
-	wire.OpReadlink: {do: (*Session).readlink, beyond: true},
+	wire.OpRemove:   {do: (*Session).remove, beyond: true, changes: true, at: true},
+	wire.OpRename:   {do: (*Session).rename, beyond: true, changes: true, at: true},
+	wire.OpLink:     {do: (*Session).link, beyond: true, changes: true, at: true},
+	wire.OpSymlink:  {do: (*Session).symlink, beyond: true, changes: true, at: true},
+	wire.OpReadlink: {do: (*Session).readlink, beyond: true, at: true},
 
-	wire.OpGetXattr:    {do: (*Session).getXattr, beyond: true},
-	wire.OpSetXattr:    {do: (*Session).setXattr, beyond: true, changes: true},
-	wire.OpListXattr:   {do: (*Session).listXattr, beyond: true},
-	wire.OpRemoveXattr: {do: (*Session).removeXattr, beyond: true, changes: true},
+	wire.OpGetXattr:    {do: (*Session).getXattr, beyond: true, at: true},
+	wire.OpSetXattr:    {do: (*Session).setXattr, beyond: true, changes: true, at: true},
+	wire.OpListXattr:   {do: (*Session).listXattr, beyond: true, at: true},
+	wire.OpRemoveXattr: {do: (*Session).removeXattr, beyond: true, changes: true, at: true},
 
 	wire.OpFill:        {do: (*Session).fill, changes: true},
 	wire.OpAllowDirect: {do: (*Session).allowDirect},
@@ -126,6 +128,9 @@ var ops = [wire.OpEnd]op{
 
 	wire.OpDefrag:     {do: (*Session).defrag, changes: true},
 	wire.OpDefragLook: {do: (*Session).defrag},
+
+	wire.OpMknod:  {do: (*Session).mknod, beyond: true, changes: true, at: true},
+	wire.OpForget: {do: (*Session).forget, beyond: true, at: true},
 }
 
 // Do serves a request. It may be called by several goroutines at once.
@@ -158,6 +163,13 @@ func (s *Session) dispatch(q *wire.Request) (*wire.Reply, error) {
 		return nil, fmt.Errorf("this connection came with an imported file and serves nothing beyond it, names least of all: %w", unix.EACCES)
 	case ops[q.Op].changes && s.readOnly:
 		return nil, unix.EROFS
+	case (q.Inode != 0 || q.Inode2 != 0) && (!ops[q.Op].at || q.Inode == 0):
+		return nil, invalid("operation %d relative to inodes %d and %d", q.Op, q.Inode, q.Inode2)
+	}
+	if q.Inode != 0 {
+		if err := s.mayAddress(); err != nil {
+			return nil, err
+		}
 	}
 	r, err := ops[q.Op].do(s, q)
 	if err == nil {
@@ -192,6 +204,7 @@ func (s *Session) closeHandles() {
 	for _, h := range s.handles.drain() {
 		h.put()
 	}
+	s.references.drop()
 }
 
 // Close ends the session: the client has unmapped everything, is dead, or is this process. Idempotent.

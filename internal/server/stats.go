@@ -60,6 +60,8 @@ var opNames = [wire.OpEnd]string{
 
 	wire.OpClone: "clone", wire.OpCloneRange: "clone_range", wire.OpCopyRange: "copy_range",
 	wire.OpDefrag: "defrag", wire.OpDefragLook: "defrag_look",
+
+	wire.OpMknod: "mknod", wire.OpForget: "forget",
 }
 
 // Stats is what a server has to do with now, and what it has done since it mounted the pool. Stats is answered with its

@@ -210,6 +210,11 @@ func (q *Request) fields(c *codec) {
 	c.data(&q.Data)
 	optional(c, &q.Source, c.u32)
 	optional(c, &q.SourceOffset, c.i64)
+	optional(c, &q.Inode, c.u64)
+	optional(c, &q.Generation, c.u64)
+	optional(c, &q.Inode2, c.u64)
+	optional(c, &q.Generation2, c.u64)
+	optional(c, &q.Umask, c.u32)
 	below(c, "attribute set", q.Valid, setAll+1)
 }
 

@@ -18,6 +18,17 @@
 //
 // Replies can carry descriptors (SCM_RIGHTS, with the first byte of the frame): those to Hello, Export and of snapshots do.
 //
+// # Requests relative to inodes
+//
+// A request with Inode names what it is about by inodes in place of paths, as a kernel does that has the pool mounted:
+// Path is one name in the directory Inode, or empty for Inode itself; so is Path2 in Inode2, where there are two names.
+// Generation and Generation2 tell what the number was given to: ESTALE when it is another's by now. Nothing is checked
+// but what the file system itself needs: the sender has checked what his caller may do, which is why only a peer may
+// send it that may do anything anyway (EPERM). What is made belongs to UID and GID (not in SetAttr, where these are
+// attributes) with the permissions that Umask leaves of Mode. Open with O_TMPFILE makes a file without a name. Every
+// reply to Lookup, Open with O_CREAT or O_TMPFILE, Mknod, Link and Symlink gives the session a reference to the inode,
+// which keeps its number, and the inode itself should it be removed, until Forget or the session ends it.
+//
 // # Exported descriptors
 //
 // What Export gives is one end of a SOCK_SEQPACKET pair; who sends the frame of Hello over it, in one packet, with
@@ -56,14 +67,14 @@ const (
 	OpInfo   // → Data: JSON
 	OpStatfs // → Statfs
 
-	OpOpen    // Path, Flags: O_*, Mode: permission of a file that is created → Handle, Attr
+	OpOpen    // Path, Flags: O_*, Mode: permission of a file that is created, Valid: 0 or SetDropPrivileges → Handle, Attr
 	OpClose   // Handle
 	OpRead    // Handle, Offset, Length → Data, N: 1 at the end of the file
-	OpWrite   // Handle, Offset, Data → N: bytes written, Offset: where they begin (O_APPEND decides itself)
+	OpWrite   // Handle, Offset, Data, Flags: O_APPEND, O_SYNC, FlagDropPrivileges → N: bytes written, Offset: where they begin
 	OpStat    // Handle → Attr
 	OpList    // Handle, Offset: cookie, 0 at first, Length: entries at most → Entries
 	OpSync    // Handle
-	OpAlloc   // Handle, Offset, Length, Flags: FALLOC_FL_*
+	OpAlloc   // Handle, Offset, Length, Flags: FALLOC_FL_*, FlagDropPrivileges
 	OpSeek    // Handle, Offset, Flags: SEEK_DATA or SEEK_HOLE → Offset
 	OpMap     // Handle, Offset, Length: bytes, Flags: Map*, Address: in the client → Handle: mapping
 	OpExtent  // Handle, Offset → Extents, Offset: where to go on, the same when there are no more
@@ -116,7 +127,17 @@ const (
 	OpSnapshotRestore // Path, Path2: name
 	OpSnapshotRemove  // Path, Path2: name
 
+	// OpMknod: Path, Mode: type and permissions, Address: device number → Attr; only relative to an inode.
+	OpMknod
+	OpForget // Inode, Length: how many of the references end that the session has got with attributes of the inode
+
 	OpEnd // not an operation: one more than the last
+)
+
+// FlagDropPrivileges in Flags of Write and Alloc: the writer has no privileges, so that those of the file go. ACLDropSGID in Flags of SetXattr: setting an ACL clears the set-group-ID bit.
+const (
+	FlagDropPrivileges = 1 << 31
+	ACLDropSGID        = 1 << 16
 )
 
 // ExportPrefix is how the address begins that the server's end of an exported descriptor has, so that who is given
@@ -171,7 +192,10 @@ const (
 	SetSize
 	SetAtime
 	SetMtime
-	setAll = 1<<iota - 1
+	SetAtimeNow       // with SetAtime: the server's time
+	SetMtimeNow       // with SetMtime: the server's time
+	SetDropPrivileges // see core.SetAttr
+	setAll            = 1<<iota - 1
 )
 
 // Request is every request there is: one wide struct, of which each Op uses some fields.
@@ -195,6 +219,15 @@ type Request struct {
 
 	Source       uint32 // handle of another file, or of the same
 	SourceOffset int64
+
+	Inode       uint64 // what Path is relative to; 0: the root, by a path that is resolved and checked
+	Generation  uint64
+	Inode2      uint64 // what Path2 is relative to
+	Generation2 uint64
+	Umask       uint32
+
+	// Into is where Read puts its data when the request is served in this process. It is not encoded.
+	Into []byte
 }
 
 // Reason refines an errno where a program must tell two causes apart.

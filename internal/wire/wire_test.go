@@ -35,6 +35,12 @@ func drawRequest(t *rapid.T) *Request {
 
 		Source:       rapid.Uint32().Draw(t, "source"),
 		SourceOffset: rapid.Int64().Draw(t, "sourceOffset"),
+
+		Inode:       rapid.Uint64().Draw(t, "inode"),
+		Generation:  rapid.Uint64().Draw(t, "generation"),
+		Inode2:      rapid.Uint64().Draw(t, "inode2"),
+		Generation2: rapid.Uint64().Draw(t, "generation2"),
+		Umask:       rapid.Uint32().Draw(t, "umask"),
 	}
 	if b := rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "data"); len(b) > 0 {
 		q.Data = b
@@ -182,7 +188,7 @@ func TestRefused(t *testing.T) {
 		"unknown operation":  {1, 0, 0, 0, byte(OpEnd), 0, 0, 0, 0, 0},
 		"unknown field":      {1, 0, 0, 0, 1, 0, 0, 0, 0, 128},
 		"zero field":         {1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0},
-		"unknown attributes": {1, 0, 0, 0, 1, 0, 8, 0, 0, 0, 64, 0, 0, 0},
+		"unknown attributes": {1, 0, 0, 0, 1, 0, 8, 0, 0, 0, 0, 2, 0, 0},
 		"path too long":      {1, 0, 0, 0, 1, 0, 0, 8, 0, 0, 255, 255, 255, 127},
 		"empty data":         {1, 0, 0, 0, 1, 0, 0, 32, 0, 0, 0, 0, 0, 0},
 	} {

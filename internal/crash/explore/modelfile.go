@@ -33,7 +33,7 @@ var fileVerbs = map[string]func(m *Model, n *node, o Op, tag int) error{
 		return nil
 	},
 	"keepsize": func(m *Model, n *node, o Op, _ int) error {
-		n.set(n.mtime, m.now)
+		n.set(m.now, m.now)
 		return nil
 	},
 	"punch":    (*Model).punch,
@@ -182,9 +182,8 @@ func (n *node) drop(first, end int64) {
 }
 
 func (m *Model) punch(n *node, o Op, _ int) error {
-	if m.edges(n, o.Off, o.N) {
-		n.touch(m.now)
-	}
+	m.edges(n, o.Off, o.N)
+	n.touch(m.now)
 	if first, end := inner(o.Off, o.N); first < end {
 		n.drop(first, end)
 		n.set(m.now, m.now)
