@@ -176,6 +176,10 @@ func (m *mount) stop() {
 			break
 		}
 	}
+	if mounts, err := os.ReadFile("/proc/self/mounts"); err != nil || bytes.Contains(mounts, []byte(" "+m.dir+" ")) {
+		m.t.Errorf("there is another mount below: %v", err)
+		unix.Unmount(m.dir, unix.MNT_DETACH)
+	}
 	if err := m.cmd.Wait(); err != nil || m.stderr.Len() > 0 {
 		m.t.Errorf("the mount ended with %v\n%s", err, m.stderr.String())
 	}

@@ -153,8 +153,8 @@ func (m *Mount) detach() error { return unix.Unmount(m.dir, unix.MNT_DETACH) }
 
 // clearDead removes what a mount whose process was killed has left on a directory.
 func clearDead(dir string) error {
-	var st unix.Stat_t
-	for unix.Stat(dir, &st) == unix.ENOTCONN {
+	var st unix.Statfs_t // which no cache answers
+	for unix.Statfs(dir, &st) == unix.ENOTCONN {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("%s is the mount of a process that has ended; umount %s: %w", dir, dir, err)
 		}
