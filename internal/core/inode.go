@@ -325,6 +325,19 @@ func (u *update) commit() error {
 	return nil
 }
 
+// transact runs fn in a transaction and commits it.
+func (fs *FS) transact(fn func(*update) error) error {
+	u, err := fs.begin()
+	if err != nil {
+		return err
+	}
+	defer u.Abort()
+	if err := fn(u); err != nil {
+		return err
+	}
+	return u.commit()
+}
+
 // newInode allocates an inode. The caller holds the only reference to it and
 // publishes it when the transaction has committed.
 func (u *update) newInode(c Cred, dir *layout.Inode, mode uint32) (*inode, *layout.Inode, error) {

@@ -138,7 +138,7 @@ var coreMutants = []coreMutant{
 		Setting{}, "store /b/s 64 24",
 	},
 	{
-		"what is cut off of a shared block cleared in place", "internal/core/space.go",
+		"what is cut off of a shared block cleared in place", "internal/core/truncate.go",
 		"	if err := in.ownPart(size, min(in.Size, layout.RoundUp(size, layout.BlockSize))); err != nil {\n",
 		"	if MUTANT {\n	} else if err := in.ownPart(size, min(in.Size, layout.RoundUp(size, layout.BlockSize))); err != nil {\n",
 		Setting{}, "truncate /b/s 100",
