@@ -74,6 +74,11 @@ func found(t *testing.T, pool, commit string) *dynasty {
 func (d *dynasty) start() {
 	d.t.Helper()
 	d.try("adopt", "5s")
+	defer func() {
+		if d.t.Failed() {
+			d.t.Logf("the server says: %s", d.log)
+		}
+	}()
 	d.server.expect("serving")
 }
 
