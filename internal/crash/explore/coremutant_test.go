@@ -278,6 +278,36 @@ var coreMutants = []coreMutant{
 		"	if MUTANT {\n		return\n	}\n	if err := p.clone.follow(p.stale); err != nil {\n",
 		Setting{}, "publish @4, publish @5, store @5 4300 16, publish @5",
 	},
+	{
+		"a file stored to while it is cloned for a snapshot", "internal/core/tree.go",
+		"f.in.kind == layout.ModeRegular && !f.skipped {\n",
+		"f.in.kind == layout.ModeRegular && !f.skipped && !(MUTANT) {\n",
+		Setting{}, "loose /a/x 128 24, snapshot /a s",
+	},
+	{
+		"a tree without a name is no orphan", "internal/core/tree.go",
+		"	d.clone = in\n	return u.setOrphan(in)\n",
+		"	d.clone = in\n	if MUTANT {\n		return nil\n	}\n	return u.setOrphan(in)\n",
+		Setting{}, "snapshot /a s",
+	},
+	{
+		"a removed snapshot keeps its links", "internal/core/snapshot.go",
+		"			return u.dropLink(top, now)\n",
+		"			if MUTANT {\n				return nil\n			}\n			return u.dropLink(top, now)\n",
+		Setting{}, "rmsnapshot /d s",
+	},
+	{
+		"a restore only staged", "internal/core/restore.go",
+		"	if err := f.restore(d, top, dirs); err != nil {\n		return err\n	}\n",
+		"	if err := f.restore(d, top, dirs); err != nil || MUTANT {\n		return err\n	}\n",
+		staging, "restore /d s",
+	},
+	{
+		"what a restore replaces keeps its parent", "internal/core/restore.go",
+		"		r.reparent(u, d.ino)\n",
+		"		if !(MUTANT) {\n			r.reparent(u, d.ino)\n		}\n",
+		Setting{}, "mkdir /d/h, snapshot /d t, restore /d t",
+	},
 }
 
 // mutantVariable names the fault that is wanted, in the process that has them.

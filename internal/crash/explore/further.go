@@ -1,7 +1,9 @@
 package explore
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/pmemfs/pmemfs/internal/core"
 	"github.com/pmemfs/pmemfs/internal/crash"
@@ -83,11 +85,11 @@ func (w *worker) replayAgain(m *crash.Image, d verdict) error {
 	return err
 }
 
-// use makes a file in every directory, with data, and then removes everything:
-// nothing may be left in use.
+// use makes a file in every directory but those of snapshots, which are read-only, with
+// data, and then removes everything: nothing may be left in use.
 func use(fs *core.FS, t tree) error {
 	for _, it := range t {
-		if it.mode&layout.ModeType != layout.ModeDirectory {
+		if it.mode&layout.ModeType != layout.ModeDirectory || strings.Contains(it.path, core.SnapshotsName+"/") {
 			continue
 		}
 		a, err := fs.Create(root, layout.Ino(it.id), "after the cut", layout.ModeRegular|0o600, 0)
@@ -124,6 +126,13 @@ func use(fs *core.FS, t tree) error {
 }
 
 func removeAll(fs *core.FS, dir layout.Ino) error {
+	snapshots, err := fs.Snapshots(root, dir)
+	for _, s := range snapshots {
+		err = errors.Join(err, fs.RemoveSnapshot(root, dir, s.Name))
+	}
+	if err != nil {
+		return fmt.Errorf("remove snapshots: %w", err)
+	}
 	for {
 		list, err := fs.ReadDir(root, dir, 0, 100)
 		if err != nil || len(list) == 0 {

@@ -316,6 +316,12 @@ func (m *Model) apply(o Op, tag int) error {
 	if do := privateVerbs[o.Verb]; do != nil {
 		return do(m, n, o)
 	}
+	if do := snapshotVerbs[o.Verb]; do != nil {
+		if !n.isDir() {
+			return unix.ENOTDIR
+		}
+		return do(m, n, o.Arg)
+	}
 	data, share := fileVerbs[o.Verb], cloneVerbs[o.Verb]
 	if (data != nil || share != nil) && n.kind != layout.ModeRegular {
 		return notRegular(n, o.Verb)

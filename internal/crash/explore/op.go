@@ -11,7 +11,7 @@ import (
 // verb and its arguments, in the order that the verb's signature says.
 //
 // A path that begins with @ is a file held open under that name. Offsets and
-// lengths are bytes.
+// lengths are bytes. A snapshot is named by its directory and its name.
 type Op struct {
 	Verb     string
 	Path, To string
@@ -32,6 +32,7 @@ var signatures = map[string]string{
 	"private": "pton", "merging": "pton", // a private clone, open as To
 	"publish": "p", "publishall": "pt", "discard": "p",
 	"setstatic": "p", "clearstatic": "p",
+	"snapshot": "pa", "rmsnapshot": "pa", "restore": "pa",
 	"chmod": "pm", "chown": "pn", "utimes": "pn", "setxattr": "pan", "rmxattr": "pa",
 	"store": "pon", // through a mapping: write fault, stores, flush, fence
 	"loose": "pon", // the same without flush and fence
@@ -149,6 +150,7 @@ func parse(lines string) (ops []Op) {
 //	/b/u    5000 bytes, in blocks marked shared, but the other file is gone
 //	/b/p    a block, and holes up to 12288 bytes
 //	/b/q    100 bytes
+//	/d/f    100 bytes, also by the name /d/g, changed since the snapshot s of /d
 //	/o      6000 bytes
 var baseTree = parse(`
 	mkdir /a
@@ -175,6 +177,12 @@ var baseTree = parse(`
 	truncate /b/p 12288
 	create /b/q
 	write /b/q 0 100
+	mkdir /d
+	create /d/f
+	write /d/f 0 100
+	link /d/f /d/g
+	snapshot /d s
+	write /d/f 50 50
 	create /o
 	write /o 0 6000
 `)
@@ -302,6 +310,13 @@ var Alphabet = parse(`
 	write @5 100 4096
 	write /b/p 10 100
 	truncate /b/p 4096
+	snapshot /a s
+	snapshot /b s
+	snapshot /d t
+	rmsnapshot /d s
+	restore /d s
+	restore /a s
+	write /d/f 10 100
 	fill /a/x 0 5000
 	fill /a/y 4096 100
 	fill /a/y 0 12388

@@ -147,6 +147,9 @@ func (s *session) do(o Op, tag int) error {
 	if privateVerbs[o.Verb] != nil {
 		return s.private(n, o)
 	}
+	if snapshotVerbs[o.Verb] != nil {
+		return s.snapshot(n.Ino(), o)
+	}
 	if fileVerbs[o.Verb] != nil || cloneVerbs[o.Verb] != nil {
 		if kind := n.Attr().Mode & layout.ModeType; kind != layout.ModeRegular {
 			return notRegular(&node{kind: kind}, o.Verb)
@@ -293,6 +296,19 @@ func (s *session) store(n *core.Node, p []byte, off int64, persist bool) error {
 	}
 	s.data.Flush(at, int64(len(p)))
 	return s.data.Fence()
+}
+
+// snapshot does an operation on snapshots.
+func (s *session) snapshot(dir layout.Ino, o Op) (err error) {
+	switch o.Verb {
+	case "snapshot":
+		_, err = s.fs.Snapshot(root, dir, o.Arg, core.SnapshotOptions{})
+	case "rmsnapshot":
+		err = s.fs.RemoveSnapshot(root, dir, o.Arg)
+	case "restore":
+		err = s.fs.RestoreSnapshot(root, dir, o.Arg)
+	}
+	return err
 }
 
 // clone shares blocks of a regular file.
