@@ -10,11 +10,34 @@ import (
 	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
-// further uses an image whose tree has a digest: it is mounted for writing,
-// with power cuts in that, and in the mount after such a cut; then files are
-// made everywhere and all is removed.
-func (w *worker) further(m *crash.Image, d verdict) error {
+// mountTime is when images are mounted for writing.
+const mountTime = firstTime - opTime
+
+// settled is a tree as it is when the names of trees that were removed are gone, too,
+// which the mount for writing goes on with: a file that has other names loses a link.
+func (t tree) settled() tree {
+	names := map[uint64]uint32{}
+	for _, it := range t {
+		names[it.id]++
+	}
+	for i := range t {
+		it := &t[i]
+		if it.mode&layout.ModeType != layout.ModeDirectory && (it.nlink != names[it.id] || it.times[1] == mountTime) {
+			it.nlink, it.times[1] = names[it.id], 0
+		}
+	}
+	return t
+}
+
+// further uses an image: it is mounted for writing, with power cuts in that, and in
+// the mount after such a cut; then files are made everywhere and all is removed.
+func (w *worker) further(m *crash.Image) error {
 	w.report.Deep++
+	t, err := w.look(m.Areas)
+	if err != nil {
+		return err
+	}
+	d := t.settled().digest()
 	fs, err := w.writable(w.replay, m, d)
 	if err != nil {
 		return err
@@ -24,7 +47,7 @@ func (w *worker) further(m *crash.Image, d verdict) error {
 		n++
 		w.report.Replayed++
 		t, err := w.look(m.Areas)
-		if err == nil && t.digest() != d {
+		if err == nil && t.settled().digest() != d {
 			err = fmt.Errorf("another state than before")
 		}
 		if err == nil && n%8 == 0 {
@@ -38,8 +61,7 @@ func (w *worker) further(m *crash.Image, d verdict) error {
 	if err != nil {
 		return err
 	}
-	t, err := w.reader.read(fs)
-	if err != nil {
+	if t, err = w.reader.read(fs); err != nil {
 		return err
 	}
 	if err := use(fs, t); err != nil {
@@ -56,12 +78,12 @@ func (w *worker) writable(r *crash.Recorder, m *crash.Image, d verdict) (*core.F
 	if w.mutant != nil {
 		meta, data = w.mutant.areas(w.base.sb, meta, data)
 	}
-	s, err := newSession(meta, data, firstTime-opTime, w.c.Setting)
+	s, err := newSession(meta, data, mountTime, w.c.Setting)
 	if err != nil {
 		return nil, fmt.Errorf("mount for writing: %w", err)
 	}
 	t, err := w.reader.read(s.fs)
-	if err == nil && t.digest() != d {
+	if err == nil && t.settled().digest() != d {
 		err = fmt.Errorf("mounted for writing it shows another state")
 	}
 	return s.fs, err
@@ -74,7 +96,7 @@ func (w *worker) replayAgain(m *crash.Image, d verdict) error {
 	_, err := w.again.Images(crash.Options{Model: w.c.Setting.model(), Exhaustive: 4, Lines: 2, Samples: 2}, func(m *crash.Image) error {
 		w.report.Replayed++
 		t, err := w.look(m.Areas)
-		if err == nil && t.digest() != d {
+		if err == nil && t.settled().digest() != d {
 			err = fmt.Errorf("another state than before")
 		}
 		if err != nil {

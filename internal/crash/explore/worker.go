@@ -266,7 +266,7 @@ func (w *worker) image(m *crash.Image) error {
 		}
 	}
 	if deep := w.c.Effort.Deep; !known && deep > 0 && w.fresh%deep == 0 {
-		if err := w.further(m, d); err != nil {
+		if err := w.further(m); err != nil {
 			return w.violation(m.String(), "used further: %v", err)
 		}
 	}
