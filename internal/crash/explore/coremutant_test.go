@@ -279,16 +279,10 @@ var coreMutants = []coreMutant{
 		Setting{}, "publish @4, publish @5, store @5 4300 16, publish @5",
 	},
 	{
-		"a file stored to while it is cloned for a snapshot", "internal/core/tree.go",
+		"one file stored to while a tree is cloned", "internal/core/tree.go",
 		"f.in.kind == layout.ModeRegular && !f.skipped {\n",
-		"f.in.kind == layout.ModeRegular && !f.skipped && !(MUTANT) {\n",
+		"f.in.kind == layout.ModeRegular && !f.skipped && !(MUTANT && n == 0) {\n",
 		Setting{}, "loose /a/x 128 24, snapshot /a s",
-	},
-	{
-		"a tree without a name is no orphan", "internal/core/tree.go",
-		"	d.clone = in\n	return u.setOrphan(in)\n",
-		"	d.clone = in\n	if MUTANT {\n		return nil\n	}\n	return u.setOrphan(in)\n",
-		Setting{}, "snapshot /a s",
 	},
 	{
 		"a removed snapshot keeps its links", "internal/core/snapshot.go",
@@ -306,7 +300,36 @@ var coreMutants = []coreMutant{
 		"what a restore replaces keeps its parent", "internal/core/restore.go",
 		"		r.reparent(u, d.ino)\n",
 		"		if !(MUTANT) {\n			r.reparent(u, d.ino)\n		}\n",
-		Setting{}, "mkdir /d/h, snapshot /d t, restore /d t",
+		Setting{}, "mkdir /d/k, snapshot /d t, restore /d t",
+	},
+	{
+		"a directory freed that has names", "internal/core/orphan.go",
+		"top.Size > 0 && !top.gone\n",
+		"top.Size > 0 && !top.gone && !(MUTANT)\n",
+		Setting{}, "rmsnapshot /d s",
+	},
+	{
+		"a snapshot that is not read-only", "internal/core/tree.go",
+		"layout.FlagReadOnly) | c.flags\n",
+		"layout.FlagReadOnly) | c.flags\n	if MUTANT {\n		want.Flags &^= layout.FlagReadOnly\n	}\n",
+		Setting{}, "snapshot /d t, write /d/.snapshots/t/f 10 100",
+	},
+	{
+		"a restored directory gets its attributes before its names", "internal/core/restore.go",
+		"	err = f.transact(func(u *update) error {\n		dw, tw := u.edit(d), u.edit(top)\n",
+		"	if MUTANT {\n		if err := f.transact(func(u *update) error {\n			dw := u.edit(d)\n" +
+			"			dw.Mtime, dw.Ctime = top.Mtime, f.now()\n			return nil\n		}); err != nil {\n			return err\n		}\n	}\n" +
+			"	err = f.transact(func(u *update) error {\n		dw, tw := u.edit(d), u.edit(top)\n",
+		Setting{}, "restore /d s",
+	},
+	{
+		"a tree is no orphan any more before it has its name", "internal/core/snapshot.go",
+		"		return f.transact(func(u *update) error {\n			sw, err := u.snapshotsDir(d, snapshots)\n",
+		"		if MUTANT {\n			if err := f.transact(func(u *update) error { return u.clearOrphan(top) }); err != nil {\n				return err\n			}\n" +
+			"			defer func() { top.orphan = false }()\n		}\n" +
+			"		return f.transact(func(u *update) error {\n			if MUTANT {\n				if err := u.setOrphan(top); err != nil {\n					return err\n				}\n			}\n" +
+			"			sw, err := u.snapshotsDir(d, snapshots)\n",
+		Setting{}, "snapshot /a s",
 	},
 }
 

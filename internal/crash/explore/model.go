@@ -34,6 +34,7 @@ type node struct {
 	nlink    uint32
 	size     int64
 	static   bool
+	frozen   bool // it is of a read-only snapshot
 	target   string
 	xattrs   map[string]string
 	entries  map[string]*node
@@ -280,8 +281,12 @@ func (m *Model) split(path string) (*node, string, error) {
 		return nil, "", unix.EBADF
 	}
 	dir, err := m.resolve("/" + path[:at])
-	if err == nil && !dir.isDir() {
+	switch {
+	case err != nil:
+	case !dir.isDir():
 		err = unix.ENOTDIR
+	case dir.frozen:
+		err = unix.EROFS
 	}
 	return dir, path[at+1:], err
 }
@@ -313,6 +318,9 @@ func (m *Model) apply(o Op, tag int) error {
 	if err != nil {
 		return err
 	}
+	if n.frozen && !harmless[o.Verb] {
+		return unix.EROFS
+	}
 	if do := privateVerbs[o.Verb]; do != nil {
 		return do(m, n, o)
 	}
@@ -341,6 +349,9 @@ func (m *Model) apply(o Op, tag int) error {
 	}
 	return m.applyOther(n, o, tag)
 }
+
+// harmless operations are allowed on what is read-only.
+var harmless = map[string]bool{"open": true, "close": true, "sync": true, "clone": true, "clonerange": true}
 
 // valid checks that what is opened is named by a path, and what is closed by
 // the name it is open under.
@@ -491,6 +502,8 @@ func (m *Model) link(o Op) error {
 		return err
 	case n.isDir():
 		return unix.EPERM
+	case n.frozen:
+		return unix.EROFS
 	case dir.entries[name] != nil:
 		return unix.EEXIST
 	case n.nlink == 0:

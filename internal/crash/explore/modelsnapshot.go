@@ -13,7 +13,8 @@ import (
 // snapshotVerbs are the operations on snapshots of a directory, by name. Each is
 // durable on return, whatever the setting.
 var snapshotVerbs = map[string]func(m *Model, dir *node, name string) error{
-	"snapshot":   (*Model).snapshot,
+	"snapshot":   func(m *Model, dir *node, name string) error { return m.snapshot(dir, name, true) },
+	"wsnapshot":  func(m *Model, dir *node, name string) error { return m.snapshot(dir, name, false) },
 	"rmsnapshot": (*Model).removeSnapshot,
 	"restore":    (*Model).restore,
 }
@@ -39,13 +40,13 @@ func (n *node) inSnapshots(fn func(n *node)) {
 }
 
 // cloneTree makes a tree like another one, of which the files share their blocks.
-func (m *Model) cloneTree(n *node, seen map[*node]*node) *node {
+func (m *Model) cloneTree(n *node, frozen bool, seen map[*node]*node) *node {
 	if c := seen[n]; c != nil {
 		c.nlink++
 		return c
 	}
 	c := m.newNode(n.kind, n.mode)
-	seen[n] = c
+	seen[n], c.frozen = c, frozen
 	c.uid, c.gid, c.target, c.xattrs = n.uid, n.gid, n.target, maps.Clone(n.xattrs)
 	c.mtime, c.ctime = n.mtime, n.ctime
 	if n.kind != layout.ModeDirectory {
@@ -59,7 +60,7 @@ func (m *Model) cloneTree(n *node, seen map[*node]*node) *node {
 		if name == core.SnapshotsName {
 			continue
 		}
-		sub := m.cloneTree(n.entries[name], seen)
+		sub := m.cloneTree(n.entries[name], frozen, seen)
 		c.entries[name] = sub
 		if c.size++; sub.isDir() {
 			sub.parent = c
@@ -69,7 +70,7 @@ func (m *Model) cloneTree(n *node, seen map[*node]*node) *node {
 	return c
 }
 
-func (m *Model) snapshot(dir *node, name string) error {
+func (m *Model) snapshot(dir *node, name string, frozen bool) error {
 	snapshots := dir.entries[core.SnapshotsName]
 	if snapshots != nil && snapshots.entries[name] != nil {
 		return unix.EEXIST
@@ -85,7 +86,7 @@ func (m *Model) snapshot(dir *node, name string) error {
 			m.still(n, 0, end)
 		}
 	})
-	top := m.cloneTree(dir, map[*node]*node{})
+	top := m.cloneTree(dir, frozen, map[*node]*node{})
 	m.record()
 	m.stage() // it has no name yet
 	if snapshots == nil {
@@ -132,7 +133,7 @@ func (m *Model) restore(dir *node, name string) error {
 	if nested {
 		return unix.ENOTEMPTY
 	}
-	top = m.cloneTree(top, map[*node]*node{})
+	top = m.cloneTree(top, false, map[*node]*node{})
 	var old []*node
 	for _, name := range slices.Sorted(maps.Keys(dir.entries)) {
 		if name != core.SnapshotsName {

@@ -32,7 +32,7 @@ var signatures = map[string]string{
 	"private": "pton", "merging": "pton", // a private clone, open as To
 	"publish": "p", "publishall": "pt", "discard": "p",
 	"setstatic": "p", "clearstatic": "p",
-	"snapshot": "pa", "rmsnapshot": "pa", "restore": "pa",
+	"snapshot": "pa", "wsnapshot": "pa", "rmsnapshot": "pa", "restore": "pa",
 	"chmod": "pm", "chown": "pn", "utimes": "pn", "setxattr": "pan", "rmxattr": "pa",
 	"store": "pon", // through a mapping: write fault, stores, flush, fence
 	"loose": "pon", // the same without flush and fence
@@ -150,7 +150,7 @@ func parse(lines string) (ops []Op) {
 //	/b/u    5000 bytes, in blocks marked shared, but the other file is gone
 //	/b/p    a block, and holes up to 12288 bytes
 //	/b/q    100 bytes
-//	/d/f    100 bytes, also by the name /d/g, changed since the snapshot s of /d
+//	/d/f    150 bytes, also by the name /d/h; in the snapshot s of /d 100 bytes, and /d/g
 //	/o      6000 bytes
 var baseTree = parse(`
 	mkdir /a
@@ -182,7 +182,8 @@ var baseTree = parse(`
 	write /d/f 0 100
 	link /d/f /d/g
 	snapshot /d s
-	write /d/f 50 50
+	write /d/f 50 100
+	rename /d/g /d/h
 	create /o
 	write /o 0 6000
 `)
@@ -317,6 +318,14 @@ var Alphabet = parse(`
 	restore /d s
 	restore /a s
 	write /d/f 10 100
+	wsnapshot /d w
+	write /d/.snapshots/w/f 10 100
+	write /d/.snapshots/s/f 10 100
+	truncate /d/.snapshots/s/f 0
+	create /d/.snapshots/s/z
+	unlink /d/.snapshots/s/g
+	chmod /d/.snapshots/s/f 600
+	clone /d/.snapshots/s/f /a/z
 	fill /a/x 0 5000
 	fill /a/y 4096 100
 	fill /a/y 0 12388

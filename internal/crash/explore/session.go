@@ -301,8 +301,8 @@ func (s *session) store(n *core.Node, p []byte, off int64, persist bool) error {
 // snapshot does an operation on snapshots.
 func (s *session) snapshot(dir layout.Ino, o Op) (err error) {
 	switch o.Verb {
-	case "snapshot":
-		_, err = s.fs.Snapshot(root, dir, o.Arg, core.SnapshotOptions{})
+	case "snapshot", "wsnapshot":
+		_, err = s.fs.Snapshot(root, dir, o.Arg, core.SnapshotOptions{Writable: o.Verb == "wsnapshot"})
 	case "rmsnapshot":
 		err = s.fs.RemoveSnapshot(root, dir, o.Arg)
 	case "restore":

@@ -29,6 +29,12 @@ var snapshotSequences = []string{
 	"snapshot /b s\n publish @4\n restore /b s",
 	"snapshot /b s\n publish @4",
 	"snapshot /a s\n remount\n restore /a s",
+	"wsnapshot /a w\n write /a/.snapshots/w/x 0 100",
+	"wsnapshot /a w\n write /a/.snapshots/w/x 0 100\n restore /a w",
+	"wsnapshot /a w\n unlink /a/.snapshots/w/y\n rmsnapshot /a w",
+	"snapshot /a s\n link /a/.snapshots/s/x /b/w",
+	"snapshot /a s\n rename /a/.snapshots/s/x /b/w",
+	"snapshot /a s\n clone /a/.snapshots/s/x /b/w\n rmsnapshot /a s",
 }
 
 func TestSnapshotSequences(t *testing.T) {
