@@ -1,7 +1,6 @@
 package medium
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -230,7 +229,7 @@ func (c *creation) device(st fs.FileInfo) error {
 
 // split divides the device. It stores only when nothing can fail any more.
 func (c *creation) split(d finding) error {
-	meta := (c.metaSize + d.align - 1) / d.align * d.align
+	meta := d.roundUp(c.metaSize)
 	if meta < c.metaSize || d.size-meta < c.dataSize {
 		return &Error{Kind: ErrTooSmall, Reason: fmt.Sprintf("%d bytes of meta (in multiples of %d) and %d of data are asked for; the device has %d",
 			c.metaSize, d.align, c.dataSize, d.size)}
@@ -238,7 +237,7 @@ func (c *creation) split(d finding) error {
 	if err := c.p.mapSplit(d, meta); err != nil {
 		return err
 	}
-	if !c.o.Force && !bytes.Equal(c.p.meta.Bytes()[:pageSize], make([]byte, pageSize)) {
+	if !c.o.Force && !blank(c.p.meta) {
 		return &Error{Kind: ErrExists, Reason: fmt.Sprintf("the first %d bytes of the device are not zero", pageSize)}
 	}
 	c.p.meta.Zero(0, meta)

@@ -1,6 +1,7 @@
 package medium
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -266,15 +267,21 @@ func (p *Pool) mapDevice(d finding, o Options) error {
 		return err
 	}
 	metaSize, err := o.MetaSize(whole.Bytes())
+	if err != nil && blank(whole) {
+		err = &Error{Kind: ErrNoPool, Reason: fmt.Sprintf("the first %d bytes of the device are zero", pageSize)}
+	}
 	if err := errors.Join(err, whole.close()); err != nil {
 		return err
 	}
-	if metaSize <= 0 || metaSize%d.align != 0 || metaSize >= d.size {
+	if metaSize <= 0 || metaSize > d.size-d.align {
 		return &Error{Kind: ErrNotPool, Reason: fmt.Sprintf("its meta area is said to have %d bytes; the device has %d, in multiples of %d",
 			metaSize, d.size, d.align)}
 	}
-	return p.mapSplit(d, metaSize)
+	return p.mapSplit(d, d.roundUp(metaSize))
 }
+
+// blank says whether a device has nothing at its beginning: no pool, and nothing else that would be lost.
+func blank(a *mapped) bool { return bytes.Equal(a.Bytes()[:pageSize], make([]byte, pageSize)) }
 
 func (p *Pool) mapSplit(d finding, metaSize int64) (err error) {
 	p.base = metaSize
