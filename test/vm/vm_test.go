@@ -77,7 +77,7 @@ func TestVM(t *testing.T) {
 	s.each("mkfs", s.mkfs)
 	s.crash(1)
 	for round := 2; round <= s.rounds; round++ {
-		s.boot(persistences[round%len(persistences)])
+		s.boot(persistences[(round-1)%len(persistences)])
 		if round <= len(persistences) {
 			s.each("info", s.info)
 		}
