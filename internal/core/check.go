@@ -108,8 +108,9 @@ type checker struct {
 	done   int64        // inodes looked at, twice each
 }
 
-// guarded runs a step. A panic is a mistake of this program that damage
-// brought to light: it is reported, and the check goes on.
+// guarded runs a step. Damage that ends it, such as a bad block of the medium, is
+// reported, as is a panic, which is a mistake of this program that damage brought to
+// light, and the check goes on.
 func (c *checker) guarded(step func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -119,7 +120,12 @@ func (c *checker) guarded(step func() error) (err error) {
 	if err := c.ctx.Err(); err != nil {
 		return err
 	}
-	return step()
+	err = c.fs.Guard(step)
+	if _, ok := AsProblem(err); ok {
+		c.damage(0, err)
+		return nil
+	}
+	return err
 }
 
 func (c *checker) problem(p Problem) {

@@ -26,6 +26,9 @@ func (e *BadBlockError) Error() string {
 
 func (e *BadBlockError) Unwrap() error { return e.Cause }
 
+// Meta says that the block is in the meta area.
+func (e *BadBlockError) Meta() bool { return e.Area == metaName }
+
 // Guard calls f and turns an access to an area that the medium refuses into a *BadBlockError: the kernel answers such a
 // load or store by SIGBUS, which would end the process. The block is remembered, so that nobody touches it again before it
 // is healed. f is left at the access, so it must release locks by defer. Other panics go on. It concerns the calling
