@@ -172,7 +172,9 @@ func (fs *FS) good(runs []alloc.Run) (out []alloc.Run) {
 
 // spared is the part of a run around a block of the file that is not known to be bad. An error: the block itself is.
 func (in *inode) spared(q piece, block int64) (piece, error) {
-	bytes := func(first, end int64) (off, n int64) { return q.at(first) * layout.BlockSize, (end - first) * layout.BlockSize }
+	bytes := func(first, end int64) (off, n int64) {
+		return q.at(first) * layout.BlockSize, (end - first) * layout.BlockSize
+	}
 	if q.hole() || in.fs.data.FirstBad(bytes(q.first, q.end())) < 0 {
 		return q, nil
 	}
