@@ -8,13 +8,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium/mediumtest"
 	"github.com/pmemfs/pmemfs/internal/server"
 )
@@ -267,4 +272,74 @@ func TestCutOffPool(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestCheckMedia: every block is read, and what is bad is named by file and offset. The blocks become bad when the check has
+// the pool open and has read the first of it.
+func TestCheckMedia(t *testing.T) {
+	pool := newPool(t)
+	m := &badMedium{t: t, fsys: openPool(t, pool), data: filepath.Join(pool, "data")}
+	if err := m.fsys.Mkdir("dir", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	extents, err := m.newFile("dir/file").Extents()
+	if err != nil || len(extents) != 1 {
+		t.Fatal(extents, err)
+	}
+	if err := m.fsys.Close(); err != nil {
+		t.Fatal(err)
+	}
+	meta, err := os.ReadFile(filepath.Join(pool, "meta"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sb, err := layout.ReadSuperblock(meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		file    string
+		off     int64
+		want    pmemfs.BadBlocks
+		problem string // that is reported on top
+	}{
+		"nothing": {},
+		"a file": {"data", (extents[0].Block + 5) * badSize, pmemfs.BadBlocks{Media: core.Media{
+			Files: []pmemfs.BadExtent{{Path: "/dir/file", Ino: 4, Offset: 5 * badSize, Length: badSize}},
+		}}, ""},
+		"a directory": {"meta", sb.NodeArea.Offset, pmemfs.BadBlocks{Media: core.Media{
+			Meta: []pmemfs.BadStructure{{Structure: "node 1", Offset: sb.NodeArea.Offset, Length: badSize}},
+		}}, "node 1"},
+		"the root": {"meta", sb.InodeTable.Offset, pmemfs.BadBlocks{Media: core.Media{
+			Meta: []pmemfs.BadStructure{{Structure: "meta area", Offset: sb.InodeTable.Offset, Length: badSize}},
+		}}, "inodes 0 to 15"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spoilt := c.file == ""
+			var problems []string
+			r, err := pmemfs.Check(t.Context(), pool, pmemfs.CheckOptions{
+				Media: true, Report: func(p pmemfs.Problem) { problems = append(problems, p.Structure) },
+				MediaProgress: func(done, total int64) {
+					if !spoilt {
+						spoilt = true
+						if err := mediumtest.SpoilFile(filepath.Join(pool, c.file), c.off); err != nil {
+							t.Error(err)
+						}
+					}
+				},
+			})
+			if err != nil || !spoilt {
+				t.Fatal(err, spoilt)
+			}
+			if diff := cmp.Diff(&c.want, r.Media, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("want -, got +:\n%s", diff)
+			}
+			if (c.problem != "" || problems != nil) && !slices.Contains(problems, c.problem) {
+				t.Errorf("problems %q, want %q", problems, c.problem)
+			}
+			if r.Clean() != (name == "nothing") {
+				t.Errorf("clean is %v", r.Clean())
+			}
+		})
+	}
 }

@@ -73,11 +73,7 @@ func (fs *FS) Check(ctx context.Context, report func(Problem)) (Summary, error) 
 
 // CheckWith is Check with progress.
 func (fs *FS) CheckWith(ctx context.Context, o CheckOptions) (Summary, error) {
-	c := &checker{
-		fs: fs, ctx: ctx, opts: o,
-		blocks: newUnitSet(fs.sb.DataBlocks), nodes: newUnitSet(fs.sb.Nodes),
-		inodes: make([]*infoChunk, fs.sb.Inodes/layout.ChunkUnits),
-	}
+	c := fs.newChecker(ctx, o)
 	for _, step := range []func() error{
 		c.superblocks, c.logHeaders, c.inodeBitmap, c.orphanBitmap,
 		c.directories, c.others, c.references, c.blockBitmap, c.nodeBitmap,
@@ -106,6 +102,14 @@ type checker struct {
 	inodes []*infoChunk // by chunk of the inode bitmap, nil: none in use
 	used   int64        // inodes in use
 	done   int64        // inodes looked at, twice each
+}
+
+func (fs *FS) newChecker(ctx context.Context, o CheckOptions) *checker {
+	return &checker{
+		fs: fs, ctx: ctx, opts: o,
+		blocks: newUnitSet(fs.sb.DataBlocks), nodes: newUnitSet(fs.sb.Nodes),
+		inodes: make([]*infoChunk, fs.sb.Inodes/layout.ChunkUnits),
+	}
 }
 
 // guarded runs a step. Damage that ends it, such as a bad block of the medium, is

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/alloc"
@@ -423,5 +424,48 @@ func TestBadCopiesOfMetadata(t *testing.T) {
 	var corrupt *layout.CorruptError
 	if !errors.As(err, &corrupt) || corrupt.Structure != "superblock" || !strings.Contains(err.Error(), "bad block") {
 		t.Errorf("mount without superblocks: %v", err)
+	}
+}
+
+// TestBadBlocks: whose a bad block is: of each file that has it, of nobody, or of a structure.
+func TestBadBlocks(t *testing.T) {
+	m := newMediaFS(t)
+	a := must[Attr](t)(m.Create(root, layout.RootIno, "dir", layout.ModeDirectory|0o755, 0))
+	n := m.file("file", 6)
+	if _, err := n.Clone(root, a.Ino, "clone", 0o644); err != nil {
+		t.Fatal(err)
+	}
+	must[int](t)(n.WriteAt(numbered(4), 4*bs)) // its own again
+	if err := n.Fallocate(0, 8*bs, bs); err != nil {
+		t.Fatal(err)
+	}
+	removed := m.file("removed", 2)
+	if err := m.Unlink(root, layout.RootIno, "removed"); err != nil { // and open
+		t.Fatal(err)
+	}
+	data := func(block int64) *medium.BadBlockError {
+		return &medium.BadBlockError{Area: "data", Offset: block * bs, Cause: unix.EIO}
+	}
+	free := m.sb.DataBlocks - 3
+	got, err := m.BadBlocks(context.Background(), []*medium.BadBlockError{
+		{Area: "meta", Offset: m.sb.InodeTable.Offset + bs, Cause: unix.EIO},
+		data(free + 1), data(free), data(m.block(n, 1)), data(m.block(n, 2)), data(m.block(n, 4)), data(m.block(n, 8)), data(m.block(removed, 1)),
+	})
+	clone := must[Attr](t)(m.Resolve(root, "dir/clone", true))
+	want := Media{
+		Files: []BadExtent{
+			{Path: "/file", Ino: n.Ino(), Offset: bs, Length: 2 * bs}, {Path: "/file", Ino: n.Ino(), Offset: 4 * bs, Length: bs},
+			{Path: "/file", Ino: n.Ino(), Offset: 8 * bs, Length: bs, Unwritten: true},
+			{Path: "/dir/clone", Ino: clone.Ino, Offset: bs, Length: 2 * bs},
+			{Path: "/?", Ino: removed.Ino(), Offset: bs, Length: bs},
+		},
+		Free: []BadRun{{free * bs, 2 * bs}},
+		Meta: []BadStructure{{"inodes 16 to 31", m.sb.InodeTable.Offset + bs, bs}},
+	}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v, want -, got +:\n%s", err, diff)
+	}
+	if got.Lost() != 7*bs {
+		t.Errorf("%d bytes are lost", got.Lost())
 	}
 }
