@@ -217,6 +217,9 @@ func testPoisonedMemory(t *testing.T, dir string) {
 func poisoned(t *testing.T, dir string, block int64) (*Pool, *mapped) {
 	t.Helper()
 	p, a := spoiled(t, dir, block)
+	if p.report.MapSync {
+		t.Skip("SKIPPED: on DAX the kernel sends the signal to who only simulates the failure, and then maps the page again")
+	}
 	if err := a.remap(block * pageSize); err != nil {
 		t.Fatal(err)
 	}
