@@ -288,9 +288,7 @@ func (e *mapEdit) place(level int, base int64) layout.Place {
 }
 
 func (e *mapEdit) set(off int64, entry layout.Entry) {
-	var b [layout.WordSize]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(entry))
-	e.u.Write(off, b[:])
+	e.u.WriteWord(off, uint64(entry))
 }
 
 // entry edits what lies under one entry and returns what it becomes.

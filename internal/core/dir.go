@@ -224,9 +224,7 @@ func (u *update) deepen(dir *layout.Inode, s dirSpot) error {
 		dir.Root[0] = entry
 		return nil
 	}
-	var b [layout.WordSize]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(entry))
-	u.Write(s.off, b[:])
+	u.WriteWord(s.off, uint64(entry))
 	return nil
 }
 
@@ -353,9 +351,7 @@ func (u *update) freeDirEntry(dir *layout.Inode, entry layout.Entry, off int64, 
 				return 0, err
 			}
 		}
-		var b [layout.WordSize]byte
-		binary.LittleEndian.PutUint64(b[:], uint64(child))
-		u.Write(at, b[:])
+		u.WriteWord(at, uint64(child))
 		if child != 0 {
 			return entry, nil
 		}

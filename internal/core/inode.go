@@ -232,6 +232,8 @@ type update struct {
 	*journal.Tx
 	fs     *FS
 	inodes []*pending
+	few    [3]pending // room for the first of them, so that most transactions take no memory for them
+	list   [4]*pending
 	edits  []mapChange
 	counts *layout.Inode // what it makes of FS.counts; nil: it leaves them as they are
 	frees  bool          // it only frees: it may have the nodes that are kept for that
@@ -260,7 +262,17 @@ func (u *update) edit(in *inode) *layout.Inode {
 			return &p.want
 		}
 	}
-	p := &pending{in: in, want: in.Inode}
+	n := len(u.inodes)
+	if n == 0 {
+		u.inodes = u.list[:0]
+	}
+	var p *pending
+	if n < len(u.few) {
+		p = &u.few[n]
+	} else {
+		p = new(pending)
+	}
+	p.in, p.want = in, in.Inode
 	u.inodes = append(u.inodes, p)
 	return &p.want
 }
@@ -285,13 +297,11 @@ func (u *update) noteSizes() {
 func (u *update) commit() error {
 	u.noteSizes()
 	for _, p := range u.inodes {
-		var raw [layout.InodeSize]byte
-		if p.want.Mode == 0 {
-			layout.FreeInode(raw[:], p.in.Generation)
+		if raw := u.Edit(p.in.offset(), layout.InodeSize); p.want.Mode == 0 {
+			layout.FreeInode(raw, p.in.Generation)
 		} else {
-			p.want.Encode(raw[:])
+			p.want.Encode(raw)
 		}
-		u.Write(p.in.offset(), raw[:])
 	}
 	if u.counts != nil {
 		u.counts.Encode(u.Edit(u.fs.inodeOffset(layout.CountsIno), layout.InodeSize))

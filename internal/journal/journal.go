@@ -66,6 +66,8 @@ type Journal struct {
 	record  layout.RecordWriter
 	free    []*page         // protected by mu: pages for transactions
 	pages   map[int64]*page // protected by mu: of the transaction that is being built, by number
+	order   []*page         // protected by mu: memory for its lists, too
+	done    []func(bool)    // protected by mu
 	copied  []byte          // protected by mu: a record read back from the log
 	staged  group           // protected by mu: what is not taken by a group commit yet
 	counts  counts          // protected by mu

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 
@@ -59,7 +60,7 @@ func bitRange(from, to int64) uint64 { return allLines >> (64 - (to - from)) << 
 type Tx struct {
 	j     *Journal
 	pages map[int64]*page // the journal's
-	order []*page         // in the order they were touched
+	order []*page         // in the order they were touched; the journal's memory, as done's
 	done  []func(committed bool)
 	last  []func() // when it is durable
 	ended bool
@@ -89,7 +90,7 @@ func (j *Journal) Begin() (*Tx, error) {
 		return nil, err
 	}
 	clear(j.pages)
-	return &Tx{j: j, pages: j.pages}, nil
+	return &Tx{j: j, pages: j.pages, order: j.order[:0], done: j.done[:0]}, nil
 }
 
 // Read returns n bytes at off as the transaction sees them. They do not cross
@@ -123,6 +124,11 @@ func (t *Tx) page(number int64) *page {
 // Write changes the bytes at off to b. Neither crosses a block boundary; off
 // and the length are multiples of 8.
 func (t *Tx) Write(off int64, b []byte) { copy(t.Edit(off, int64(len(b))), b) }
+
+// WriteWord changes the 8 bytes at off, a multiple of 8, to w.
+func (t *Tx) WriteWord(off int64, w uint64) {
+	binary.LittleEndian.PutUint64(t.Edit(off, layout.WordSize), w)
+}
 
 // Edit returns n bytes at off to be changed in place, with the rules of Write.
 // They are valid until the transaction ends.
@@ -189,6 +195,11 @@ func (t *Tx) end(committed bool) {
 	if len(t.j.free) > 64 {
 		t.j.free = t.j.free[:64]
 	}
+	if cap(t.order) <= 64 {
+		t.j.order = t.order
+	}
+	clear(t.done)
+	t.j.done = t.done
 	t.j.mu.Unlock()
 }
 
