@@ -524,6 +524,9 @@ const stepPages = 32
 // far it came; end when it is done.
 func (u *update) freeStep(in *layout.Inode, first, end int64) (int64, error) {
 	u.frees = true
+	if in.Root == ([rootFanout]layout.Entry{}) {
+		return end, nil
+	}
 	for first < end && u.Pages() < stepPages {
 		p, err := u.fs.find(u.Read, in, first, min(end, first+layout.HugeBlocks))
 		if err != nil {

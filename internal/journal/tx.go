@@ -130,6 +130,14 @@ func (t *Tx) WriteWord(off int64, w uint64) {
 	binary.LittleEndian.PutUint64(t.Edit(off, layout.WordSize), w)
 }
 
+// Copy returns n bytes at off as the transaction sees them, which Edit of a part of
+// them returns, too: what is changed must be asked for by Edit.
+func (t *Tx) Copy(off, n int64) []byte {
+	p := t.page(off / layout.BlockSize)
+	p.load(t.j, off%layout.BlockSize, n)
+	return p.bytes[off%layout.BlockSize:][:n]
+}
+
 // Edit returns n bytes at off to be changed in place, with the rules of Write.
 // They are valid until the transaction ends.
 func (t *Tx) Edit(off, n int64) []byte {
