@@ -101,6 +101,10 @@ func NewCalls(page *os.File) (*Calls, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fault page: %w", err)
 	}
+	if shared.magic != pageMagic {
+		unix.Munmap(region)
+		return nil, errVersions
+	}
 	return &Calls{shared: shared, region: region}, nil
 }
 
