@@ -16,6 +16,7 @@ type Run struct {
 	Count    int64
 	Block    int64 // data block of First, -1: zeros, for reading only
 	Writable bool  // a store needs no further work: with durable it is durable once flushed and fenced
+	Made     bool  // all of it was allocated or copied now, because stores to it are expected
 }
 
 // Fault resolves an access to a block of the file. For a write it allocates the
@@ -75,7 +76,9 @@ func (n *Node) Fault(block int64, write, durable bool, window, ahead int64, gran
 		if err != nil {
 			return err
 		}
-		return grant(run.granted())
+		r := run.granted()
+		r.Made = true
+		return grant(r)
 	}
 	return in.answer(block, window, grant)
 }
@@ -229,7 +232,9 @@ func (in *inode) runAround(block, window, end int64) (Run, error) {
 }
 
 // granted is the piece as it can be granted.
-func (p piece) granted() Run { return Run{p.first, p.count, p.block, !p.hole() && !p.shared()} }
+func (p piece) granted() Run {
+	return Run{First: p.first, Count: p.count, Block: p.block, Writable: !p.hole() && !p.shared()}
+}
 
 // read is the piece as a reader sees it: what reads as zeros is a hole,
 // whether it is allocated or not.

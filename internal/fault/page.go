@@ -87,7 +87,7 @@ type faultSlot struct {
 	mapping      uint32 // request: as given to Range.Activate
 	page         uint64 // request: index of the page in the mapping
 	count        uint64 // request: pages wanted from page on; 1 for a fault
-	flags        uint32 // request: slotWrite, which stays; answer: slotWritable, slotZeros beside it
+	flags        uint32 // request: slotWrite, which stays; answer: the other slot flags beside it
 	code         uint32 // answer: Code
 	first        uint64 // answer: index of the run's first page in the mapping
 	pages        uint64 // answer: length of the run in pages
@@ -128,6 +128,7 @@ const (
 	slotWrite    uint32 = 1 << iota // request: the access is a store
 	slotWritable                    // answer: map it for loads and stores
 	slotZeros                       // answer: no blocks: zeros, read only
+	slotPopulate                    // answer: stores to all of it are expected: fill the page tables at once
 )
 
 const (

@@ -57,6 +57,7 @@ type Reply struct {
 	FirstPage, Count int64 // the run, in pages of the mapping; contains Request.Page
 	Offset           int64 // of the run in the data area, in bytes, a multiple of PageSize; -1: zeros, read only
 	Writable         bool  // must be set when Request.Write is
+	Populate         bool  // with Writable: stores to all of the run are expected, so that its page tables are filled at once
 }
 
 // NewPage makes a fault page for one client process. It ends with the server process.
@@ -208,6 +209,9 @@ func (p *Page) serveSlot(i int, s *faultSlot, handle func(*Request) Reply) {
 	}
 	if reply.Offset < 0 {
 		flags |= slotZeros
+	}
+	if reply.Populate {
+		flags |= slotPopulate
 	}
 	if reply.Code != CodeOK {
 		p.land(i)
