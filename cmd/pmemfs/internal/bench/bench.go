@@ -11,6 +11,7 @@ import (
 
 	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
+	"github.com/pmemfs/pmemfs/internal/report"
 )
 
 // ErrMedium says that a medium does not have what is to be measured.
@@ -95,4 +96,11 @@ func (s *stage) close(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// thisMachine is this one, with the medium of a pool.
+func thisMachine(med *pmemfs.MediumReport) report.Machine {
+	m := report.ThisMachine()
+	m.Medium, m.Granularity, m.Emulated = med.Kind, med.Granularity.String(), med.Emulated
+	return m
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
+	"github.com/pmemfs/pmemfs/internal/report"
 	"github.com/pmemfs/pmemfs/pmem"
 )
 
@@ -47,12 +48,12 @@ type LatencyOptions struct {
 
 // Latency is what a single durable store takes. Its JSON names are a contract with scripts.
 type Latency struct {
-	Machine    Machine      `json:"machine"`
-	Stores     int64        `json:"stores"`
-	Rounds     int          `json:"rounds"`
-	FileSize   int64        `json:"file_size"`
-	Conditions []*Condition `json:"conditions"`
-	Seconds    float64      `json:"seconds"`
+	Machine    report.Machine `json:"machine"`
+	Stores     int64          `json:"stores"`
+	Rounds     int            `json:"rounds"`
+	FileSize   int64          `json:"file_size"`
+	Conditions []*Condition   `json:"conditions"`
+	Seconds    float64        `json:"seconds"`
 }
 
 // Condition is what goes on while stores are measured.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
+	"github.com/pmemfs/pmemfs/internal/report"
 )
 
 // MountOptions are those of MeasureMount.
@@ -39,12 +40,12 @@ type MountRow struct {
 
 // Mount is what MeasureMount has found.
 type Mount struct {
-	Machine Machine    `json:"machine"`
-	Files   int        `json:"files"`
-	Bytes   int64      `json:"bytes"`
-	Rounds  int        `json:"rounds"`
-	Rows    []MountRow `json:"rows"`
-	Seconds float64    `json:"seconds"`
+	Machine report.Machine `json:"machine"`
+	Files   int            `json:"files"`
+	Bytes   int64          `json:"bytes"`
+	Rounds  int            `json:"rounds"`
+	Rows    []MountRow     `json:"rows"`
+	Seconds float64        `json:"seconds"`
 }
 
 // MeasureMount compares a mount with go-fuse's loopback over a directory beside the pool. Their rounds alternate, so that what
@@ -99,7 +100,7 @@ type mountStage struct {
 	dirs     []string // where they are mounted
 	children *child.Group
 	served   []*child.Process
-	machine  Machine
+	machine  report.Machine
 }
 
 func (s *mountStage) open(ctx context.Context, o *MountOptions) (err error) {
@@ -317,11 +318,11 @@ func (r *round) stream(ctx context.Context) error {
 	return r.measure(ctx, "read 1 MiB, sequential", n, func(i int) error { return whole(unix.Pread(fd, buf, at(i)))(largeIO) })
 }
 
-func (m *Mount) table() *table {
-	t := &table{head: []string{"operation", "mount", "loopback", "ratio", "loopback with passthrough"}}
+func (m *Mount) table() *report.Table {
+	t := &report.Table{Head: []string{"operation", "mount", "loopback", "ratio", "loopback with passthrough"}}
 	for _, r := range m.Rows {
-		t.rows = append(t.rows, []string{
-			r.Operation, nanoseconds(r.Mount), nanoseconds(r.Loopback), fmt.Sprintf("%.2f", r.Ratio), nanoseconds(r.Passthrough),
+		t.Rows = append(t.Rows, []string{
+			r.Operation, report.Nanoseconds(r.Mount), report.Nanoseconds(r.Loopback), fmt.Sprintf("%.2f", r.Ratio), report.Nanoseconds(r.Passthrough),
 		})
 	}
 	return t
@@ -330,13 +331,13 @@ func (m *Mount) table() *table {
 // Text writes the result for a terminal.
 func (m *Mount) Text(w io.Writer) {
 	fmt.Fprintf(w, "%s\n\n", m.Machine.String())
-	m.table().text(w)
+	m.table().Text(w)
 }
 
 // Markdown writes the result as a part of a page.
 func (m *Mount) Markdown(w io.Writer, command, _ string) {
 	fmt.Fprintf(w, "`%s`: %s. Medians of %d rounds.\n\n", command, strings.TrimSuffix(m.Machine.String(), "."), m.Rounds)
-	m.table().markdown(w)
+	m.table().Markdown(w)
 }
 
 // Loopback is the life of a process that has go-fuse's loopback mounted, set up as in its own example for many users (the kernel

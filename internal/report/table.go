@@ -1,4 +1,5 @@
-package bench
+// Package report is how figures are shown: the machine that they come from, tables, and the style of plots.
+package report
 
 import (
 	"fmt"
@@ -7,17 +8,17 @@ import (
 	"unicode/utf8"
 )
 
-// table is rows of cells below a head, of which the first are names and the others figures, and sentences below them.
-type table struct {
-	head  []string
-	rows  [][]string
-	notes []string
+// Table is rows of cells below a head, of which the first are names and the others figures, and sentences below them.
+type Table struct {
+	Head  []string
+	Rows  [][]string
+	Notes []string
 }
 
-// text writes the table for a terminal.
-func (t *table) text(w io.Writer) {
-	widths := make([]int, len(t.head))
-	all := append([][]string{t.head}, t.rows...)
+// Text writes the table for a terminal.
+func (t *Table) Text(w io.Writer) {
+	widths := make([]int, len(t.Head))
+	all := append([][]string{t.Head}, t.Rows...)
 	for _, row := range all {
 		for i, cell := range row {
 			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
@@ -35,13 +36,13 @@ func (t *table) text(w io.Writer) {
 		}
 		fmt.Fprintln(w, strings.TrimRight(line, " "))
 	}
-	for _, note := range t.notes {
+	for _, note := range t.Notes {
 		fmt.Fprintf(w, "  %s\n", note)
 	}
 }
 
-// markdown writes the table for a page.
-func (t *table) markdown(w io.Writer) {
+// Markdown writes the table for a page.
+func (t *Table) Markdown(w io.Writer) {
 	cell := strings.NewReplacer("|", `\|`)
 	row := func(cells []string) {
 		for _, c := range cells {
@@ -49,18 +50,18 @@ func (t *table) markdown(w io.Writer) {
 		}
 		fmt.Fprintln(w, "|")
 	}
-	row(t.head)
-	fmt.Fprintln(w, "|---"+strings.Repeat("|--:", len(t.head)-1)+"|")
-	for _, cells := range t.rows {
+	row(t.Head)
+	fmt.Fprintln(w, "|---"+strings.Repeat("|--:", len(t.Head)-1)+"|")
+	for _, cells := range t.Rows {
 		row(cells)
 	}
-	for _, note := range t.notes {
+	for _, note := range t.Notes {
 		fmt.Fprintf(w, "\n%s\n", note)
 	}
 }
 
-// nanoseconds writes "171 ns", "4.27 µs", "12.5 ms", "3.00 s": three digits.
-func nanoseconds(ns float64) string {
+// Nanoseconds writes "171 ns", "4.27 µs", "12.5 ms", "3.00 s": three digits.
+func Nanoseconds(ns float64) string {
 	unit := "ns"
 	for _, next := range []string{"µs", "ms", "s"} {
 		if ns < 999.5 {
@@ -77,8 +78,8 @@ func nanoseconds(ns float64) string {
 	return fmt.Sprintf("%.2f %s", ns, unit)
 }
 
-// nanosecondsRound writes a power of ten: "100 ns", "1 µs".
-func nanosecondsRound(ns float64) string {
+// NanosecondsRound writes a power of ten: "100 ns", "1 µs".
+func NanosecondsRound(ns float64) string {
 	for _, unit := range []string{"ns", "µs", "ms"} {
 		if ns < 999.5 {
 			return fmt.Sprintf("%.0f %s", ns, unit)
