@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,14 @@ type arena struct {
 	med      pmemfs.MediumReport
 	plain    *plainFile
 	persist  func(p []byte) // makes stores to the medium durable, in as few instructions as that takes
+	cleanup  []func() error // what ends, in reverse order, before the file systems do
+}
+
+// room is what a comparison needs, in bytes.
+type room struct {
+	served, embedded int64 // contents of each pool
+	peer             int64 // in each of the kernel's file systems
+	plain            int64 // in the plain file
 }
 
 // The names of pmemfs among the peers.
@@ -33,17 +42,20 @@ const (
 	servedPool   = "pmemfs served"
 )
 
-// newArena makes it all, with room for size bytes in each file system and each pool. Memory that the kernel gives to tmpfs
-// at the first touch is no part of what persistent memory costs: pools are allocated in full.
-func newArena(ctx context.Context, o *CompareOptions, size, plain int64) (_ *arena, err error) {
+// newArena makes it all. Memory that the kernel gives to tmpfs at the first touch is no part of what persistent memory
+// costs: pools are allocated in full.
+func newArena(ctx context.Context, o *CompareOptions, r room) (_ *arena, err error) {
 	a := &arena{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.close(ctx))
 		}
 	}()
-	format := pmemfs.FormatOptions{Size: size + size/8 + 64<<20, Preallocate: true, Force: o.Force && isDevice(o.Dir)}
-	if a.stage, err = newStage(ctx, o.Dir, format, "--commit", "op"); err != nil {
+	format := func(contents int64) pmemfs.FormatOptions {
+		size := contents + contents/8 + 64<<20
+		return pmemfs.FormatOptions{Size: size, Preallocate: true, Force: o.Force && isDevice(o.Dir)}
+	}
+	if a.stage, err = newStage(ctx, o.Dir, format(r.served), "--commit", "op"); err != nil {
 		return nil, err
 	}
 	a.med = a.fsys.Info().Medium
@@ -53,16 +65,16 @@ func newArena(ctx context.Context, o *CompareOptions, size, plain int64) (_ *are
 	if a.persist = pmem.Persist; a.med.Granularity == pmemfs.Byte {
 		a.persist = func([]byte) { pmem.Fence() }
 	}
-	if a.plain, err = newPlainFile(o.Dir, filepath.Join(a.dir, raw), plain); err != nil {
+	if a.plain, err = newPlainFile(o.Dir, filepath.Join(a.dir, raw), r.plain); err != nil {
 		return nil, err
 	}
 	if isDevice(o.Dir) {
 		a.notes = append(a.notes, "No embedded pool: a device has one owner, which is the server.")
-	} else if a.embedded, err = newEmbedded(filepath.Join(a.dir, "embedded"), format); err != nil {
+	} else if a.embedded, err = newEmbedded(filepath.Join(a.dir, "embedded"), format(r.embedded)); err != nil {
 		return nil, err
 	}
 	var notes []string
-	a.peers, notes, err = o.peers(ctx, size)
+	a.peers, notes, err = o.peers(r.peer)
 	a.notes = append(a.notes, notes...)
 	return a, err
 }
@@ -83,6 +95,9 @@ func (a *arena) pools() map[string]*pmemfs.FS {
 	return pools
 }
 
+// later has something done before the file systems end.
+func (a *arena) later(f func() error) { a.cleanup = append(a.cleanup, f) }
+
 // part is what was found.
 func (a *arena) part(title string, all []*contestant) *report.Part {
 	return &report.Part{Title: title, Machine: thisMachine(&a.med), Rows: rows(all), Notes: a.notes}
@@ -91,6 +106,9 @@ func (a *arena) part(title string, all []*contestant) *report.Part {
 // close leaves nothing behind.
 func (a *arena) close(ctx context.Context) error {
 	var errs []error
+	for _, f := range slices.Backward(a.cleanup) {
+		errs = append(errs, f())
+	}
 	for _, p := range a.peers {
 		errs = append(errs, p.close())
 	}
@@ -145,9 +163,9 @@ func writeZeros(f *os.File, size int64) error {
 	return f.Sync()
 }
 
-// mmap maps all of it; flags are added to MAP_SHARED.
+// mmap maps all of it.
 func (p *plainFile) mmap(flags int) ([]byte, error) {
-	mem, err := unix.Mmap(int(p.Fd()), p.off, int(p.size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|flags)
+	mem, err := unix.Mmap(int(p.Fd()), p.off, int(p.size), unix.PROT_READ|unix.PROT_WRITE, flags)
 	if err != nil {
 		return nil, fmt.Errorf("mmap %s: %w", p.Name(), err)
 	}

@@ -57,8 +57,8 @@ const fewFiles = 64
 
 // MeasureMetadata compares operations on names and on blocks of files. It leaves nothing behind, however it ends.
 func MeasureMetadata(ctx context.Context, o MetadataOptions) (_ *report.Part, err error) {
-	const logSize = 16 << 20
-	a, err := newArena(ctx, &o.CompareOptions, int64(o.Files)*(2*smallIO+8<<10)+64<<20, logSize)
+	contents := int64(o.Files) * 16 << 10 // as many inodes as there are files
+	a, err := newArena(ctx, &o.CompareOptions, room{served: contents, embedded: contents, peer: contents, plain: 16 << 20})
 	if err != nil {
 		return nil, err
 	}
@@ -290,7 +290,7 @@ func (k *kernelNames) rmdir(name string) error  { return unix.Unlinkat(k.dir, na
 
 // metadataLimit is what the machine takes at least.
 func (a *arena) metadataLimit(files int) (*contestant, error) {
-	mem, err := a.plain.mmap(unix.MAP_POPULATE)
+	mem, err := a.plain.mmap(unix.MAP_SHARED | unix.MAP_POPULATE)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -106,7 +106,7 @@ func isDAX(dir string) (bool, error) {
 }
 
 // loopExt4 makes an ext4 with a journal on a loop device, over a file of size bytes below dir. It takes root.
-func loopExt4(ctx context.Context, dir string, size int64) (_ *peer, err error) {
+func loopExt4(dir string, size int64) (_ *peer, err error) {
 	below, err := fileSystem(dir)
 	if err != nil {
 		return nil, err
@@ -124,10 +124,10 @@ func loopExt4(ctx context.Context, dir string, size int64) (_ *peer, err error) 
 	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, size), os.Mkdir(at, 0o700)); err != nil {
 		return nil, err
 	}
-	if err := tool(ctx, "mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", image); err != nil {
+	if err := tool("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", image); err != nil {
 		return nil, err
 	}
-	if err := tool(ctx, "mount", "-t", "ext4", "-o", "loop", image, at); err != nil {
+	if err := tool("mount", "-t", "ext4", "-o", "loop", image, at); err != nil {
 		return nil, err
 	}
 	unmount := func() error {
@@ -160,9 +160,12 @@ func loopUnavailable() string {
 	return ""
 }
 
-// tool runs a program of the system. What it has to say is in the error.
-func tool(ctx context.Context, name string, args ...string) error {
-	text, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+// tool runs a program of the system to its end: Ctrl-C is not for it, or nobody would know whether it has mounted. What it
+// has to say is in the error.
+func tool(name string, args ...string) error {
+	cmd := exec.Command(name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	text, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(string(text)))
 	}
@@ -171,7 +174,7 @@ func tool(ctx context.Context, name string, args ...string) error {
 
 // peers are those that the options name. Names are told apart by their directories where their types are the same. size is
 // what each needs in bytes. What cannot be had here is in notes.
-func (o *CompareOptions) peers(ctx context.Context, size int64) (list []*peer, notes []string, err error) {
+func (o *CompareOptions) peers(size int64) (list []*peer, notes []string, err error) {
 	for _, dir := range o.Dirs {
 		p, err := newPeer(dir)
 		if err != nil {
@@ -186,7 +189,7 @@ func (o *CompareOptions) peers(ctx context.Context, size int64) (list []*peer, n
 		if why := loopUnavailable(); why != "" {
 			return list, append(notes, "No ext4 on a loop device: "+why), nil
 		}
-		p, err := loopExt4(ctx, dir, size+size/4+128<<20)
+		p, err := loopExt4(dir, size+size/4+128<<20)
 		if err != nil {
 			return list, notes, err
 		}
