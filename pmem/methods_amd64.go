@@ -26,9 +26,9 @@ func flushMethods() []flushMethod {
 		_, extended, _, _ = cpuid(leafExtendedFeatures, 0)
 	}
 	return []flushMethod{
-		{"clwb", extended&ebxCLWB != 0, flushCLWB},
-		{"clflushopt", extended&ebxCLFLUSHOPT != 0, flushCLFLUSHOPT},
-		{"clflush", true, flushCLFLUSH}, // platformError checks it
+		{"clwb", extended&ebxCLWB != 0, flushCLWB, persistCLWB},
+		{"clflushopt", extended&ebxCLFLUSHOPT != 0, flushCLFLUSHOPT, persistCLFLUSHOPT},
+		{"clflush", true, flushCLFLUSH, persistCLFLUSH}, // platformError checks it
 	}
 }
 
@@ -36,9 +36,9 @@ func streamMethods() []streamMethod {
 	// HasAVX2 and HasAVX512F include the operating system's part: XGETBV says
 	// that it saves the registers.
 	return []streamMethod{
-		{"avx512", cpu.X86.HasAVX512F, false, copyAVX512, zeroAVX512},
-		{"avx2", cpu.X86.HasAVX2, false, copyAVX2, zeroAVX2},
-		{"sse2", true, false, copySSE2, zeroSSE2}, // part of amd64
+		{"avx512", cpu.X86.HasAVX512F, false, copyAVX512, zeroAVX512, copyMOVNTI, zeroMOVNTI},
+		{"avx2", cpu.X86.HasAVX2, false, copyAVX2, zeroAVX2, copyMOVNTI, zeroMOVNTI},
+		{"sse2", true, false, copySSE2, zeroSSE2, copyMOVNTI, zeroMOVNTI}, // part of amd64
 	}
 }
 
@@ -72,17 +72,32 @@ func fence()
 //go:noescape
 func flushCLWB(p *byte, n uintptr)
 
+// persistCLWB is flushCLWB and fence.
+//
+//go:noescape
+func persistCLWB(p *byte, n uintptr)
+
 // flushCLFLUSHOPT writes back and evicts the lines of [p, p+n). Ordered as
 // flushCLWB.
 //
 //go:noescape
 func flushCLFLUSHOPT(p *byte, n uintptr)
 
+// persistCLFLUSHOPT is flushCLFLUSHOPT and fence.
+//
+//go:noescape
+func persistCLFLUSHOPT(p *byte, n uintptr)
+
 // flushCLFLUSH writes back and evicts the lines of [p, p+n), one after the
 // other: CLFLUSH is ordered with other CLFLUSHes and with stores.
 //
 //go:noescape
 func flushCLFLUSH(p *byte, n uintptr)
+
+// persistCLFLUSH is flushCLFLUSH and fence.
+//
+//go:noescape
+func persistCLFLUSH(p *byte, n uintptr)
 
 // copyAVX512 copies n bytes by 64-byte streaming stores. They are weakly
 // ordered: nothing but a fence or a locked instruction orders them.
@@ -114,3 +129,13 @@ func copySSE2(dst, src *byte, n uintptr)
 //
 //go:noescape
 func zeroSSE2(dst *byte, n uintptr)
+
+// copyMOVNTI copies n bytes by 8-byte streaming stores, ordered as copyAVX512's.
+//
+//go:noescape
+func copyMOVNTI(dst, src *byte, n uintptr)
+
+// zeroMOVNTI stores n zero bytes as copyMOVNTI does.
+//
+//go:noescape
+func zeroMOVNTI(dst *byte, n uintptr)

@@ -36,6 +36,14 @@ TEXT ·flushCLWB(SB), NOSPLIT, $0-16
 	FLUSH_LINES(CLWB)
 	RET
 
+// func persistCLWB(p *byte, n uintptr)
+TEXT ·persistCLWB(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ n+8(FP), CX
+	FLUSH_LINES(CLWB)
+	SFENCE
+	RET
+
 // func flushCLFLUSHOPT(p *byte, n uintptr)
 TEXT ·flushCLFLUSHOPT(SB), NOSPLIT, $0-16
 	MOVQ p+0(FP), AX
@@ -43,11 +51,27 @@ TEXT ·flushCLFLUSHOPT(SB), NOSPLIT, $0-16
 	FLUSH_LINES(CLFLUSHOPT)
 	RET
 
+// func persistCLFLUSHOPT(p *byte, n uintptr)
+TEXT ·persistCLFLUSHOPT(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ n+8(FP), CX
+	FLUSH_LINES(CLFLUSHOPT)
+	SFENCE
+	RET
+
 // func flushCLFLUSH(p *byte, n uintptr)
 TEXT ·flushCLFLUSH(SB), NOSPLIT, $0-16
 	MOVQ p+0(FP), AX
 	MOVQ n+8(FP), CX
 	FLUSH_LINES(CLFLUSH)
+	RET
+
+// func persistCLFLUSH(p *byte, n uintptr)
+TEXT ·persistCLFLUSH(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ n+8(FP), CX
+	FLUSH_LINES(CLFLUSH)
+	SFENCE
 	RET
 
 // The copies take four lines at a time, then one at a time: all loads of a
@@ -204,4 +228,32 @@ one:
 	ADDQ   $64, DI
 	SUBQ   $64, CX
 	JNE    one
+	RET
+
+// func copyMOVNTI(dst, src *byte, n uintptr)
+TEXT ·copyMOVNTI(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+
+one:
+	MOVQ    (SI), AX
+	MOVNTIQ AX, (DI)
+	ADDQ    $8, SI
+	ADDQ    $8, DI
+	SUBQ    $8, CX
+	JNE     one
+	RET
+
+// func zeroMOVNTI(dst *byte, n uintptr)
+TEXT ·zeroMOVNTI(SB), NOSPLIT, $0-16
+	MOVQ dst+0(FP), DI
+	MOVQ n+8(FP), CX
+	XORL AX, AX
+
+one:
+	MOVNTIQ AX, (DI)
+	ADDQ    $8, DI
+	SUBQ    $8, CX
+	JNE     one
 	RET

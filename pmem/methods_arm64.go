@@ -16,16 +16,16 @@ const streamPiece = 16 << 10
 var lineStep = min(uintptr(4)<<(cacheType()>>16&15), LineSize)
 
 func flushMethods() []flushMethod {
-	return []flushMethod{
-		{"cvap", cpu.ARM64.HasDCPOP, flushCVAP},
-		{"cvac", true, flushCVAC},
+	return []flushMethod{ // they end as a fence does
+		{"cvap", cpu.ARM64.HasDCPOP, flushCVAP, flushCVAP},
+		{"cvac", true, flushCVAC, flushCVAC},
 	}
 }
 
 func streamMethods() []streamMethod {
 	return []streamMethod{
-		{"stnp", true, true, copySTNP, zeroSTNP},
-		{"stp", true, true, copySTP, zeroSTP},
+		{"stnp", true, true, copySTNP, zeroSTNP, nil, nil},
+		{"stp", true, true, copySTP, zeroSTP, nil, nil},
 	}
 }
 

@@ -15,11 +15,12 @@ import (
 const streamPiece = 256 << 10
 
 func flushMethods() []flushMethod {
-	return []flushMethod{{"none", true, func(*byte, uintptr) {}}}
+	nothing := func(*byte, uintptr) {}
+	return []flushMethod{{"none", true, nothing, nothing}}
 }
 
 func streamMethods() []streamMethod {
-	return []streamMethod{{"plain", true, false, copyPlain, zeroPlain}}
+	return []streamMethod{{"plain", true, false, copyPlain, zeroPlain, nil, nil}}
 }
 
 // platformError says why no method persists.
