@@ -1,5 +1,7 @@
 package report
 
+import "slices"
+
 // Part is what one comparison has found: the figures of a section of the performance page. Its JSON names are a contract
 // between the programs that measure and the one that writes the page.
 type Part struct {
@@ -29,3 +31,21 @@ type Row struct {
 	X     float64 `json:"x,omitempty"`
 	XUnit string  `json:"x_unit,omitempty"`
 }
+
+// NewRow is a row of the figures that rounds have given, at least one.
+func NewRow(what, peer, unit string, figures []float64) Row {
+	f := slices.Sorted(slices.Values(figures))
+	at := func(share float64) float64 { return f[int(share*float64(len(f)-1)+0.5)] }
+	return Row{What: what, Peer: peer, Unit: unit, Median: at(0.5), Q1: at(0.25), Q3: at(0.75)}
+}
+
+// Compare names the limit of a row. Ratios are such that 1 is the limit, and what is worse is more.
+func (r *Row) Compare(limit float64) {
+	r.Limit, r.Ratio = limit, r.Median/limit
+	if r.PerSecond() {
+		r.Ratio = limit / r.Median
+	}
+}
+
+// PerSecond reports whether more is better.
+func (r *Row) PerSecond() bool { return r.Unit == "1/s" }

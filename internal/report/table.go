@@ -4,6 +4,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -87,4 +88,16 @@ func NanosecondsRound(ns float64) string {
 		ns /= 1000
 	}
 	return fmt.Sprintf("%.0f s", ns)
+}
+
+// Bytes writes "64 B", "4 KiB", "1.5 GiB": four digits.
+func Bytes(n float64) string {
+	unit := "B"
+	for _, next := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if n < 1024 {
+			break
+		}
+		n, unit = n/1024, next
+	}
+	return strconv.FormatFloat(n, 'g', 4, 64) + " " + unit
 }
