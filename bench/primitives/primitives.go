@@ -49,12 +49,12 @@ type operation struct {
 	size, region int
 }
 
+// String is what a row says, without the size.
 func (o operation) String() string {
-	place := "cached"
 	if o.region == fileSize {
-		place = "far"
+		return o.name + ", far"
 	}
-	return fmt.Sprintf("%s %s, %s", o.name, report.Bytes(float64(o.size)), place)
+	return o.name + ", in the cache"
 }
 
 func operations() (all []operation) {
@@ -113,7 +113,7 @@ func Measure(ctx context.Context, dir string, rounds int, batch time.Duration) (
 	for _, o := range operations() {
 		rows, err := compare(ctx, o, contenders(o, us, peer), rounds, batch)
 		if err != nil {
-			return nil, fmt.Errorf("%v: %w", o, err)
+			return nil, fmt.Errorf("%v, %d bytes: %w", o, o.size, err)
 		}
 		part.Rows = append(part.Rows, rows...)
 	}
@@ -172,6 +172,7 @@ func compare(ctx context.Context, o operation, all []*contender, rounds int, bat
 	var rows []report.Row
 	for _, c := range all {
 		row := report.NewRow(o.String(), c.peer, "ns", c.ns)
+		row.X, row.XUnit = float64(o.size), "B"
 		row.Durable = c.peer != plain
 		row.Compare(report.NewRow("", "", "", all[0].ns).Median)
 		rows = append(rows, row)
