@@ -14,13 +14,11 @@ const (
 )
 
 // flushMethod is one way to write lines back. flush takes any alignment, n > 0
-// bytes; persist is flush and a fence, in one call because a second one takes
-// nanoseconds.
+// bytes.
 type flushMethod struct {
 	name      string
 	supported bool
 	flush     func(p *byte, n uintptr)
-	persist   func(p *byte, n uintptr)
 }
 
 // streamMethod is one way to store whole lines: dst is a multiple of LineSize,

@@ -26,9 +26,9 @@ func flushMethods() []flushMethod {
 		_, extended, _, _ = cpuid(leafExtendedFeatures, 0)
 	}
 	return []flushMethod{
-		{"clwb", extended&ebxCLWB != 0, flushCLWB, persistCLWB},
-		{"clflushopt", extended&ebxCLFLUSHOPT != 0, flushCLFLUSHOPT, persistCLFLUSHOPT},
-		{"clflush", true, flushCLFLUSH, persistCLFLUSH}, // platformError checks it
+		{"clwb", extended&ebxCLWB != 0, flushCLWB},
+		{"clflushopt", extended&ebxCLFLUSHOPT != 0, flushCLFLUSHOPT},
+		{"clflush", true, flushCLFLUSH}, // platformError checks it
 	}
 }
 
@@ -72,32 +72,17 @@ func fence()
 //go:noescape
 func flushCLWB(p *byte, n uintptr)
 
-// persistCLWB is flushCLWB and fence.
-//
-//go:noescape
-func persistCLWB(p *byte, n uintptr)
-
 // flushCLFLUSHOPT writes back and evicts the lines of [p, p+n). Ordered as
 // flushCLWB.
 //
 //go:noescape
 func flushCLFLUSHOPT(p *byte, n uintptr)
 
-// persistCLFLUSHOPT is flushCLFLUSHOPT and fence.
-//
-//go:noescape
-func persistCLFLUSHOPT(p *byte, n uintptr)
-
 // flushCLFLUSH writes back and evicts the lines of [p, p+n), one after the
 // other: CLFLUSH is ordered with other CLFLUSHes and with stores.
 //
 //go:noescape
 func flushCLFLUSH(p *byte, n uintptr)
-
-// persistCLFLUSH is flushCLFLUSH and fence.
-//
-//go:noescape
-func persistCLFLUSH(p *byte, n uintptr)
 
 // copyAVX512 copies n bytes by 64-byte streaming stores. They are weakly
 // ordered: nothing but a fence or a locked instruction orders them.

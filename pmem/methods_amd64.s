@@ -36,14 +36,6 @@ TEXT ·flushCLWB(SB), NOSPLIT, $0-16
 	FLUSH_LINES(CLWB)
 	RET
 
-// func persistCLWB(p *byte, n uintptr)
-TEXT ·persistCLWB(SB), NOSPLIT, $0-16
-	MOVQ p+0(FP), AX
-	MOVQ n+8(FP), CX
-	FLUSH_LINES(CLWB)
-	SFENCE
-	RET
-
 // func flushCLFLUSHOPT(p *byte, n uintptr)
 TEXT ·flushCLFLUSHOPT(SB), NOSPLIT, $0-16
 	MOVQ p+0(FP), AX
@@ -51,27 +43,11 @@ TEXT ·flushCLFLUSHOPT(SB), NOSPLIT, $0-16
 	FLUSH_LINES(CLFLUSHOPT)
 	RET
 
-// func persistCLFLUSHOPT(p *byte, n uintptr)
-TEXT ·persistCLFLUSHOPT(SB), NOSPLIT, $0-16
-	MOVQ p+0(FP), AX
-	MOVQ n+8(FP), CX
-	FLUSH_LINES(CLFLUSHOPT)
-	SFENCE
-	RET
-
 // func flushCLFLUSH(p *byte, n uintptr)
 TEXT ·flushCLFLUSH(SB), NOSPLIT, $0-16
 	MOVQ p+0(FP), AX
 	MOVQ n+8(FP), CX
 	FLUSH_LINES(CLFLUSH)
-	RET
-
-// func persistCLFLUSH(p *byte, n uintptr)
-TEXT ·persistCLFLUSH(SB), NOSPLIT, $0-16
-	MOVQ p+0(FP), AX
-	MOVQ n+8(FP), CX
-	FLUSH_LINES(CLFLUSH)
-	SFENCE
 	RET
 
 // The copies take four lines at a time, then one at a time: all loads of a

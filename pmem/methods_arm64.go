@@ -16,9 +16,9 @@ const streamPiece = 16 << 10
 var lineStep = min(uintptr(4)<<(cacheType()>>16&15), LineSize)
 
 func flushMethods() []flushMethod {
-	return []flushMethod{ // they end as a fence does
-		{"cvap", cpu.ARM64.HasDCPOP, flushCVAP, flushCVAP},
-		{"cvac", true, flushCVAC, flushCVAC},
+	return []flushMethod{
+		{"cvap", cpu.ARM64.HasDCPOP, flushCVAP},
+		{"cvac", true, flushCVAC},
 	}
 }
 

@@ -39,12 +39,8 @@ func Fence() {
 
 // Persist makes p durable: Flush(p), then Fence.
 func Persist(p []byte) {
-	if len(p) == 0 || len(p) > flushPiece {
-		Flush(p)
-		Fence()
-		return
-	}
-	chosen.persist((*byte)(hide(unsafe.Pointer(unsafe.SliceData(p)))), uintptr(len(p)))
+	Flush(p)
+	Fence()
 }
 
 // Copy copies min(len(dst), len(src)) bytes from src to dst by streaming
