@@ -3,6 +3,7 @@ module github.com/pmemfs/pmemfs/bench
 go 1.26.0
 
 require (
+	github.com/google/go-cmp v0.7.0
 	github.com/pmemfs/pmemfs v0.0.0
 	golang.org/x/sys v0.49.0
 	gonum.org/v1/plot v0.17.0
