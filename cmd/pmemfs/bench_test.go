@@ -224,3 +224,76 @@ func TestBenchMount(t *testing.T) {
 		}
 	}
 }
+
+// partRows checks the object of a comparison, and returns the figures by what is done and by whom.
+func partRows(t *testing.T, object map[string]any, help string) map[string]map[string]map[string]any {
+	t.Helper()
+	found := map[string]map[string]map[string]any{}
+	for _, r := range object["rows"].([]any) {
+		row := r.(map[string]any)
+		what, peer := row["what"].(string), row["peer"].(string)
+		if found[what] == nil {
+			found[what] = map[string]map[string]any{}
+		}
+		if found[what][peer] != nil {
+			t.Errorf("%s by %s is there twice", what, peer)
+		}
+		found[what][peer] = row
+		q1, median, q3 := row["q1"].(float64), row["median"].(float64), row["q3"].(float64)
+		if row["unit"] != "ns" || q1 <= 0 || q1 > median || median > q3 {
+			t.Errorf("%s by %s: %v", what, peer, row)
+		}
+		if limit, _ := row["limit"].(float64); limit <= 0 || row["ratio"] != median/limit {
+			t.Errorf("%s by %s is %v times its limit of %v", what, peer, row["ratio"], limit)
+		}
+	}
+	names := map[string]bool{}
+	keys(object, names)
+	for name := range names {
+		if !strings.Contains(help, name) {
+			t.Errorf("the help does not name the field %q", name)
+		}
+	}
+	return found
+}
+
+func TestBenchMetadata(t *testing.T) {
+	dir := memoryDir(t)
+	args := []string{"bench", "metadata", "--pool", dir, "--dir", dir, "--files", "64", "--rounds", "2", "--time", "1ms", "--json"}
+	want := []string{"raw", "pmemfs embedded", "pmemfs served", "tmpfs"}
+	synced := os.Geteuid() == 0 && exec.Command("mkfs.ext4", "-V").Run() == nil
+	if synced {
+		args, want = append(args, "--ext4", dir), append(want, "ext4 over tmpfs", "ext4 over tmpfs, fsync")
+	} else {
+		t.Log("SKIPPED: ext4 on a loop device: it takes root and mkfs.ext4 (apt-get install e2fsprogs)")
+	}
+	found := partRows(t, parse(t, ok(t, args...)), ok(t, "bench", "metadata", "--help"))
+	if len(found) != 7 {
+		t.Errorf("%d operations", len(found))
+	}
+	for what, peers := range found {
+		for _, peer := range want {
+			row := peers[peer]
+			if row == nil {
+				if what != "stat" || !strings.HasSuffix(peer, "fsync") {
+					t.Errorf("%s by %s is missing", what, peer)
+				}
+				continue
+			}
+			durable := peer != "tmpfs" && peer != "ext4 over tmpfs"
+			if row["durable"] != durable {
+				t.Errorf("%s by %s: durable is %v", what, peer, row["durable"])
+			}
+		}
+	}
+	benchLeaves(t, dir)
+	if mounts, err := os.ReadFile("/proc/mounts"); err != nil || bytes.Contains(mounts, []byte(dir)) {
+		t.Errorf("%v; mounts are left below %s", err, dir)
+	}
+}
+
+func TestBenchCompareUsage(t *testing.T) {
+	fails(t, exitUnable, []string{"--rounds must be"}, "bench", "metadata", "--rounds", "0")
+	fails(t, exitUnable, []string{"--files must be"}, "bench", "metadata", "--files", "0")
+	fails(t, exitFailed, []string{"no such file"}, "bench", "metadata", "--pool", memoryDir(t), "--dir", "/missing")
+}

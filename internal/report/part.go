@@ -8,6 +8,8 @@ type Part struct {
 	Title   string  `json:"title"`
 	Machine Machine `json:"machine"`
 	Rows    []Row   `json:"rows"`
+	// Notes are sentences about what could not be measured here, and why.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Row is what one of those that are compared takes for one thing that all of them do. Quartiles are of repeated rounds, in

@@ -5,6 +5,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -19,7 +20,7 @@ var ErrMedium = errors.New("stores to this medium become durable by a system cal
 
 // Options are common to all benchmarks.
 type Options struct {
-	Dir string // where a pool is made, in a directory of its own that is removed in the end
+	Dir string // where a pool is made, in a directory of its own that is removed in the end; or a device, which it takes
 	// Progress shows how far something of total units has come; nil: nobody is watching.
 	Progress func(what string, total int64) (add func(int64), done func())
 }
@@ -41,24 +42,30 @@ type stage struct {
 	fsys     *pmemfs.FS
 }
 
-// newStage makes a pool of size bytes below dir and serves it, with more flags if there are any. Only what is used of it
-// takes room.
-func newStage(ctx context.Context, dir string, size int64, serve ...string) (_ *stage, err error) {
+// newStage makes a pool below dir, or on the device that dir is, and serves it, with more flags if there are any.
+func newStage(ctx context.Context, dir string, o pmemfs.FormatOptions, serve ...string) (_ *stage, err error) {
 	s := &stage{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close(ctx))
 		}
 	}()
+	pool := dir
+	if isDevice(dir) {
+		dir = "/dev/shm"
+	}
 	if s.dir, err = os.MkdirTemp(dir, "pmemfs-bench-"); err != nil {
 		return nil, err
+	}
+	if pool == dir {
+		pool = filepath.Join(s.dir, "pool")
 	}
 	if s.runtime, err = os.MkdirTemp("/dev/shm", "pmemfs-bench-runtime-"); err != nil {
 		return nil, err
 	}
-	pool := filepath.Join(s.dir, "pool")
 	s.socket = filepath.Join(s.dir, "socket")
-	if err := pmemfs.Format(pool, pmemfs.FormatOptions{Size: size, Label: "bench"}); err != nil {
+	o.Label = "bench"
+	if err := pmemfs.Format(pool, o); err != nil {
 		return nil, err
 	}
 	if s.children, err = child.NewGroup(); err != nil {
@@ -76,6 +83,12 @@ func newStage(ctx context.Context, dir string, size int64, serve ...string) (_ *
 		return nil, err
 	}
 	return s, nil
+}
+
+// isDevice says whether a pool takes all of it.
+func isDevice(place string) bool {
+	st, err := os.Stat(place)
+	return err == nil && st.Mode()&fs.ModeCharDevice != 0
 }
 
 // close ends everything and leaves nothing behind. The server must end well, unless the user wants an end at once.

@@ -79,7 +79,7 @@ func MeasureCommit(ctx context.Context, o CommitOptions) (*Commit, error) {
 
 // measurePolicy serves a pool below dir with a policy and measures with each number of clients.
 func measurePolicy(ctx context.Context, o *CommitOptions, dir, policy string, add func(int64)) (rows []CommitRow, m report.Machine, err error) {
-	s, err := newStage(ctx, dir, 8<<30, "--commit", policy)
+	s, err := newStage(ctx, dir, pmemfs.FormatOptions{Size: 8 << 30}, "--commit", policy)
 	if err != nil {
 		return nil, m, err
 	}

@@ -118,7 +118,7 @@ type latency struct {
 // MeasureLatency measures what single durable stores take. It leaves nothing behind, however it ends.
 func MeasureLatency(ctx context.Context, o LatencyOptions) (_ *Latency, err error) {
 	start := time.Now()
-	s, err := newStage(ctx, o.Dir, 16*latencyFile+busyFiles*4*busyFileSize)
+	s, err := newStage(ctx, o.Dir, pmemfs.FormatOptions{Size: 16*latencyFile + busyFiles*4*busyFileSize})
 	if err != nil {
 		return nil, err
 	}
