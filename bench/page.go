@@ -136,6 +136,9 @@ func (f *filling) Figures() (string, error) {
 		for _, t := range tables(&part) {
 			fmt.Fprintf(&b, "%s\n", markdown(t))
 		}
+		for _, note := range part.Notes {
+			fmt.Fprintf(&b, "%s\n\n", note)
+		}
 	}
 	return strings.TrimSpace(b.String()), nil
 }
@@ -151,7 +154,7 @@ func (d *drawing) save(name string) error {
 // Figure is a median, for the text: "-" if there is none. size is 0 where there are none.
 func (f *filling) Figure(what, peer string, size float64) string {
 	if r := f.row(what, peer, size); r != nil {
-		return value(r.Median, r.Unit)
+		return report.Value(r.Median, r.Unit)
 	}
 	return "-"
 }
@@ -163,7 +166,7 @@ func (f *filling) Times(what, peer, against string, size float64) string {
 		return "-"
 	}
 	r.Compare(o.Median)
-	return fmt.Sprintf("%.2f", r.Ratio)
+	return report.Times(r.Ratio)
 }
 
 func (f *filling) row(what, peer string, size float64) *report.Row {

@@ -185,7 +185,7 @@ func logAxis(a *plot.Axis, unit string, rows []report.Row) {
 	}
 	var ticks plot.ConstantTicks
 	for v := a.Min; v <= a.Max*1.0001; v *= 10 {
-		ticks = append(ticks, plot.Tick{Value: v, Label: thousands(v)})
+		ticks = append(ticks, plot.Tick{Value: v, Label: report.Thousands(v)})
 	}
 	a.Tick.Marker = ticks
 }
@@ -195,7 +195,7 @@ func sizes(rows []report.Row) plot.ConstantTicks {
 	var ticks plot.ConstantTicks
 	for _, r := range rows {
 		if !slices.ContainsFunc(ticks, func(t plot.Tick) bool { return t.Value == r.X }) {
-			label := thousands(r.X)
+			label := report.Thousands(r.X)
 			if r.XUnit == "B" {
 				label = report.Bytes(r.X)
 			}

@@ -3,44 +3,19 @@ package main
 import (
 	"fmt"
 	"slices"
-	"strconv"
+	"strings"
 
 	"github.com/pmemfs/pmemfs/internal/report"
 )
 
-// value writes a figure with its unit.
-func value(v float64, unit string) string {
-	switch unit {
-	case "ns":
-		return report.Nanoseconds(v)
-	case "B":
-		return report.Bytes(v)
-	case "1/s":
-		return thousands(v) + "/s"
-	}
-	return thousands(v) + " " + unit
-}
-
-// thousands writes "12,345", and what is below 100 with a digit behind the point.
-func thousands(v float64) string {
-	if v < 100 && v != float64(int64(v)) {
-		return strconv.FormatFloat(v, 'f', 1, 64)
-	}
-	s := strconv.FormatFloat(v, 'f', 0, 64)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
-
 // cell is a median; behind it, how far the quartiles are from it, and in brackets its ratio to the limit.
 func cell(r report.Row) string {
-	text := value(r.Median, r.Unit)
+	text := report.Value(r.Median, r.Unit)
 	if r.Q1 != r.Q3 {
 		text += fmt.Sprintf(" ±%.0f %%", 100*(r.Q3-r.Q1)/2/r.Median)
 	}
 	if r.Limit != 0 {
-		text += fmt.Sprintf(" (%.2f)", r.Ratio)
+		text += " (" + report.Times(r.Ratio) + ")"
 	}
 	if !r.Durable {
 		text += " †"
@@ -91,22 +66,29 @@ func (g *grid) table(corner string, fixed bool) *report.Table {
 
 const limitName = "limit"
 
-// add puts a row, and its limit if that is none of those that are compared, into a grid.
-func (g *grid) add(down string, r report.Row, rows []report.Row) {
-	g.set(down, r.Peer, cell(r))
-	isLimit := func(other report.Row) bool {
-		return other.What == r.What && other.X == r.X && other.Median == r.Limit
+// addLimits adds a column of limits, unless all are among those that are compared.
+func (g *grid) addLimits(rows []report.Row) {
+	foreign := func(r report.Row) bool {
+		return r.Limit != 0 && !slices.ContainsFunc(rows, func(o report.Row) bool {
+			return o.What == r.What && o.X == r.X && o.Median == r.Limit
+		})
 	}
-	if r.Limit != 0 && !slices.ContainsFunc(rows, isLimit) {
-		g.set(down, limitName, value(r.Limit, r.Unit))
+	if !slices.ContainsFunc(rows, foreign) {
+		return
+	}
+	for _, r := range rows {
+		if r.Limit != 0 {
+			g.set(down(r), limitName, report.Value(r.Limit, r.Unit))
+		}
 	}
 }
 
-// limitsLast moves the column of limits to the end.
-func (g *grid) limitsLast() {
-	if i := slices.Index(g.across, limitName); i >= 0 {
-		g.across = append(slices.Delete(g.across, i, i+1), limitName)
+// down is what the line of a table with a row is called.
+func down(r report.Row) string {
+	if r.XUnit != "" {
+		return size(r)
 	}
+	return r.What
 }
 
 // tables are those of a part: one of everything that is done, by peers, and one for each curve, by its sizes.
@@ -115,19 +97,17 @@ func tables(p *report.Part) []*report.Table {
 	for _, rows := range groups(p.Rows) {
 		var g grid
 		for _, r := range rows {
-			down := r.What
-			if r.XUnit != "" {
-				down = size(r)
-			}
-			g.add(down, r, rows)
+			g.set(down(r), r.Peer, cell(r))
 		}
-		g.limitsLast()
+		g.addLimits(rows)
 		corner := ""
 		if curve := rows[0].XUnit != ""; curve {
 			corner = rows[0].What
 		}
 		t := g.table(corner, corner != "")
-		t.Notes = notes(rows)
+		if list := notes(rows); len(list) > 0 {
+			t.Notes = []string{strings.Join(list, "\n")}
+		}
 		all = append(all, t)
 	}
 	return all
@@ -138,7 +118,7 @@ func size(r report.Row) string {
 	if r.XUnit == "B" {
 		return report.Bytes(r.X)
 	}
-	return thousands(r.X) + " " + r.XUnit
+	return report.Thousands(r.X) + " " + r.XUnit
 }
 
 // groups are the rows without sizes, and those of each thing that is measured against sizes.
@@ -161,14 +141,19 @@ func groups(rows []report.Row) [][]report.Row {
 	return all
 }
 
-// notes are those of rows, each once.
+// notes are those of rows, each once, with what it is about if that is not all of a peer.
 func notes(rows []report.Row) (all []string) {
-	for _, r := range rows {
-		if r.Note == "" {
-			continue
-		}
-		if note := "- " + r.Peer + ": " + r.Note; !slices.Contains(all, note) {
-			all = append(all, note)
+	for _, peer := range distinct(rows, func(r report.Row) string { return r.Peer }) {
+		own := slices.DeleteFunc(slices.Clone(rows), func(r report.Row) bool { return r.Peer != peer })
+		for _, note := range distinct(own, func(r report.Row) string { return r.Note }) {
+			about := slices.DeleteFunc(slices.Clone(own), func(r report.Row) bool { return r.Note != note })
+			names := []string{peer}
+			if len(about) < len(own) {
+				names = append(names, distinct(about, down)...)
+			}
+			if note != "" {
+				all = append(all, "- "+strings.Join(names, ", ")+": "+note)
+			}
 		}
 	}
 	return all

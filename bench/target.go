@@ -64,7 +64,7 @@ func (t target) judge(parts []report.Part) verdict {
 func (v verdict) cells() []string {
 	measured, result := "-", "not measured"
 	if v.measured {
-		measured, result = fmt.Sprintf("%.2f (%s)", v.ratio, v.at), "missed"
+		measured, result = fmt.Sprintf("%s (%s)", report.Times(v.ratio), v.at), "missed"
 	}
 	if v.met() {
 		result = "met"
