@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // Text writes what was found for people: a table for each thing that is done.
@@ -48,27 +50,44 @@ func (p *Part) Table(what string) *Table {
 		}
 		ratio, durable := "", "no"
 		if r.Ratio > 0 {
-			ratio = times(r.Ratio)
+			ratio = Times(r.Ratio)
 		}
 		if r.Durable {
 			durable = "yes"
 		}
-		quartiles := r.figure(r.Q1) + "–" + r.figure(r.Q3)
-		t.Rows = append(t.Rows, []string{r.Peer, r.figure(r.Median), quartiles, ratio, durable, r.Note})
+		quartiles := Value(r.Q1, r.Unit) + "–" + Value(r.Q3, r.Unit)
+		t.Rows = append(t.Rows, []string{r.Peer, Value(r.Median, r.Unit), quartiles, ratio, durable, r.Note})
 	}
 	return t
 }
 
-// figure writes one with its unit.
-func (r *Row) figure(v float64) string {
-	if r.Unit == "ns" {
+// Value writes a figure with its unit.
+func Value(v float64, unit string) string {
+	switch unit {
+	case "ns":
 		return Nanoseconds(v)
+	case "B":
+		return Bytes(v)
+	case "1/s":
+		return Thousands(v) + "/s"
 	}
-	return fmt.Sprintf("%.4g %s", v, r.Unit)
+	return strings.TrimSpace(Thousands(v) + " " + unit)
 }
 
-// times writes how many times as much something is: "1.04", "87.1", "917".
-func times(ratio float64) string {
+// Thousands writes "12,345", and what is below 100 with a digit behind the point.
+func Thousands(v float64) string {
+	if v < 100 && v != float64(int64(v)) {
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	}
+	s := strconv.FormatFloat(v, 'f', 0, 64)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// Times writes how many times as much something is: "1.04", "87.1", "917".
+func Times(ratio float64) string {
 	switch {
 	case ratio < 10:
 		return fmt.Sprintf("%.2f", ratio)

@@ -90,7 +90,7 @@ func NanosecondsRound(ns float64) string {
 	return fmt.Sprintf("%.0f s", ns)
 }
 
-// Bytes writes "64 B", "4 KiB", "1.5 GiB".
+// Bytes writes "64 B", "4 KiB", "1.5 GiB": four digits.
 func Bytes(n float64) string {
 	unit := "B"
 	for _, next := range []string{"KiB", "MiB", "GiB", "TiB"} {
@@ -99,5 +99,5 @@ func Bytes(n float64) string {
 		}
 		n, unit = n/1024, next
 	}
-	return strconv.FormatFloat(n, 'g', 3, 64) + " " + unit
+	return strconv.FormatFloat(n, 'g', 4, 64) + " " + unit
 }

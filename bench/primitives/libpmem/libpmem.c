@@ -91,13 +91,22 @@ static void sse2(char *p, size_t n, uint64_t v)
 	_mm_sfence();
 }
 
+// For what is no whole line.
+static void movnti(char *p, size_t n, uint64_t v)
+{
+	(void)v;
+	for (size_t i = 0; i < n; i += 8)
+		_mm_stream_si64((long long *)(p + i), *(long long *)(source + i));
+	_mm_sfence();
+}
+
 static const struct operation {
 	const char *name;
 	void (*run)(char *p, size_t n, uint64_t i);
 } operations[] = {
 	{"persist", persist}, {"copy", copy}, {"memcpy", plain_copy},
 	{"clwb", clwb}, {"clflushopt", clflushopt}, {"clflush", clflush},
-	{"avx512", avx512}, {"avx2", avx2}, {"sse2", sse2},
+	{"avx512", avx512}, {"avx2", avx2}, {"sse2", sse2}, {"movnti", movnti},
 };
 
 static void fail(const char *what)
