@@ -22,9 +22,9 @@ func (c *compareFlags) add(cmd *cobra.Command) {
 	f.StringVar(&c.o.Dir, "pool", "/dev/shm", "make the pools below this directory, or on this device: `PLACE`")
 	f.StringArrayVar(&c.o.Dirs, "dir", nil, "compare with the file system of this `directory`; may be repeated (default: /dev/shm)")
 	f.StringArrayVar(&c.o.Ext4, "ext4", nil, "compare with an ext4 with a journal on a loop device over a file in this `directory`; may be repeated; as root (default without --dir: /dev/shm and "+os.TempDir()+")")
-	f.IntVar(&c.o.Rounds, "rounds", 9, "in how many (`N`) rounds all take their turns")
-	f.DurationVar(&c.o.Time, "time", 100*time.Millisecond, "that each figure may take in a round: so many operations are done")
-	f.BoolVar(&c.short, "short", false, "a tenth of the time in a third of the rounds")
+	f.IntVar(&c.o.Rounds, "rounds", 25, "in how many (`N`) rounds all take their turns")
+	f.DurationVar(&c.o.Time, "time", 20*time.Millisecond, "that each figure may take in a round: so many operations are done")
+	f.BoolVar(&c.short, "short", false, "a fifth of the time in a fifth of the rounds")
 	f.BoolVar(&c.o.Force, "force", false, "overwrite a pool that is on the device")
 }
 
@@ -37,7 +37,7 @@ func (c *compareFlags) check(a *app, cmd *cobra.Command) error {
 		c.o.Dirs, c.o.Ext4 = []string{"/dev/shm"}, []string{"/dev/shm", os.TempDir()}
 	}
 	if c.short {
-		c.o.Rounds, c.o.Time = max(c.o.Rounds/3, 1), c.o.Time/10
+		c.o.Rounds, c.o.Time = max(c.o.Rounds/5, 1), c.o.Time/5
 	}
 	if a.terminal() {
 		c.o.Progress = a.benchProgress

@@ -263,7 +263,7 @@ func TestBenchMetadata(t *testing.T) {
 	want := []string{"raw", "pmemfs embedded", "pmemfs served", "tmpfs"}
 	synced := os.Geteuid() == 0 && exec.Command("mkfs.ext4", "-V").Run() == nil
 	if synced {
-		args, want = append(args, "--ext4", dir), append(want, "ext4 over tmpfs", "ext4 over tmpfs, fsync")
+		args, want = append(args, "--ext4", dir), append(want, "ext4 in memory", "ext4 in memory, fsync")
 	} else {
 		t.Log("SKIPPED: ext4 on a loop device: it takes root and mkfs.ext4 (apt-get install e2fsprogs)")
 	}
@@ -280,7 +280,7 @@ func TestBenchMetadata(t *testing.T) {
 				}
 				continue
 			}
-			durable := peer != "tmpfs" && peer != "ext4 over tmpfs"
+			durable := peer != "tmpfs" && peer != "ext4 in memory"
 			if row["durable"] != durable {
 				t.Errorf("%s by %s: durable is %v", what, peer, row["durable"])
 			}

@@ -20,17 +20,6 @@ func (p *Part) Text(w io.Writer) {
 	}
 }
 
-// Markdown writes the tables as a part of a page.
-func (p *Part) Markdown(w io.Writer) {
-	for _, what := range p.whats() {
-		fmt.Fprintf(w, "\n**%s**\n\n", what)
-		p.Table(what).Markdown(w)
-	}
-	for _, note := range p.Notes {
-		fmt.Fprintf(w, "\n%s\n", note)
-	}
-}
-
 // whats are the things that are done, in the order of their first rows.
 func (p *Part) whats() (list []string) {
 	for _, r := range p.Rows {

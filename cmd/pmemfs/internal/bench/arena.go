@@ -145,11 +145,15 @@ func newPlainFile(place, name string, size int64) (*plainFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &plainFile{f, 0, size}
-	if err := writeZeros(f, size); err != nil {
-		return nil, errors.Join(err, f.Close())
+	// As the pool's files are, or the kernel might lay one of them out better than the other.
+	err = unix.Fallocate(int(f.Fd()), 0, 0, size)
+	if err == nil {
+		err = writeZeros(f, size)
 	}
-	return p, nil
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("allocate %s: %w", name, err), f.Close())
+	}
+	return &plainFile{f, 0, size}, nil
 }
 
 // writeZeros writes all blocks of a file.

@@ -140,9 +140,9 @@ func loopExt4(dir string, size int64) (_ *peer, err error) {
 	if err != nil {
 		return nil, errors.Join(err, unmount())
 	}
-	p.name, p.note, p.unmount = p.name+" over "+below.name, "on a loop device", unmount
+	p.unmount, p.name, p.note = unmount, p.name+" on a disk", "with a journal, on a loop device over a file in "+below.name
 	if below.name == "tmpfs" {
-		p.note += " in memory: faster than any disk, and volatile"
+		p.name, p.note = strings.Replace(p.name, "on a disk", "in memory", 1), p.note+": faster than any disk"
 	}
 	return p, nil
 }
