@@ -163,7 +163,7 @@ func curvePlot(rows []report.Row) (*plot.Plot, error) {
 	return q, nil
 }
 
-// logAxis shows the decades that hold the figures of rows.
+// logAxis shows the decades that hold the figures of rows, with some room above for a legend.
 func logAxis(a *plot.Axis, unit string, rows []report.Row) {
 	bottom, top := math.Inf(1), 0.0
 	for _, r := range rows {
@@ -175,10 +175,7 @@ func logAxis(a *plot.Axis, unit string, rows []report.Row) {
 		return
 	}
 	a.Scale = plot.LogScale{}
-	a.Min, a.Max = report.Decade(bottom, math.Floor), report.Decade(top, math.Ceil)
-	if a.Min == a.Max {
-		a.Max *= 10
-	}
+	a.Min, a.Max = report.Decade(bottom, math.Floor), report.Decade(3*top, math.Ceil)
 	if unit == "ns" {
 		a.Tick.Marker = report.Durations(a.Min, a.Max)
 		return
