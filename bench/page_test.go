@@ -105,7 +105,7 @@ func TestDrawings(t *testing.T) {
 		}
 	}
 	want := []string{
-		"Operations, time", "Operations, per second", "Operations, bytes", "One thing, time", "Sizes, curves",
+		"Operations: time", "Operations: per second", "Operations: bytes", "One thing: time", "Sizes: curves",
 	}
 	if diff := cmp.Diff(want, titles); diff != "" {
 		t.Error(diff)

@@ -63,11 +63,11 @@ func drawings(p *report.Part) ([]drawing, error) {
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, drawing{p.Title + ", " + unitName(unit), []*plot.Plot{q}, frameHeight + lineHeight(lines)})
+			all = append(all, drawing{p.Title + ": " + unitName(unit), []*plot.Plot{q}, frameHeight + lineHeight(lines)})
 		}
 	}
 	if len(curves) > 0 {
-		all = append(all, drawing{p.Title + ", curves", curves, curveHeight})
+		all = append(all, drawing{p.Title + ": curves", curves, curveHeight})
 	}
 	return all, nil
 }
