@@ -121,6 +121,10 @@ func pointPlot(title string, rows []report.Row) (*plot.Plot, int, error) {
 	q.NominalY(lines...)
 	q.Y.Min, q.Y.Max = -0.5, float64(top)+0.5
 	logAxis(&q.X, rows[0].Unit, rows)
+	if len(kinds) > 1 {
+		q.Legend.Top = true
+		q.X.Max *= 100 // room for the legend
+	}
 	return q, max(len(lines), len(kinds)), nil
 }
 
