@@ -28,10 +28,13 @@ func mountParts(ctx context.Context, o *options) ([]byte, error) {
 		Machine report.Machine
 		Rounds  int
 		Rows    []struct {
-			Operation   string
-			Mount       float64 `json:"mount_ns"`
-			Loopback    float64 `json:"loopback_ns"`
-			Passthrough float64 `json:"passthrough_ns"`
+			Operation            string
+			Mount                float64    `json:"mount_ns"`
+			Loopback             float64    `json:"loopback_ns"`
+			Passthrough          float64    `json:"passthrough_ns"`
+			MountQuartiles       [2]float64 `json:"mount_quartiles_ns"`
+			LoopbackQuartiles    [2]float64 `json:"loopback_quartiles_ns"`
+			PassthroughQuartiles [2]float64 `json:"passthrough_quartiles_ns"`
 		}
 	}
 	if err := json.Unmarshal(text, &m); err != nil {
@@ -39,14 +42,13 @@ func mountParts(ctx context.Context, o *options) ([]byte, error) {
 	}
 	part := report.Part{Title: "A mount", Machine: m.Machine}
 	for _, r := range m.Rows {
-		for _, c := range []struct {
-			peer    string
-			ns      float64
-			durable bool
-		}{{"pmemfs mount", r.Mount, true}, {"loopback", r.Loopback, false}, {"loopback with passthrough", r.Passthrough, false}} {
-			row := report.NewRow(r.Operation, c.peer, "ns", []float64{c.ns})
+		for _, row := range []report.Row{
+			{Peer: "pmemfs mount", Median: r.Mount, Q1: r.MountQuartiles[0], Q3: r.MountQuartiles[1], Durable: true},
+			{Peer: "loopback", Median: r.Loopback, Q1: r.LoopbackQuartiles[0], Q3: r.LoopbackQuartiles[1]},
+			{Peer: "loopback with passthrough", Median: r.Passthrough, Q1: r.PassthroughQuartiles[0], Q3: r.PassthroughQuartiles[1]},
+		} {
+			row.What, row.Unit = r.Operation, "ns"
 			row.Compare(r.Loopback)
-			row.Durable = c.durable
 			part.Rows = append(part.Rows, row)
 		}
 	}

@@ -105,7 +105,7 @@ func TestDrawings(t *testing.T) {
 		}
 	}
 	want := []string{
-		"Operations, time", "Operations, per second", "Operations, bytes", "One thing, time", "Sizes, curves",
+		"Operations: time", "Operations: per second", "Operations: bytes", "One thing: time", "Sizes: curves",
 	}
 	if diff := cmp.Diff(want, titles); diff != "" {
 		t.Error(diff)
@@ -121,11 +121,11 @@ func TestTargets(t *testing.T) {
 		{"met", target{section: "s", text: "t", peer: "pmem", against: "libpmem", most: 1.05},
 			[]string{"[t](#s)", "pmem to libpmem", "≤ 1.05", "1.00 (copy, 2 MiB)", "met"}},
 		{"missed", target{section: "s", text: "t", what: []string{"update"}, peer: "Sync", against: "raw", most: 1.01},
-			[]string{"[t](#s)", "Sync to raw", "≤ 1.01", "1.05 (update)", "missed"}},
+			[]string{"[t](#s)", "Sync to raw", "≤ 1.01", "1.05", "missed"}},
 		{"there are no such rows", target{section: "s", text: "t", what: []string{"mkdir"}, peer: "pmemfs", against: "tmpfs", most: 0.25},
 			[]string{"[t](#s)", "pmemfs to tmpfs", "≤ 0.25", "-", "not measured"}},
 		{"a quarter", target{section: "s", text: "t", what: []string{"create"}, peer: "pmemfs", against: "tmpfs", most: 0.25},
-			[]string{"[t](#s)", "pmemfs to tmpfs", "≤ 0.25", "0.25 (create)", "met"}},
+			[]string{"[t](#s)", "pmemfs to tmpfs", "≤ 0.25", "0.25", "met"}},
 	} {
 		if diff := cmp.Diff(c.want, c.target.judge(samples()).cells()); diff != "" {
 			t.Errorf("%s: %s", c.name, diff)

@@ -63,11 +63,11 @@ func drawings(p *report.Part) ([]drawing, error) {
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, drawing{p.Title + ", " + unitName(unit), []*plot.Plot{q}, frameHeight + lineHeight(lines)})
+			all = append(all, drawing{p.Title + ": " + unitName(unit), []*plot.Plot{q}, frameHeight + lineHeight(lines)})
 		}
 	}
 	if len(curves) > 0 {
-		all = append(all, drawing{p.Title + ", curves", curves, curveHeight})
+		all = append(all, drawing{p.Title + ": curves", curves, curveHeight})
 	}
 	return all, nil
 }
@@ -121,6 +121,10 @@ func pointPlot(title string, rows []report.Row) (*plot.Plot, int, error) {
 	q.NominalY(lines...)
 	q.Y.Min, q.Y.Max = -0.5, float64(top)+0.5
 	logAxis(&q.X, rows[0].Unit, rows)
+	if len(kinds) > 1 {
+		q.Legend.Top = true
+		q.X.Max *= 100 // room for the legend
+	}
 	return q, max(len(lines), len(kinds)), nil
 }
 
@@ -163,7 +167,7 @@ func curvePlot(rows []report.Row) (*plot.Plot, error) {
 	return q, nil
 }
 
-// logAxis shows the decades that hold the figures of rows.
+// logAxis shows the decades that hold the figures of rows, with some room above for a legend.
 func logAxis(a *plot.Axis, unit string, rows []report.Row) {
 	bottom, top := math.Inf(1), 0.0
 	for _, r := range rows {
@@ -175,10 +179,7 @@ func logAxis(a *plot.Axis, unit string, rows []report.Row) {
 		return
 	}
 	a.Scale = plot.LogScale{}
-	a.Min, a.Max = report.Decade(bottom, math.Floor), report.Decade(top, math.Ceil)
-	if a.Min == a.Max {
-		a.Max *= 10
-	}
+	a.Min, a.Max = report.Decade(bottom, math.Floor), report.Decade(3*top, math.Ceil)
 	if unit == "ns" {
 		a.Tick.Marker = report.Durations(a.Min, a.Max)
 		return

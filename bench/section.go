@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -127,13 +128,18 @@ func program(ctx context.Context, name string, args ...string) ([]byte, error) {
 	case err == nil:
 		return out, nil
 	case !errors.As(err, &exit), exit.ExitCode() == 2:
-		said := strings.TrimSpace(stderr.String())
-		if line, _, more := strings.Cut(said, "\n"); more {
-			said = line
-		}
-		return nil, fmt.Errorf("%w: %s: %w: %s", errUnavailable, strings.Join(args, " "), err, said)
+		return nil, fmt.Errorf("%w: %s: %s", errUnavailable, strings.Join(args, " "), cmp.Or(said(out, stderr.Bytes()), err.Error()))
 	}
-	return nil, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, stderr.String())
+	return nil, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, said(out, stderr.Bytes()))
+}
+
+// said is the message of the command's error object, or what a program says otherwise.
+func said(stdout, stderr []byte) string {
+	var object struct{ Error struct{ Message string } }
+	if json.Unmarshal(stdout, &object) == nil && object.Error.Message != "" {
+		return object.Error.Message
+	}
+	return string(bytes.TrimSpace(stderr))
 }
 
 // command is a section that a benchmark of the command prints as it is.
@@ -164,6 +170,9 @@ func measurePrimitives(ctx context.Context, o *options) ([]byte, error) {
 
 // measureDatabases runs a module of its own, so that who builds this one downloads no database.
 func measureDatabases(ctx context.Context, o *options) ([]byte, error) {
+	if _, err := os.Stat("databases"); err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnavailable, err)
+	}
 	args := []string{"-C", "databases", "run", ".", "--json"}
 	if o.short {
 		args = append(args, "--short")

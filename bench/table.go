@@ -91,26 +91,47 @@ func down(r report.Row) string {
 	return r.What
 }
 
-// tables are those of a part: one of everything that is done, by peers, and one for each curve, by its sizes.
-func tables(p *report.Part) []*report.Table {
-	var all []*report.Table
+// tables are those of a part, one for each group of its rows.
+func tables(p *report.Part) (all []*report.Table) {
 	for _, rows := range groups(p.Rows) {
-		var g grid
-		for _, r := range rows {
-			g.set(down(r), r.Peer, cell(r))
+		if rows[0].XUnit == "" && len(distinct(rows, down)) == 1 {
+			all = append(all, list(rows))
+		} else {
+			all = append(all, compare(rows))
 		}
-		g.addLimits(rows)
-		corner := ""
-		if curve := rows[0].XUnit != ""; curve {
-			corner = rows[0].What
-		}
-		t := g.table(corner, corner != "")
-		if list := notes(rows); len(list) > 0 {
-			t.Notes = []string{strings.Join(list, "\n")}
-		}
-		all = append(all, t)
 	}
 	return all
+}
+
+// list is who does one thing.
+func list(rows []report.Row) *report.Table {
+	t := &report.Table{Head: []string{rows[0].What, "median", "limit", "note"}}
+	for _, r := range rows {
+		limit := ""
+		if r.Limit != 0 {
+			limit = report.Value(r.Limit, r.Unit)
+		}
+		t.Rows = append(t.Rows, []string{r.Peer, cell(r), limit, r.Note})
+	}
+	return t
+}
+
+// compare is what several things take, each by several peers.
+func compare(rows []report.Row) *report.Table {
+	var g grid
+	for _, r := range rows {
+		g.set(down(r), r.Peer, cell(r))
+	}
+	g.addLimits(rows)
+	corner := ""
+	if rows[0].XUnit != "" {
+		corner = rows[0].What
+	}
+	t := g.table(corner, corner != "")
+	if list := notes(rows); len(list) > 0 {
+		t.Notes = []string{strings.Join(list, "\n")}
+	}
+	return t
 }
 
 // size is what a row is measured against.
@@ -118,27 +139,36 @@ func size(r report.Row) string {
 	if r.XUnit == "B" {
 		return report.Bytes(r.X)
 	}
-	return report.Thousands(r.X) + " " + r.XUnit
+	return report.Thousands(r.X)
 }
 
-// groups are the rows without sizes, and those of each thing that is measured against sizes.
-func groups(rows []report.Row) [][]report.Row {
-	var all [][]report.Row
-	index := map[string]int{}
-	for _, r := range rows {
-		name := ""
-		if r.XUnit != "" {
-			name = r.What
+// groups are rows that are shown together: what is measured against sizes by itself, and of everything else what is done
+// by mostly the same peers.
+func groups(rows []report.Row) (all [][]report.Row) {
+	peer := func(r report.Row) string { return r.Peer }
+	for _, what := range distinct(rows, func(r report.Row) string { return r.What }) {
+		own := slices.DeleteFunc(slices.Clone(rows), func(r report.Row) bool { return r.What != what })
+		like := func(group []report.Row) bool {
+			return own[0].XUnit == "" && group[0].XUnit == "" && alike(distinct(own, peer), distinct(group, peer))
 		}
-		i, known := index[name]
-		if !known {
-			i = len(all)
-			index[name] = i
-			all = append(all, nil)
+		if i := slices.IndexFunc(all, like); i >= 0 {
+			all[i] = append(all[i], own...)
+		} else {
+			all = append(all, own)
 		}
-		all[i] = append(all[i], r)
 	}
 	return all
+}
+
+// alike says whether at least half of all names are in both lists.
+func alike(a, b []string) bool {
+	both := 0
+	for _, name := range a {
+		if slices.Contains(b, name) {
+			both++
+		}
+	}
+	return 2*both >= len(a)+len(b)-both
 }
 
 // notes are those of rows, each once, with what it is about if that is not all of a peer.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +35,11 @@ type MountRow struct {
 	Loopback    float64 `json:"loopback_ns"`    // through the loopback's process
 	Passthrough float64 `json:"passthrough_ns"` // with reads and writes that the kernel does itself
 	Ratio       float64 `json:"ratio"`          // mount to loopback
+
+	// The first and third quartiles of the rounds' means.
+	MountQuartiles       [2]float64 `json:"mount_quartiles_ns"`
+	LoopbackQuartiles    [2]float64 `json:"loopback_quartiles_ns"`
+	PassthroughQuartiles [2]float64 `json:"passthrough_quartiles_ns"`
 }
 
 // Mount is what MeasureMount has found.
@@ -80,7 +84,10 @@ func MeasureMount(ctx context.Context, o MountOptions) (_ *Mount, err error) {
 	}
 	found := &Mount{Machine: s.machine, Files: o.Files, Bytes: o.Bytes, Rounds: o.Rounds}
 	for _, op := range operations {
-		row := MountRow{Operation: op, Mount: median(times[0][op]), Loopback: median(times[1][op]), Passthrough: median(times[2][op])}
+		row := MountRow{Operation: op}
+		row.Mount, row.MountQuartiles = quartiles(times[0][op])
+		row.Loopback, row.LoopbackQuartiles = quartiles(times[1][op])
+		row.Passthrough, row.PassthroughQuartiles = quartiles(times[2][op])
 		row.Ratio = row.Mount / row.Loopback
 		found.Rows = append(found.Rows, row)
 	}
@@ -88,9 +95,9 @@ func MeasureMount(ctx context.Context, o MountOptions) (_ *Mount, err error) {
 	return found, nil
 }
 
-func median(x []float64) float64 {
-	slices.Sort(x)
-	return x[len(x)/2]
+func quartiles(figures []float64) (median float64, ends [2]float64) {
+	row := report.NewRow("", "", "", figures)
+	return row.Median, [2]float64{row.Q1, row.Q3}
 }
 
 // mountStage is three mounts, each served by a process of its own: the pool's, the loopback's, and that of a loopback with
