@@ -52,7 +52,7 @@ func newArena(ctx context.Context, o *CompareOptions, r room) (_ *arena, err err
 		}
 	}()
 	format := func(contents int64) pmemfs.FormatOptions {
-		size := contents + contents/8 + 64<<20
+		size := contents + contents/8 + 24<<20
 		return pmemfs.FormatOptions{Size: size, Preallocate: true, Force: o.Force && isDevice(o.Dir)}
 	}
 	if a.stage, err = newStage(ctx, o.Dir, format(r.served), "--commit", "op"); err != nil {
