@@ -321,3 +321,17 @@ func TestReadable(t *testing.T) {
 		t.Error("the other blocks are not what they are")
 	}
 }
+
+// TestDeviceHasNoHoles: a device driver that ignores where a seek is to go does not lead round in circles.
+func TestDeviceHasNoHoles(t *testing.T) {
+	f, err := os.Open("/dev/zero")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var runs [][2]int64
+	if err := eachData(f, pageSize, 3*pageSize, func(off, n int64) { runs = append(runs, [2]int64{off, n}) }); err != nil ||
+		!slices.Equal(runs, [][2]int64{{0, 3 * pageSize}}) {
+		t.Errorf("%v, %v", runs, err)
+	}
+}
