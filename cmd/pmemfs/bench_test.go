@@ -292,6 +292,29 @@ func TestBenchMetadata(t *testing.T) {
 	}
 }
 
+// TestBenchProfile: the parts of each whole are there, and what they leave.
+func TestBenchProfile(t *testing.T) {
+	dir := memoryDir(t)
+	args := []string{"bench", "profile", "--pool", dir, "--rounds", "2", "--time", "1ms", "--json"}
+	found := partRows(t, parse(t, ok(t, args...)), ok(t, "bench", "profile", "--help"))
+	for what, parts := range map[string][]string{
+		"first store to a page of a hole, through a Sync mapping":  {"round trip", "file system", "of that: zeros", "of that: a transaction", "map"},
+		"create and close of a file, in the program's own process": {"file system", "of that: a name", "of that: a transaction", "of that: the record"},
+		"create and close of a file, through a server":             nil,
+	} {
+		for _, peer := range append(parts, "all of it", "the rest") {
+			if row := found[what][peer]; row == nil || row["durable"] != (peer == "all of it") {
+				t.Errorf("%s: %s: %v", what, peer, row)
+			}
+		}
+		delete(found, what)
+	}
+	if len(found) > 0 {
+		t.Errorf("more is in pieces: %v", found)
+	}
+	benchLeaves(t, dir)
+}
+
 func TestBenchWays(t *testing.T) {
 	dir := memoryDir(t)
 	object := parse(t, ok(t, "bench", "ways", "--pool", dir, "--dir", dir, "--size", "4M", "--rounds", "2", "--time", "1ms", "--json"))
