@@ -38,6 +38,9 @@ var layers = map[string][]string{
 	"internal/report": {"pmem"},
 	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/wire",
 		"internal/server"},
+	"test/vm/port":  {},
+	"test/vm/guest": {"test/vm/port"},
+	"test/vm":       {"test/vm/port"},
 }
 
 // sources calls fn for each Go file outside testdata with its folder.
