@@ -36,6 +36,9 @@ var layers = map[string][]string{
 	"internal/fusefs": {"internal/wire"},
 	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/wire",
 		"internal/server"},
+	"internal/pooltest": {".", "internal/server"},
+	"pebblevfs":         {"."},
+	"sqlitevfs":         {"."},
 }
 
 // sources calls fn for each Go file outside testdata with its folder.
