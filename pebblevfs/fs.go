@@ -10,7 +10,11 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pathlock"
 )
+
+// ErrLocked is what Lock fails with when somebody has the lock.
+var ErrLocked = pathlock.ErrLocked
 
 // New returns fsys as a file system for Pebble: pebble.Options.FS. Names are those of the pool; "/" before them, and what
 // path.Clean removes, makes no difference. It does not own fsys: close the database first, then fsys.
@@ -111,7 +115,7 @@ func (s *fileSystem) MkdirAll(dir string, perm os.FileMode) error {
 	return s.fsys.MkdirAll(clean(dir), perm)
 }
 
-func (s *fileSystem) Lock(name string) (io.Closer, error) { return lock(s.fsys, clean(name)) }
+func (s *fileSystem) Lock(name string) (io.Closer, error) { return pathlock.Lock(s.fsys, clean(name)) }
 
 func (s *fileSystem) List(dir string) ([]string, error) {
 	list, err := s.fsys.ReadDir(clean(dir))

@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	operations = flag.Uint64("operations", 300, "of each run of the metamorphic test; Pebble's own default is 5,000 to 15,000")
+	operations = flag.Uint64("operations", 2000, "of each run of the metamorphic test; Pebble's own default is 5,000 to 15,000")
 
 	// Flags that Pebble's metamorphic package calls the test binary with, once for each set of options.
 	runDir    = flag.String("run-dir", "", "of one run")

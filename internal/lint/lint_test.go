@@ -37,8 +37,9 @@ var layers = map[string][]string{
 	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/wire",
 		"internal/server"},
 	"internal/pooltest": {".", "internal/server"},
-	"pebblevfs":         {"."},
-	"sqlitevfs":         {"."},
+	"internal/pathlock": {"."},
+	"pebblevfs":         {".", "internal/pathlock"},
+	"sqlitevfs":         {".", "internal/pathlock"},
 }
 
 // sources calls fn for each Go file outside testdata with its folder.

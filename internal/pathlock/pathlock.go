@@ -1,4 +1,6 @@
-package pebblevfs
+// Package pathlock has locks on names of a pool, which exclude others in this process and, where a server serves several, in
+// all of them. They end with their holder, however that ends, and nobody waits.
+package pathlock
 
 import (
 	"bytes"
@@ -12,7 +14,7 @@ import (
 	"github.com/pmemfs/pmemfs"
 )
 
-// ErrLocked is what Lock fails with when somebody else has the lock.
+// ErrLocked is what Lock fails with when somebody has the lock.
 var ErrLocked = errors.New("the lock is held")
 
 // held are the locks of this process.
@@ -26,8 +28,11 @@ type heldLock struct {
 	name string
 }
 
-// lock takes the lock of a name, without waiting.
-func lock(fsys *pmemfs.FS, name string) (io.Closer, error) {
+const blockSize = 4096
+
+// Lock takes the lock of a name, whose file is created if need be, until the Closer is closed. The file's contents are the
+// lock's own. ErrLocked: somebody has it, as the error says.
+func Lock(fsys *pmemfs.FS, name string) (io.Closer, error) {
 	key := heldLock{fsys, name}
 	held.Lock()
 	defer held.Unlock()
