@@ -1,6 +1,7 @@
 package pebblevfs_test
 
 import (
+	"bytes"
 	"flag"
 	"math/rand/v2"
 	"os"
@@ -17,7 +18,7 @@ import (
 )
 
 var (
-	operations = flag.Uint64("operations", 2000, "of each run of the metamorphic test; Pebble's own default is 5,000 to 15,000")
+	operations = flag.Uint64("operations", 1000, "of each run of the metamorphic test; Pebble's own default is 5,000 to 15,000")
 
 	// Flags that Pebble's metamorphic package calls the test binary with, once for each set of options.
 	runDir    = flag.String("run-dir", "", "of one run")
@@ -36,6 +37,15 @@ func TestMetamorphic(t *testing.T) {
 	if *runDir == "" {
 		metamorphic.RunAndCompare(t, t.TempDir(), metamorphic.TestkeysKeyFormat, metamorphic.UseDisk, metamorphic.OpCount(fixed(*operations)))
 		return
+	}
+	// Strict runs restart the database after a crash that only Pebble's own memory file system can simulate.
+	options := filepath.Join(*runDir, "OPTIONS")
+	text, err := os.ReadFile(options)
+	if err == nil {
+		err = os.WriteFile(options, bytes.ReplaceAll(text, []byte("strictfs=true\n"), nil), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	pool := pooltest.New(t, 1<<30)
 	defer os.RemoveAll(filepath.Dir(pool)) // RunOnce may call os.Exit

@@ -1,7 +1,7 @@
 package sqlitevfs_test
 
 import (
-	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,31 +11,41 @@ import (
 	_ "github.com/ncruces/go-sqlite3/vfs/adiantum" // what the peer's tests import
 	_ "github.com/ncruces/go-sqlite3/vfs/mvcc"
 	_ "github.com/ncruces/go-sqlite3/vfs/xts"
+
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
-// peer runs a test in a package of the peer that has tests only: a file of testdata is laid over it.
+// peer runs tests of a package of the peer that has nothing but tests, with a file of testdata beside them, in a copy of the
+// peer's module.
 func peer(t *testing.T, folder string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/ncruces/go-sqlite3").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, err := filepath.Abs(filepath.Join("testdata", folder+".go.txt"))
+	dir := t.TempDir()
+	copied := filepath.Join(dir, "peer")
+	err = os.CopyFS(copied, os.DirFS(strings.TrimSpace(string(out))))
+	if err == nil {
+		err = os.Chmod(filepath.Join(copied, "vfs", "tests", folder), 0o700)
+	}
+	for from, to := range map[string]string{
+		filepath.Join("testdata", folder+".go.txt"): filepath.Join(copied, "vfs", "tests", folder, "pmemfs_test.go"),
+		"go.mod": filepath.Join(dir, "go.mod"), "go.sum": filepath.Join(dir, "go.sum"),
+	} {
+		text, readErr := os.ReadFile(from)
+		if from == "go.mod" {
+			text = append(text, "\nreplace github.com/ncruces/go-sqlite3 => "+copied+"\n"...)
+		}
+		err = errors.Join(err, readErr, os.WriteFile(to, text, 0o600))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	place := filepath.Join(strings.TrimSpace(string(out)), "vfs", "tests", folder, "pmemfs_test.go")
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{place: ours}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "overlay")
-	if err := os.WriteFile(file, overlay, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	args = append([]string{"test", "-count=1", "-vet=off", "-v", "-overlay", file, "github.com/ncruces/go-sqlite3/vfs/tests/" + folder}, args...)
+	args = append([]string{"test", "-count=1", "-vet=off", "-v", "-modfile", filepath.Join(dir, "go.mod"),
+		"github.com/ncruces/go-sqlite3/vfs/tests/" + folder}, args...)
 	cmd := exec.Command("go", args...)
-	cmd.Env = append(os.Environ(), "TMPDIR=/dev/shm", "GOTMPDIR="+t.TempDir())
+	cmd.Env = append(os.Environ(), "TMPDIR="+pooltest.Dir(t))
 	text, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("%v: %v\n%s", cmd.Args, err, text)
