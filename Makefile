@@ -3,7 +3,7 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME   ?= 20s
 
-.PHONY: all build test race lint fuzz bench demo arm64 mount-test ci
+.PHONY: all build test race lint fuzz microbench bench bench-short demo arm64 mount-test ci
 
 all: lint test
 
@@ -29,8 +29,17 @@ fuzz:
 		go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
 	done
 
-bench:
+microbench:
 	go test -run '^$$' -bench . -benchmem ./...
+
+# Every comparison with what else one could take, a quarter of an hour: docs/performance.md, its figures and plots. As root,
+# with what the peers need: apt-get install gcc libc6-dev libpmem-dev e2fsprogs
+bench: build
+	cd bench && go run . --out ../docs
+
+# The same in three minutes, into bin/.
+bench-short: build
+	cd bench && go run . --short --out ../bin
 
 demo:
 	go run ./cmd/pmemfs demo

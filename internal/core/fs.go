@@ -326,11 +326,10 @@ func Mount(meta, data medium.Area, o Options) (*FS, error) {
 	if err := errors.Join(fs.loadCounts(), fs.findOrphans()); err != nil {
 		return nil, err
 	}
-	root, err := fs.get(layout.RootIno)
+	root, err := fs.get(layout.RootIno) // for as long as it is mounted: paths begin there
 	if err != nil {
 		return nil, err
 	}
-	defer root.put()
 	if root.Type() != layout.ModeDirectory {
 		return nil, layout.Corrupt("inode", -1, "the root is not a directory")
 	}

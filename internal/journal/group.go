@@ -66,6 +66,7 @@ func (j *Journal) stagePage(p *page) {
 	staged := j.over.find(p.number)
 	if staged == nil {
 		staged = p
+		p.load(j, 0, layout.BlockSize)
 		j.over.put(p)
 	} else {
 		staged.take(p)

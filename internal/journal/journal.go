@@ -64,11 +64,14 @@ type Journal struct {
 	failed  error            // protected by mu: sticky, set when the medium failed
 	work    int64            // protected by mu: what replaying [tail, durable) takes, see recordWork
 	record  layout.RecordWriter
-	free    []*page // protected by mu: pages for transactions
-	copied  []byte  // protected by mu: a record read back from the log
-	staged  group   // protected by mu: what is not taken by a group commit yet
-	counts  counts  // protected by mu
-	over    overlay // changed with mu held
+	free    []*page         // protected by mu: pages for transactions
+	pages   map[int64]*page // protected by mu: of the transaction that is being built, by number
+	order   []*page         // protected by mu: memory for its lists, too
+	done    []func(bool)    // protected by mu
+	copied  []byte          // protected by mu: a record read back from the log
+	staged  group           // protected by mu: what is not taken by a group commit yet
+	counts  counts          // protected by mu
+	over    overlay         // changed with mu held
 
 	// replayed holds the pages that a read-only mount changed by replaying:
 	// nothing is stored to the medium then. Immutable after Open.
@@ -113,7 +116,7 @@ func Open(area medium.Area, sb *layout.Superblock, o Options) (*Journal, error) 
 	if err != nil {
 		return nil, err
 	}
-	j := &Journal{area: area, sb: sb, header: header, relied: relied, head: header.Tail, readOnly: readOnly, barrier: o.Barrier}
+	j := &Journal{area: area, sb: sb, header: header, relied: relied, head: header.Tail, readOnly: readOnly, barrier: o.Barrier, pages: map[int64]*page{}}
 	j.over = newOverlay(sb.MetaSize)
 	j.told = o.Durable
 	if readOnly {

@@ -34,6 +34,7 @@ var layers = map[string][]string{
 	"internal/server": {"pmem", "internal/medium", "internal/layout", "internal/alloc", "internal/core", "internal/progress", "internal/grant",
 		"internal/fault", "internal/wire", "internal/session"},
 	"internal/fusefs": {"internal/wire"},
+	"internal/report": {"pmem"},
 	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/wire",
 		"internal/server"},
 	"internal/pooltest": {".", "internal/server"},

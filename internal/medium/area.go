@@ -26,8 +26,8 @@ type Area interface {
 	Bytes() []byte
 	// Write copies p to off by cached stores: durable after Flush of the range and Fence.
 	Write(off int64, p []byte)
-	// Stream copies p to off past the caches: durable after Fence. For 64 bytes and more it is cheaper than Write and
-	// Flush, and the right choice for what is not read again soon.
+	// Stream copies p to off past the caches: durable after Fence. For whole lines, and on amd64 for aligned
+	// words, it is cheaper than Write and Flush, and the right choice for what is not read again soon.
 	Stream(off int64, p []byte)
 	// Zero streams n zeros to off: durable after Fence.
 	Zero(off, n int64)

@@ -331,6 +331,7 @@ func (m *mapping) fault(page, count int64, write bool, granted func(fault.Reply)
 		}
 		first, end := max(run.First, m.first), min(run.First+run.Count, m.first+m.pages())
 		r := fault.Reply{FirstPage: first - m.first, Count: end - first, Offset: -1, Writable: run.Writable && m.writable()}
+		r.Populate = run.Made && r.Writable
 		if r.FirstPage > page || end <= m.first+page || (write && !r.Writable) {
 			return fmt.Errorf("fault of page %d was answered by %+v", page, run)
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
+	"github.com/pmemfs/pmemfs/internal/report"
 	"github.com/pmemfs/pmemfs/pmem"
 )
 
@@ -47,12 +48,12 @@ type LatencyOptions struct {
 
 // Latency is what a single durable store takes. Its JSON names are a contract with scripts.
 type Latency struct {
-	Machine    Machine      `json:"machine"`
-	Stores     int64        `json:"stores"`
-	Rounds     int          `json:"rounds"`
-	FileSize   int64        `json:"file_size"`
-	Conditions []*Condition `json:"conditions"`
-	Seconds    float64      `json:"seconds"`
+	Machine    report.Machine `json:"machine"`
+	Stores     int64          `json:"stores"`
+	Rounds     int            `json:"rounds"`
+	FileSize   int64          `json:"file_size"`
+	Conditions []*Condition   `json:"conditions"`
+	Seconds    float64        `json:"seconds"`
 }
 
 // Condition is what goes on while stores are measured.
@@ -117,7 +118,7 @@ type latency struct {
 // MeasureLatency measures what single durable stores take. It leaves nothing behind, however it ends.
 func MeasureLatency(ctx context.Context, o LatencyOptions) (_ *Latency, err error) {
 	start := time.Now()
-	s, err := newStage(ctx, o.Dir, 16*latencyFile+busyFiles*4*busyFileSize)
+	s, err := newStage(ctx, o.Dir, pmemfs.FormatOptions{Size: 16*latencyFile + busyFiles*4*busyFileSize})
 	if err != nil {
 		return nil, err
 	}
