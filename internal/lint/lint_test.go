@@ -37,6 +37,10 @@ var layers = map[string][]string{
 	"internal/report": {"pmem"},
 	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/wire",
 		"internal/server"},
+	"internal/pooltest": {".", "internal/server"},
+	"internal/pathlock": {"."},
+	"pebblevfs":         {".", "internal/pathlock"},
+	"sqlitevfs":         {".", "internal/pathlock"},
 }
 
 // sources calls fn for each Go file outside testdata with its folder.
