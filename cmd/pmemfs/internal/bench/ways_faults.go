@@ -228,7 +228,8 @@ func (w *ways) addFaults() error {
 	for i := range inOrder {
 		inOrder[i] = i
 	}
-	// One page somewhere in each huge page.
+	// One page somewhere in each huge page, so that the kernel's faults, too, are one for each store: they map, and allocate,
+	// 2 MiB where they can.
 	var pieces []int
 	for _, piece := range rand.Perm(int(w.size / hugePage)) {
 		pieces = append(pieces, piece*hugePage/pageSize+rand.IntN(hugePage/pageSize))
@@ -243,6 +244,7 @@ func (w *ways) addFaults() error {
 	}
 	for _, m := range holes {
 		w.touches(m, "first store to a page of a hole, pages at random", m.peer, scattered, fewPages, storeByte)
+		w.touches(m, "first store to 2 MiB of a hole, at random", m.peer, pieces, 1, storeByte)
 		w.touches(m, "first store to each page of a hole, in order, for a page", m.peer, inOrder, 16*fewPages, storeByte)
 		if m.durable && m.peer != raw {
 			w.touches(m, whatUpdate, m.peer+", first touch of a hole", scattered, fewPages, storeUpdate)
