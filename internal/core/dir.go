@@ -119,9 +119,19 @@ func (fs *FS) lookup(v view, dir *layout.Inode, name string) (layout.Slot, error
 	return layout.Slot{}, unix.ENOENT
 }
 
-// editBucket returns the bucket at a spot to be changed, then sealed.
+// editBucket returns a bucket to be refilled.
 func (u *update) editBucket(at int64) layout.Bucket {
 	return layout.Bucket{Bytes: u.Edit(at, layout.BlockSize)}
+}
+
+// editSlot changes one slot of a bucket by change, which returns its place, and the
+// header. What else there is need not be compared when the record is made.
+func (u *update) editSlot(bucket int64, change func(layout.Bucket) (at, size int)) {
+	b := layout.Bucket{Bytes: u.Copy(bucket, layout.BlockSize)}
+	at, size := change(b)
+	b.Seal()
+	u.Edit(bucket, layout.BucketHeader)
+	u.Edit(bucket+int64(at), int64(size))
 }
 
 // addName adds a name that is not in the directory yet.
@@ -149,16 +159,15 @@ func (u *update) addName(dir *layout.Inode, name string, ino layout.Ino, mode ui
 			}
 			continue
 		}
-		b := u.editBucket(s.at)
 		if !now {
+			b := u.editBucket(s.at)
 			slots, err := b.Slots(s.at)
 			if err != nil {
 				return err
 			}
 			b.Refill(dir.Ino, b.Prefix(), b.Depth(), slots)
 		}
-		b.Add(slot)
-		b.Seal()
+		u.editSlot(s.at, func(b layout.Bucket) (at, size int) { return b.Add(slot) })
 		dir.Size++
 		return nil
 	}
@@ -224,9 +233,7 @@ func (u *update) deepen(dir *layout.Inode, s dirSpot) error {
 		dir.Root[0] = entry
 		return nil
 	}
-	var b [layout.WordSize]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(entry))
-	u.Write(s.off, b[:])
+	u.WriteWord(s.off, uint64(entry))
 	return nil
 }
 
@@ -247,18 +254,21 @@ func (u *update) pointTo(dir *layout.Inode, node int64, level int, prefix uint64
 
 // removeName removes a name that is there.
 func (u *update) removeName(dir *layout.Inode, name string) error {
-	return u.changeName(dir, name, func(b layout.Bucket, s layout.Slot) {
-		b.Remove(s)
+	err := u.changeName(dir, name, layout.Bucket.Remove)
+	if err == nil {
 		dir.Size--
-	})
+	}
+	return err
 }
 
 // replaceName points a name that is there to another inode.
 func (u *update) replaceName(dir *layout.Inode, name string, ino layout.Ino, mode uint32) error {
-	return u.changeName(dir, name, func(b layout.Bucket, s layout.Slot) { b.Replace(s, ino, uint8(mode>>12)) })
+	return u.changeName(dir, name, func(b layout.Bucket, s layout.Slot) (at, size int) {
+		return b.Replace(s, ino, uint8(mode>>12))
+	})
 }
 
-func (u *update) changeName(dir *layout.Inode, name string, change func(layout.Bucket, layout.Slot)) error {
+func (u *update) changeName(dir *layout.Inode, name string, change func(layout.Bucket, layout.Slot) (at, size int)) error {
 	hash := u.fs.hash(name)
 	s, ok, err := u.fs.findBucket(u.Read, dir, hash)
 	if err != nil {
@@ -271,9 +281,7 @@ func (u *update) changeName(dir *layout.Inode, name string, change func(layout.B
 	if !found {
 		return unix.ENOENT
 	}
-	b := u.editBucket(s.at)
-	change(b, slot)
-	b.Seal()
+	u.editSlot(s.at, func(b layout.Bucket) (at, size int) { return change(b, slot) })
 	return nil
 }
 
@@ -353,9 +361,7 @@ func (u *update) freeDirEntry(dir *layout.Inode, entry layout.Entry, off int64, 
 				return 0, err
 			}
 		}
-		var b [layout.WordSize]byte
-		binary.LittleEndian.PutUint64(b[:], uint64(child))
-		u.Write(at, b[:])
+		u.WriteWord(at, uint64(child))
 		if child != 0 {
 			return entry, nil
 		}

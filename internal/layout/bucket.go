@@ -35,9 +35,14 @@ type Slot struct {
 func SlotSize(name int) int { return (slotHeader + name + 7) &^ 7 }
 
 // Bucket is a bucket in memory. Bytes is a private copy or a read-only view.
+// Add, Remove and Replace change the slot whose place they return, and the header;
+// Seal changes the header.
 type Bucket struct {
 	Bytes []byte
 }
+
+// BucketHeader is how long the header is, in bytes.
+const BucketHeader = bucketHeader
 
 // Refill formats the bucket anew, with those of the slots that it covers.
 func (k Bucket) Refill(ino Ino, prefix uint64, depth int, slots []Slot) {
@@ -157,10 +162,9 @@ func (k Bucket) Slots(offset int64) ([]Slot, error) {
 }
 
 // Add appends an entry; Room(SlotSize) must have said now.
-func (k Bucket) Add(s Slot) {
-	at := k.used()
+func (k Bucket) Add(s Slot) (at, size int) {
+	at, size = k.used(), SlotSize(len(s.Name))
 	b := k.Bytes[at:]
-	size := SlotSize(len(s.Name))
 	clear(b[:size])
 	binary.LittleEndian.PutUint64(b, s.Hash)
 	binary.LittleEndian.PutUint64(b[8:], uint64(s.Ino))
@@ -168,21 +172,24 @@ func (k Bucket) Add(s Slot) {
 	copy(b[slotHeader:], s.Name)
 	k.setUsed(at + size)
 	k.setLive(k.live() + size)
+	return at, size
 }
 
 // Remove removes an entry that Find returned.
-func (k Bucket) Remove(s Slot) {
+func (k Bucket) Remove(s Slot) (at, size int) {
 	binary.LittleEndian.PutUint64(k.Bytes[s.offset+8:], 0)
 	k.setLive(k.live() - SlotSize(len(s.Name)))
 	if k.live() == 0 {
 		k.setUsed(bucketHeader)
 	}
+	return s.offset, SlotSize(len(s.Name))
 }
 
 // Replace points an entry that Find returned to another inode.
-func (k Bucket) Replace(s Slot, ino Ino, typ uint8) {
+func (k Bucket) Replace(s Slot, ino Ino, typ uint8) (at, size int) {
 	binary.LittleEndian.PutUint64(k.Bytes[s.offset+8:], uint64(ino))
 	k.Bytes[s.offset+16] = typ
+	return s.offset, SlotSize(len(s.Name))
 }
 
 // ValidName reports whether name can be a directory entry's.
