@@ -46,8 +46,13 @@ func (w *ways) plainView(flags int) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
+	return w.view(mem[:w.size], func() error { return unix.Munmap(mem) }), nil
+}
+
+// view is memory that the kernel has mapped.
+func (w *ways) view(mem []byte, unmap func() error) *view {
 	persist := func(off, n int) error { w.persist(mem[off : off+n]); return nil }
-	return &view{mem[:w.size], persist, func() error { return unix.Munmap(mem) }}, nil
+	return &view{mem, persist, unmap}
 }
 
 // poolFile makes a file, its blocks written or none.
@@ -94,8 +99,7 @@ func (w *ways) mapPeer(f *os.File, flags int) (*view, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mmap %s: %w", f.Name(), err)
 	}
-	persist := func(off, n int) error { w.persist(mem[off : off+n]); return nil }
-	return &view{mem, persist, func() error { return unix.Munmap(mem) }}, nil
+	return w.view(mem, func() error { return unix.Munmap(mem) }), nil
 }
 
 // mappables are all that can be mapped, with blocks or with a hole where they would be.
@@ -168,7 +172,12 @@ func (w *ways) peerMappables(p *peer, filled bool) ([]*mappable, error) {
 	list := []*mappable{{peer: p.name + ": mmap", note: note, mmap: plain, hole: hole}}
 	if mapsSync(f) {
 		synced := func() (*view, error) { return w.mapPeer(f, mapSync) }
-		list = append(list, &mappable{peer: p.name + ": MAP_SYNC", durable: true, mmap: synced, hole: hole})
+		small := func() (*view, error) {
+			mem, unmap, err := mmapSmall(f, int(w.size), mapSync)
+			return w.view(mem, unmap), err
+		}
+		list = append(list, &mappable{peer: p.name + ": MAP_SYNC", durable: true, mmap: synced, hole: hole},
+			&mappable{peer: p.name + ": MAP_SYNC, 4 KiB", durable: true, mmap: small, hole: hole, note: "without huge pages"})
 	}
 	return list, nil
 }
