@@ -4,7 +4,7 @@ STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME   ?= 20s
 
 # Modules of their own, so that nobody downloads what they need who does not use them.
-MODULES = bench pebblevfs sqlitevfs
+MODULES = bench bench/databases pebblevfs sqlitevfs
 
 .PHONY: all build test race lint fuzz microbench bench bench-short demo arm64 mount-test ci
 
