@@ -161,4 +161,3 @@ func rows(all []*contender) (rows []report.Row) {
 	}
 	return rows
 }
-
