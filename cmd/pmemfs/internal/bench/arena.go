@@ -100,6 +100,9 @@ func (a *arena) later(f func() error) { a.cleanup = append(a.cleanup, f) }
 
 // part is what was found.
 func (a *arena) part(title string, all []*contestant) *report.Part {
+	if !a.med.Emulated {
+		title += ", pool on " + a.med.Kind // there may be several kinds on one machine
+	}
 	return &report.Part{Title: title, Machine: thisMachine(&a.med), Rows: rows(all), Notes: a.notes}
 }
 
