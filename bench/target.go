@@ -29,6 +29,7 @@ const (
 	durableUpdate = "durable update of 64 bytes at a random place"
 	holeFault     = "first store to a page of a hole, pages at random"
 	touch2MiB     = "first store to 2 MiB of written blocks, at random"
+	onePut        = "durable transactions of one put"
 	laterStore    = "durable store of 8 bytes after the first touch"
 )
 
@@ -51,6 +52,12 @@ var targets = slices.Concat(
 	each("metadata", "embedded, half of tmpfs's", blocks, embedded, tmpfs, 0.5),
 	each("metadata", "through a server, tmpfs's", slices.Concat(names, blocks), served, tmpfs, 1),
 	[]target{
+		{"databases", "Pebble is as fast, durable, as on tmpfs, volatile", nil, "Pebble, " + embedded, "Pebble, " + tmpfs, 1},
+		{"databases", "and through a server", nil, "Pebble, " + served, "Pebble, " + tmpfs, 1},
+		{"databases", "SQLite is as fast, durable, as on tmpfs, volatile", nil, "SQLite, " + embedded, "SQLite, " + tmpfs, 1},
+		{"databases", "and through a server", nil, "SQLite, " + served, "SQLite, " + tmpfs, 1},
+		{"databases", "Pebble commits 50 times what it does on ext4", []string{onePut}, "Pebble, " + embedded, "Pebble, ext4", 0.02},
+		{"databases", "SQLite commits 50 times what it does on ext4", []string{onePut}, "SQLite, " + embedded, "SQLite, ext4", 0.02},
 		{"guest", "a fault that allocates costs half of ext4-DAX's", []string{holeFault}, syncFault, daxFault, 0.5},
 		{"guest", "a first touch of 2 MiB costs three times ext4-DAX's", []string{touch2MiB}, syncFault, daxFault, 3},
 		{"guest", "after that a store is a store", []string{laterStore}, syncFault, raw, 1.1},

@@ -164,4 +164,3 @@ func rows(all []*contender) (rows []report.Row) {
 	}
 	return rows
 }
-
