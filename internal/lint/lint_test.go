@@ -42,6 +42,9 @@ var layers = map[string][]string{
 	"internal/pathlock": {"."},
 	"pebblevfs":         {".", "internal/pathlock"},
 	"sqlitevfs":         {".", "internal/pathlock"},
+	"test/vm/port":      {},
+	"test/vm/guest":     {"test/vm/port"},
+	"test/vm":           {"test/vm/port"},
 }
 
 // sources calls fn for each Go file outside testdata with its folder.
