@@ -32,7 +32,7 @@ var sections = []section{
 	{"ways", command("ways", "--pool")},
 	{"metadata", command("metadata", "--pool")},
 	{"databases", measureDatabases},
-	{"profiles", command("profile", "--dir")},
+	{"profiles", command("profile", "--pool")},
 	{"scale", command("scale", "--dir")},
 	{"mount", mountParts},
 	{"latency", latencyParts},

@@ -168,7 +168,7 @@ func TestClientKilled(t *testing.T) {
 		if round%2 == 1 {
 			srv.Kill()
 		} else {
-			next = verify(t, socket, last)
+			verify(t, socket, last)
 			srv.Finish()
 		}
 		pooltest.Check(t, pool)

@@ -38,13 +38,13 @@ var layers = map[string][]string{
 	"internal/report": {"pmem"},
 	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/wire",
 		"internal/server"},
+	"test/vm/port":      {},
+	"test/vm/guest":     {"test/vm/port"},
+	"test/vm":           {"test/vm/port"},
 	"internal/pooltest": {".", "internal/server"},
 	"internal/pathlock": {"."},
 	"pebblevfs":         {".", "internal/pathlock"},
 	"sqlitevfs":         {".", "internal/pathlock"},
-	"test/vm/port":      {},
-	"test/vm/guest":     {"test/vm/port"},
-	"test/vm":           {"test/vm/port"},
 }
 
 // sources calls fn for each Go file outside testdata with its folder.
