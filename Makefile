@@ -3,6 +3,9 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME   ?= 20s
 
+# Modules of their own, so that nobody downloads what they need who does not use them.
+MODULES = bench bench/databases pebblevfs sqlitevfs
+
 .PHONY: all build test race lint fuzz microbench bench bench-short demo arm64 mount-test ci
 
 all: lint test
@@ -20,6 +23,7 @@ lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
 	go vet ./...
 	$(STATICCHECK) ./...
+	for module in $(MODULES); do (cd $$module && go vet ./... && $(STATICCHECK) ./...) || exit 1; done
 
 # Each fuzz target for FUZZTIME; go test runs their seeds only.
 fuzz:

@@ -55,8 +55,17 @@ func (p *page) met() (n int) {
 	return n
 }
 
-// write writes the page and its plots.
+// write writes the page and its plots, in place of all that were there.
 func (p *page) write() error {
+	old, err := filepath.Glob(p.path("*.svg"))
+	if err != nil {
+		return err
+	}
+	for _, name := range old {
+		if err := os.Remove(name); err != nil {
+			return err
+		}
+	}
 	var text bytes.Buffer
 	if err := p.fill(&text, "page", p); err != nil {
 		return err
@@ -85,7 +94,7 @@ func (p *page) Targets() string {
 	for _, v := range p.verdicts() {
 		t.Rows = append(t.Rows, v.cells())
 	}
-	return markdown(t)
+	return strings.TrimSpace(markdown(t))
 }
 
 // Machines are those that figures come from, each once.

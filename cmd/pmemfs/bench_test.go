@@ -351,7 +351,7 @@ func TestBenchWays(t *testing.T) {
 			t.Errorf("%s: missing: %v", what, want)
 		}
 	}
-	if n := len(found); n != 6 {
+	if n := len(found); n != 7 {
 		t.Errorf("%d things were measured", n)
 	}
 	benchLeaves(t, dir)

@@ -100,10 +100,12 @@ func (a *volatile) fill() error {
 	if _, err := unix.FcntlInt(a.file.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		return os.NewSyscallError("fcntl F_ADD_SEALS", err)
 	}
-	if a.mapped, err = mapArea(a.file, 0, a.durable.Size(), finding{domain: DomainVolatile}, false); err != nil {
+	if a.mapped, err = mapArea(a.durable.name, a.file, 0, a.durable.Size(), finding{domain: DomainVolatile}, false); err != nil {
 		return err
 	}
-	return eachData(a.from, a.base, a.durable.Size(), func(off, n int64) { copy(a.mem[off:], a.durable.mem[off:off+n]) })
+	return Guard(func() error {
+		return eachData(a.from, a.base, a.durable.Size(), func(off, n int64) { a.durable.Read(off, a.mem[off:off+n]) })
+	})
 }
 
 // eachData calls fn with the runs of bytes [base, base+size) of a file that are no holes, counted from base.

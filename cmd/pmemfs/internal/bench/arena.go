@@ -52,7 +52,7 @@ func newArena(ctx context.Context, o *CompareOptions, r room) (_ *arena, err err
 		}
 	}()
 	format := func(contents int64) pmemfs.FormatOptions {
-		size := contents + contents/8 + 64<<20
+		size := contents + contents/8 + 24<<20
 		return pmemfs.FormatOptions{Size: size, Preallocate: true, Force: o.Force && isDevice(o.Dir)}
 	}
 	if a.stage, err = newStage(ctx, o.Dir, format(r.served), "--commit", "op"); err != nil {
@@ -100,6 +100,9 @@ func (a *arena) later(f func() error) { a.cleanup = append(a.cleanup, f) }
 
 // part is what was found.
 func (a *arena) part(title string, all []*contestant) *report.Part {
+	if !a.med.Emulated {
+		title += ", pool on " + a.med.Kind // there may be several kinds on one machine
+	}
 	return &report.Part{Title: title, Machine: thisMachine(&a.med), Rows: rows(all), Notes: a.notes}
 }
 
