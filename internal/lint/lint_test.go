@@ -38,9 +38,9 @@ var layers = map[string][]string{
 	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/wire",
 		"internal/server"},
 	"internal/pooltest": {".", "internal/server"},
-	"internal/pathlock": {"."},
-	"pebblevfs":         {".", "internal/pathlock"},
-	"sqlitevfs":         {".", "internal/pathlock"},
+	"internal/adapter":  {"."},
+	"pebblevfs":         {".", "internal/adapter"},
+	"sqlitevfs":         {".", "internal/adapter"},
 }
 
 // sources calls fn for each Go file outside testdata with its folder.
