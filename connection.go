@@ -111,7 +111,7 @@ func (t *connection) Do(q *wire.Request) (*wire.Reply, error) {
 func repeatable(q *wire.Request) bool {
 	switch q.Op {
 	case wire.OpInfo, wire.OpStatfs, wire.OpStats, wire.OpRead, wire.OpStat, wire.OpList, wire.OpSeek, wire.OpExtent,
-		wire.OpLookup, wire.OpReadlink, wire.OpGetXattr, wire.OpListXattr, wire.OpSync, wire.OpMapSync,
+		wire.OpLookup, wire.OpReadlink, wire.OpGetXattr, wire.OpListXattr, wire.OpSync, wire.OpMapSync, wire.OpVerify,
 		wire.OpMap, wire.OpMapClone, wire.OpPin, wire.OpExport, wire.OpDefrag, wire.OpDefragLook,
 		wire.OpSnapshots, wire.OpSnapshotDiff:
 		return true

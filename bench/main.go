@@ -28,7 +28,6 @@ func main() {
 type options struct {
 	pmemfs string // the command
 	dir    string // in memory or on persistent memory: where pools and files are made
-	disk   string // the same on an ordinary disk
 	short  bool
 }
 
@@ -41,7 +40,6 @@ func run(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&o.pmemfs, "pmemfs", "../bin/pmemfs", "the `command`")
 	f.StringVar(&o.dir, "dir", "/dev/shm", "make pools below this `directory`, in memory or on a DAX mount")
-	f.StringVar(&o.disk, "disk", os.TempDir(), "the `directory` on a disk that peers are measured on")
 	f.BoolVar(&o.short, "short", false, "fewer rounds, smaller files: to see that everything runs")
 	f.StringVar(&out, "out", "../bin", "write performance.md and performance/ into this `directory`")
 	f.StringVar(&only, "only", "", "measure these `sections` only, separated by commas; take the others from performance/*.json (none: all)")

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -28,11 +29,11 @@ type section struct {
 
 var sections = []section{
 	{"primitives", measurePrimitives},
-	{"ways", command("ways", nil, []string{"--short"})},
-	{"metadata", command("metadata", nil, []string{"--short"})},
+	{"ways", command("ways", "--pool")},
+	{"metadata", command("metadata", "--pool")},
 	{"databases", measureDatabases},
-	{"profiles", command("profile", nil, []string{"--short"})},
-	{"scale", command("scale", nil, []string{"--short"})},
+	{"profiles", command("profile", "--pool")},
+	{"scale", command("scale", "--dir")},
 	{"mount", mountParts},
 	{"latency", latencyParts},
 	{"guest", nil},
@@ -142,14 +143,14 @@ func said(stdout, stderr []byte) string {
 	return string(bytes.TrimSpace(stderr))
 }
 
-// command is a section that a benchmark of the command prints as it is.
-func command(name string, args, short []string) func(context.Context, *options) ([]byte, error) {
+// command is a section that a benchmark of the command prints as it is. place is the flag that says where pools are made.
+func command(name, place string) func(context.Context, *options) ([]byte, error) {
 	return func(ctx context.Context, o *options) ([]byte, error) {
-		all := append([]string{name, "--json"}, args...)
+		args := []string{name, "--json", place, o.dir}
 		if o.short {
-			all = append(all, short...)
+			args = append(args, "--short")
 		}
-		return pmemfsBench(ctx, o, all...)
+		return pmemfsBench(ctx, o, args...)
 	}
 }
 
@@ -168,14 +169,20 @@ func measurePrimitives(ctx context.Context, o *options) ([]byte, error) {
 	return encode(*part)
 }
 
-// measureDatabases runs a module of its own, so that who builds this one downloads no database.
-func measureDatabases(ctx context.Context, o *options) ([]byte, error) {
-	if _, err := os.Stat("databases"); err != nil {
-		return nil, fmt.Errorf("%w: %w", errUnavailable, err)
+// measureDatabases builds and runs a module of its own, so that who builds this one downloads no database.
+func measureDatabases(ctx context.Context, o *options) (text []byte, err error) {
+	dir, err := os.MkdirTemp("", "bench-databases-")
+	if err != nil {
+		return nil, err
 	}
-	args := []string{"-C", "databases", "run", ".", "--json"}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	name := filepath.Join(dir, "databases")
+	if out, err := exec.CommandContext(ctx, "go", "-C", "databases", "build", "-o", name, ".").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w: build databases: %w: %s", errUnavailable, err, bytes.TrimSpace(out))
+	}
+	args := []string{"--json", "--dir", o.dir}
 	if o.short {
 		args = append(args, "--short")
 	}
-	return program(ctx, "go", args...)
+	return program(ctx, name, args...)
 }

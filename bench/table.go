@@ -66,14 +66,18 @@ func (g *grid) table(corner string, fixed bool) *report.Table {
 
 const limitName = "limit"
 
-// addLimits adds a column of limits, unless all are among those that are compared.
-func (g *grid) addLimits(rows []report.Row) {
-	foreign := func(r report.Row) bool {
+// foreignLimit reports whether the limit of a row is none of those that are compared.
+func foreignLimit(rows []report.Row) func(report.Row) bool {
+	return func(r report.Row) bool {
 		return r.Limit != 0 && !slices.ContainsFunc(rows, func(o report.Row) bool {
 			return o.What == r.What && o.X == r.X && o.Median == r.Limit
 		})
 	}
-	if !slices.ContainsFunc(rows, foreign) {
+}
+
+// addLimits adds a column of limits, unless all are among those that are compared.
+func (g *grid) addLimits(rows []report.Row) {
+	if !slices.ContainsFunc(rows, foreignLimit(rows)) {
 		return
 	}
 	for _, r := range rows {
@@ -103,15 +107,19 @@ func tables(p *report.Part) (all []*report.Table) {
 	return all
 }
 
-// list is who does one thing.
+// list is who does one thing. A limit that is one of them has no column.
 func list(rows []report.Row) *report.Table {
-	t := &report.Table{Head: []string{rows[0].What, "median", "limit", "note"}}
+	t := &report.Table{Head: []string{rows[0].What, "median", "note"}}
+	foreign := slices.ContainsFunc(rows, foreignLimit(rows))
+	if foreign {
+		t.Head = append(t.Head, limitName)
+	}
 	for _, r := range rows {
-		limit := ""
-		if r.Limit != 0 {
-			limit = report.Value(r.Limit, r.Unit)
+		cells := []string{r.Peer, cell(r), r.Note}
+		if foreign {
+			cells = append(cells, report.Value(r.Limit, r.Unit))
 		}
-		t.Rows = append(t.Rows, []string{r.Peer, cell(r), limit, r.Note})
+		t.Rows = append(t.Rows, cells)
 	}
 	return t
 }

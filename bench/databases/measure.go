@@ -179,9 +179,6 @@ func rows(all []*contender) (rows []report.Row) {
 				r.Compare(tmpfs.Median)
 			}
 			r.Durable = c.place.durable
-			if ext4, ok := byName[c.engine+", "+ext4Name]; ok && c.place.name != ext4Name {
-				r.Note = fmt.Sprintf("%s times ext4", report.Times(r.Median/ext4.Median))
-			}
 			rows = append(rows, r)
 		}
 	}

@@ -29,12 +29,12 @@ With --json: one object; see the benchmark's help.
   pmemfs bench latency --stores 100000 --json`,
 		run: func(cmd *cobra.Command, args []string) (result, error) {
 			if len(args) == 0 {
-				return nil, usageError(cmd, "which benchmark: latency, ways, metadata, scale, commit, mount?")
+				return nil, usageError(cmd, "which benchmark: latency, ways, metadata, profile, scale, commit, mount?")
 			}
 			return nil, usageError(cmd, "there is no benchmark %q", args[0])
 		},
 	})
-	cmd.AddCommand(a.benchLatency(), a.benchWays(), a.benchMetadata(), a.benchScale(), a.benchCommit(), a.benchMount())
+	cmd.AddCommand(a.benchLatency(), a.benchWays(), a.benchMetadata(), a.benchProfile(), a.benchScale(), a.benchCommit(), a.benchMount())
 	return cmd
 }
 

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // benchRow is a row of a condition, by the name of its mapping.
@@ -292,6 +294,30 @@ func TestBenchMetadata(t *testing.T) {
 	}
 }
 
+// TestBenchProfile: the parts of each whole are there, and what they leave.
+func TestBenchProfile(t *testing.T) {
+	dir := memoryDir(t)
+	object := parse(t, ok(t, "bench", "profile", "--pool", dir, "--rounds", "2", "--time", "1ms", "--json"))
+	want := map[string][]string{
+		"first store to a page of a hole, through a Sync mapping":  {"all of it", "round trip", "file system", "of that: zeros", "of that: a transaction", "map", "the rest"},
+		"create and close of a file, in the program's own process": {"all of it", "file system", "of that: a name", "of that: a transaction", "of that: the record", "the rest"},
+		"create and close of a file, through a server":             {"all of it", "the rest"},
+	}
+	found := map[string][]string{}
+	for _, r := range object["rows"].([]any) {
+		row := r.(map[string]any)
+		what, peer := row["what"].(string), row["peer"].(string)
+		found[what] = append(found[what], peer)
+		if row["unit"] != "ns" || row["durable"] != (peer == "all of it") || row["median"].(float64) <= 0 && peer != "the rest" {
+			t.Errorf("%s: %v", what, row)
+		}
+	}
+	if diff := cmp.Diff(want, found); diff != "" {
+		t.Errorf("-want +found:\n%s", diff)
+	}
+	benchLeaves(t, dir)
+}
+
 func TestBenchWays(t *testing.T) {
 	dir := memoryDir(t)
 	object := parse(t, ok(t, "bench", "ways", "--pool", dir, "--dir", dir, "--size", "4M", "--rounds", "2", "--time", "1ms", "--json"))
@@ -325,7 +351,7 @@ func TestBenchWays(t *testing.T) {
 			t.Errorf("%s: missing: %v", what, want)
 		}
 	}
-	if n := len(found); n != 6 {
+	if n := len(found); n != 7 {
 		t.Errorf("%d things were measured", n)
 	}
 	benchLeaves(t, dir)

@@ -34,7 +34,8 @@ type Run struct {
 // block since, faults as for a read; and who has a run that a crash takes away
 // from the file may outlive that crash.
 //
-// ENXIO beyond the end of the file, ENOSPC, or what grant returns.
+// ENXIO beyond the end of the file, ENOSPC, a *MediaError for a block that is known
+// to be bad, or what grant returns.
 //
 // Costs: nothing on the medium for a block that is written; else the zeros of
 // the new blocks or the copies of the old, one fence, and a transaction; with
@@ -156,7 +157,10 @@ func (in *inode) writeOut(p plan, finish func(u *update, want *layout.Inode) err
 		return err
 	}
 	for _, m := range p.targets(runs) {
-		fs.carry(m, 0, m.from.count*layout.BlockSize)
+		if err := in.fillMove(m, func() { fs.carry(m, 0, m.from.count*layout.BlockSize) }); err != nil {
+			fs.cancel(runs)
+			return err
+		}
 	}
 	if err := fs.fenceData(); err != nil {
 		fs.cancel(runs)
@@ -224,6 +228,9 @@ func (in *inode) runAround(block, window, end int64) (Run, error) {
 		q = q.clip(lo, run.first).read()
 		q.count += run.count
 		run = q
+	}
+	if err == nil {
+		run, err = in.spared(run, block)
 	}
 	if err != nil {
 		return Run{}, err

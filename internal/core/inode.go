@@ -72,7 +72,7 @@ func (fs *FS) get(ino layout.Ino) (*inode, error) {
 		fs.journal.Locked(func() error {
 			if in.displaced() {
 				in.loadErr = errDisplaced
-			} else if in.loadErr = in.load(); in.loadErr != nil {
+			} else if in.loadErr = fs.Guard(in.load); in.loadErr != nil {
 				in.forget()
 			}
 			return nil
@@ -184,14 +184,14 @@ func (in *inode) put() {
 // by the next mount.
 func (in *inode) settle() {
 	if in.kind == layout.ModeDirectory {
-		in.fs.removeNames(in)
+		in.fs.Guard(func() error { return in.fs.removeNames(in) })
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	switch {
 	case in.gone:
 	case in.orphan && in.Nlink == 0:
-		in.fs.reclaimInode(in)
+		in.fs.Guard(func() error { return in.fs.reclaimInode(in) })
 		in.private.detach()
 	default:
 		in.writeTimes()
@@ -222,9 +222,11 @@ func (in *inode) writeTimes() error {
 	if !in.timesDirty {
 		return nil
 	}
-	return in.fs.transact(func(u *update) error {
-		u.edit(in)
-		return nil
+	return in.fs.Guard(func() error {
+		return in.fs.transact(func(u *update) error {
+			u.edit(in)
+			return nil
+		})
 	})
 }
 

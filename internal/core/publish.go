@@ -298,7 +298,9 @@ func (p *publication) take() error {
 		return err
 	}
 	for _, q := range p.pieces {
-		fs.data.Flush(q.block*layout.BlockSize, q.count*layout.BlockSize)
+		if err := fs.flushRun(q.run()); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -90,6 +90,8 @@ var (
 type Calls struct {
 	shared *sharedPage
 	region []byte
+	misses atomic.Int32 // of the last calls, how many were not answered while they polled
+	rest   atomic.Int32 // so many calls are not made: see poll
 
 	using sync.RWMutex // held by calls, so that Close waits for them
 	ended bool         // protected by using
@@ -120,7 +122,8 @@ func (c *Calls) Close() error {
 }
 
 const (
-	callSpin    = 30 * time.Microsecond // that the client polls for an answer before it sleeps
+	callSpin    = 60 * time.Microsecond // that the client polls for an answer before it sleeps: more than waking a server takes
+	mostRest    = 64                    // calls that are not made at a time
 	takeUpLimit = time.Millisecond      // in which a server that polls or is woken takes up a call, if it is not busy with another one
 	callNap     = 10 * time.Millisecond // how often a waiting call looks whether there still is a connection
 )
@@ -135,6 +138,10 @@ func (c *Calls) Do(message []byte, lost func() bool) ([]byte, error) {
 	if c.ended {
 		return nil, ErrUntaken
 	}
+	if c.rest.Load() > 0 {
+		c.rest.Add(-1)
+		return nil, ErrUntaken
+	}
 	s := c.claim()
 	if s == nil {
 		return nil, ErrUntaken
@@ -145,10 +152,24 @@ func (c *Calls) Do(message []byte, lost func() bool) ([]byte, error) {
 	if atomic.LoadUint32(&c.shared.callSleeps) != 0 && atomic.SwapUint32(&c.shared.callSleeps, 0) != 0 {
 		futexWake(&c.shared.callBell)
 	}
-	for n := callRounds(); n > 0 && atomic.LoadUint32(&s.state) <= slotServing; n-- {
+	c.poll(s)
+	return c.await(s, lost)
+}
+
+// poll waits for an answer for a moment. If none comes, most likely both sides want the same CPU, because others have the
+// rest: then neither gets on while the other polls, and the next calls, more and more, had better be made in a way in
+// which nobody does.
+func (c *Calls) poll(s *callSlot) {
+	for n := callRounds(); n > 0; n-- {
+		if atomic.LoadUint32(&s.state) > slotServing {
+			if c.misses.Load() > 0 {
+				c.misses.Store(0)
+			}
+			return
+		}
 		pause()
 	}
-	return c.await(s, lost)
+	c.rest.Store(int32(min(1<<min(c.misses.Add(1), 16), mostRest)))
 }
 
 // claim takes a free slot; nil when there is none. The first is the one that the server looks at first.

@@ -108,6 +108,7 @@ const (
 	OpUnpin   // Handle: mapping, Flags: pin
 	OpMapSync // Handle: mapping, Offset, Length: bytes in the mapping; the metadata that finds them is made durable
 	OpAdvise  // Handle: mapping, Flags: MapShared or MapSync, what it becomes
+	OpVerify  // Handle: mapping, Offset: byte in the mapping; reads the block there: ReasonMedia when it is lost
 
 	OpFlush    // Handle: mapping, Offset, Length: bytes in the mapping, Flags: Flush*; where power cuts are emulated
 	OpPowerCut // → Data: JSON; the connection ends behind it
@@ -262,6 +263,7 @@ const (
 	ReasonStatic          // EBUSY because the file is static
 	ReasonUnfilled        // EINVAL because a block is not what a seal needs; Offset: its byte of the file, Name: what it is
 	ReasonConflict        // ESTALE because the file of a clone has changed; N: its inode, Offset: byte of the first block that has
+	ReasonMedia           // EIO because the medium has lost a block; N: inode of the file, Offset: byte of it where the block begins
 	reasonEnd
 )
 

@@ -46,8 +46,13 @@ func (w *ways) plainView(flags int) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
+	return w.view(mem[:w.size], func() error { return unix.Munmap(mem) }), nil
+}
+
+// view is memory that the kernel has mapped.
+func (w *ways) view(mem []byte, unmap func() error) *view {
 	persist := func(off, n int) error { w.persist(mem[off : off+n]); return nil }
-	return &view{mem[:w.size], persist, func() error { return unix.Munmap(mem) }}, nil
+	return &view{mem, persist, unmap}
 }
 
 // poolFile makes a file, its blocks written or none.
@@ -94,8 +99,7 @@ func (w *ways) mapPeer(f *os.File, flags int) (*view, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mmap %s: %w", f.Name(), err)
 	}
-	persist := func(off, n int) error { w.persist(mem[off : off+n]); return nil }
-	return &view{mem, persist, func() error { return unix.Munmap(mem) }}, nil
+	return w.view(mem, func() error { return unix.Munmap(mem) }), nil
 }
 
 // mappables are all that can be mapped, with blocks or with a hole where they would be.
@@ -168,7 +172,12 @@ func (w *ways) peerMappables(p *peer, filled bool) ([]*mappable, error) {
 	list := []*mappable{{peer: p.name + ": mmap", note: note, mmap: plain, hole: hole}}
 	if mapsSync(f) {
 		synced := func() (*view, error) { return w.mapPeer(f, mapSync) }
-		list = append(list, &mappable{peer: p.name + ": MAP_SYNC", durable: true, mmap: synced, hole: hole})
+		small := func() (*view, error) {
+			mem, unmap, err := mmapSmall(f, int(w.size), mapSync)
+			return w.view(mem, unmap), err
+		}
+		list = append(list, &mappable{peer: p.name + ": MAP_SYNC", durable: true, mmap: synced, hole: hole},
+			&mappable{peer: p.name + ": MAP_SYNC, 4 KiB", durable: true, mmap: small, hole: hole, note: "without huge pages"})
 	}
 	return list, nil
 }
@@ -228,7 +237,8 @@ func (w *ways) addFaults() error {
 	for i := range inOrder {
 		inOrder[i] = i
 	}
-	// One page somewhere in each huge page.
+	// One page somewhere in each huge page, so that the kernel's faults, too, are one for each store: they map, and allocate,
+	// 2 MiB where they can.
 	var pieces []int
 	for _, piece := range rand.Perm(int(w.size / hugePage)) {
 		pieces = append(pieces, piece*hugePage/pageSize+rand.IntN(hugePage/pageSize))
@@ -243,6 +253,7 @@ func (w *ways) addFaults() error {
 	}
 	for _, m := range holes {
 		w.touches(m, "first store to a page of a hole, pages at random", m.peer, scattered, fewPages, storeByte)
+		w.touches(m, "first store to 2 MiB of a hole, at random", m.peer, pieces, 1, storeByte)
 		w.touches(m, "first store to each page of a hole, in order, for a page", m.peer, inOrder, 16*fewPages, storeByte)
 		if m.durable && m.peer != raw {
 			w.touches(m, whatUpdate, m.peer+", first touch of a hole", scattered, fewPages, storeUpdate)
