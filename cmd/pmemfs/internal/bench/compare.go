@@ -78,6 +78,7 @@ type contestant struct {
 	least, most int // n is at least and at most
 	n           int
 	turn        func(n int) error
+	before      func() error // what has to be done before each turn; nil: nothing
 }
 
 func newContestant(least, most int, turn func(n int) error, figures ...*figure) *contestant {
@@ -88,6 +89,11 @@ func newContestant(least, most int, turn func(n int) error, figures ...*figure) 
 func (c *contestant) run(n int) (sum time.Duration, err error) {
 	for _, f := range c.figures {
 		f.begin()
+	}
+	if c.before != nil {
+		if err := c.before(); err != nil {
+			return 0, err
+		}
 	}
 	if caught := pmemfs.Catch(func() { err = c.turn(n) }); caught != nil {
 		err = caught
