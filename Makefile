@@ -3,14 +3,10 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME   ?= 20s
 
-<<<<<<< HEAD
-.PHONY: all build test race lint fuzz microbench bench bench-short vmbench demo arm64 mount-test ci
-=======
 # Modules of their own, so that nobody downloads what they need who does not use them.
 MODULES = bench bench/databases pebblevfs sqlitevfs
 
-.PHONY: all build test race lint fuzz microbench bench bench-short demo arm64 mount-test ci
->>>>>>> main
+.PHONY: all build test race lint fuzz microbench bench bench-short vmbench demo arm64 mount-test ci
 
 all: lint test
 
