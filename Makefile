@@ -6,7 +6,7 @@ FUZZTIME   ?= 20s
 # Modules of their own, so that nobody downloads what they need who does not use them.
 MODULES = bench bench/databases pebblevfs sqlitevfs
 
-.PHONY: all build test race lint fuzz microbench bench bench-short demo arm64 mount-test ci
+.PHONY: all build test race lint fuzz microbench bench bench-short vmbench demo arm64 mount-test ci
 
 all: lint test
 
@@ -44,6 +44,17 @@ bench: build
 # The same in three minutes, into bin/.
 bench-short: build
 	cd bench && go run . --short --out ../bin
+
+# What of it takes a kernel's persistent memory, in a guest (go doc ./test/vm), ten minutes, and the page with it.
+GUEST = --dir /mnt/ext4 --dir /mnt/xfs --rounds 9 --time 100ms --json
+vmbench:
+	mkdir -p bin docs/performance
+	go run ./test/vm \
+		-run 'pmemfs bench ways --pool /mnt/ext4 --size 24M $(GUEST)' \
+		-run 'pmemfs bench metadata --pool /mnt/ext4 --files 1000 $(GUEST)' \
+		-run 'pmemfs bench ways --pool /dev/dax-4k --size 16M $(GUEST)' >bin/guest.json
+	mv bin/guest.json docs/performance/
+	cd bench && go run . --only none --out ../docs
 
 demo:
 	go run ./cmd/pmemfs demo

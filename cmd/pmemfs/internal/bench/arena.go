@@ -25,7 +25,7 @@ type arena struct {
 	notes    []string // what could not be had
 	med      pmemfs.MediumReport
 	plain    *plainFile
-	persist  func(p []byte) // makes stores to the medium durable, in as few instructions as that takes
+	persist  func(p []byte) // see persistOn
 	cleanup  []func() error // what ends, in reverse order, before the file systems do
 }
 
@@ -62,9 +62,7 @@ func newArena(ctx context.Context, o *CompareOptions, r room) (_ *arena, err err
 	if !byteAddressable(&a.med) {
 		return nil, fmt.Errorf("%s is a %s medium: %w", o.Dir, a.med.Kind, ErrMedium)
 	}
-	if a.persist = pmem.Persist; a.med.Granularity == pmemfs.Byte {
-		a.persist = func([]byte) { pmem.Fence() }
-	}
+	a.persist = persistOn(&a.med)
 	if a.plain, err = newPlainFile(o.Dir, filepath.Join(a.dir, raw), r.plain); err != nil {
 		return nil, err
 	}
@@ -127,6 +125,19 @@ func (a *arena) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// byteAddressable says whether stores to a medium become durable without a system call.
+func byteAddressable(med *pmemfs.MediumReport) bool {
+	return med.Granularity == pmemfs.Byte || med.Granularity == pmemfs.CacheLine
+}
+
+// persistOn returns what makes stores to a medium durable in as few instructions as that takes.
+func persistOn(med *pmemfs.MediumReport) func(p []byte) {
+	if med.Granularity == pmemfs.Byte {
+		return func([]byte) { pmem.Fence() }
+	}
+	return pmem.Persist
+}
+
 // plainFile is memory of the pool's medium without a file system of ours in between.
 type plainFile struct {
 	*os.File
@@ -150,7 +161,7 @@ func newPlainFile(place, name string, size int64) (*plainFile, error) {
 	}
 	// As the pool's files are, or the kernel might lay one of them out better than the other.
 	err = unix.Fallocate(int(f.Fd()), 0, 0, size)
-	if err == nil {
+	if err == nil || errors.Is(err, unix.EOPNOTSUPP) {
 		err = writeZeros(f, size)
 	}
 	if err != nil {

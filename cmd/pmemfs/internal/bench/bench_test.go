@@ -13,12 +13,14 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/internal/report"
 )
 
 // TestMeasuringAllocatesNothing: a garbage collection, or a page fault of the heap, would be in the figures.
 func TestMeasuringAllocatesNothing(t *testing.T) {
-	raw, err := rawTarget(filepath.Join(t.TempDir(), "raw"), false)
+	dir := t.TempDir()
+	raw, err := rawTarget(dir, filepath.Join(dir, "raw"), &pmemfs.MediumReport{Granularity: pmemfs.CacheLine})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/pmemfs/pmemfs"
@@ -145,9 +144,4 @@ func rows(all []*contestant) []report.Row {
 		}
 	}
 	return list
-}
-
-// byteAddressable says whether stores to a medium become durable without a system call.
-func byteAddressable(med *pmemfs.MediumReport) bool {
-	return slices.Contains([]pmemfs.Granularity{pmemfs.Byte, pmemfs.CacheLine}, med.Granularity)
 }

@@ -73,7 +73,7 @@ func (l *Latency) Text(w io.Writer) {
 // SVG writes the plot of percentiles, a panel for each condition.
 func (l *Latency) SVG(w io.Writer) error {
 	colors := map[string]color.Color{
-		clockReading: report.Grey, rawMapping: report.Black, direct: report.Green, "Sync|Populate": report.Orange, "Sync": report.Blue,
+		clockReading: report.Grey, raw: report.Black, direct: report.Green, "Sync|Populate": report.Orange, "Sync": report.Blue,
 	}
 	var panels []panel
 	for _, c := range l.Conditions {
