@@ -37,7 +37,7 @@ microbench:
 	go test -run '^$$' -bench . -benchmem ./...
 
 # Every comparison with what else one could take, a quarter of an hour: docs/performance.md, its figures and plots. As root,
-# with what the peers need: apt-get install gcc libc6-dev libpmem-dev e2fsprogs
+# with what the peers need: apt-get install gcc libc6-dev libpmem-dev liblmdb-dev e2fsprogs
 bench: build
 	cd bench && go run . --out ../docs
 

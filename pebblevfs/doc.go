@@ -17,6 +17,9 @@
 // Pebble takes for the end of the log, as it takes what an earlier use has left there. Close cuts them off; Stat of the
 // open file does not count them.
 //
+// All other files that are created are written in steps of 256 KiB, or what there is when they are synced, read or closed:
+// only then others see it.
+//
 // # Reading
 //
 // Files that were opened by Open are read through a mapping: a read is a copy. Where a file cannot be mapped, or a part of it

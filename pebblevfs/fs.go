@@ -51,7 +51,7 @@ func (s *fileSystem) Create(name string, category vfs.DiskWriteCategory) (vfs.Fi
 
 func (s *fileSystem) forWriting(f *pmemfs.File, category vfs.DiskWriteCategory) (vfs.File, error) {
 	if category != walCategory || s.fsys.MapMask() == 0 {
-		return &file{f}, nil
+		return &tableFile{file: file{f}}, nil
 	}
 	return newLogFile(f, s.fsys.MapMask()&pmemfs.Sync != 0)
 }

@@ -7,6 +7,7 @@ require (
 	github.com/cockroachdb/errors v1.11.3
 	github.com/cockroachdb/pebble/v2 v2.1.7
 	github.com/pmemfs/pmemfs v0.0.0
+	pgregory.net/rapid v1.3.0
 )
 
 require (

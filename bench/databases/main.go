@@ -27,15 +27,15 @@ func main() {
 		only, profile string
 	)
 	flag.BoolVar(&asJSON, "json", false, "print JSON")
-	flag.BoolVar(&short, "short", false, "3 rounds of 200 ms instead of 9 of 700 ms")
+	flag.BoolVar(&short, "short", false, "5 rounds of 100 ms instead of 15 of 400 ms")
 	flag.StringVar(&o.dir, "dir", "/dev/shm", "make pools and files below this `directory`, in memory or on a DAX mount")
 	flag.StringVar(&o.disk, "disk", os.TempDir(), "make an ext4 on a loop device over a file below this `directory`")
 	flag.StringVar(&only, "only", "", "measure those only whose name contains this `text`")
 	flag.StringVar(&profile, "profile", "", "write a CPU profile to this `file`")
 	flag.Parse()
-	o.rounds, o.turn = 9, 700*time.Millisecond
+	o.rounds, o.turn = 15, 400*time.Millisecond
 	if short {
-		o.rounds, o.turn = 3, 200*time.Millisecond
+		o.rounds, o.turn = 5, 100*time.Millisecond
 	}
 	o.chosen = func(name string) bool { return strings.Contains(name, only) }
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
