@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/dchest/siphash"
 	"golang.org/x/sys/unix"
@@ -74,7 +75,7 @@ func (fs *FS) findBucket(v view, in *layout.Inode, hash uint64) (s dirSpot, ok b
 		}
 		if entry.Leaf() {
 			s.at = at
-			s.bucket, err = layout.OpenBucket(v(at, layout.BlockSize), in.Ino, hash, at)
+			s.bucket, err = fs.openBucket(v(at, layout.BlockSize), in.Ino, hash, at)
 			if err == nil && !fits(s.bucket, s.level) {
 				err = layout.Corrupt("directory bucket", at, "prefix of %d bits at level %d", s.bucket.Depth(), s.level)
 			}
@@ -88,6 +89,32 @@ func (fs *FS) findBucket(v view, in *layout.Inode, hash uint64) (s dirSpot, ok b
 		s.off = at + int64(hash>>dirShift(s.level)%layout.Fanout)*layout.WordSize
 		entry = word(v, s.off)
 	}
+}
+
+// verified remembers of which buckets the checksum was found right, or was made,
+// since the mount. Metadata changes through this process only; as with a cache of
+// blocks, what a medium does to a bucket later is found when it has been forgotten,
+// or by a check.
+type verified [512]atomic.Uint64
+
+// mark is where the mark of a bucket stands, and what it is: the low half of the
+// bucket's place, and its checksum.
+func (v *verified) mark(at int64, b layout.Bucket) (*atomic.Uint64, uint64) {
+	number := uint64(at / layout.BlockSize)
+	return &v[number%uint64(len(v))], number<<32 | uint64(b.Sum())
+}
+
+// openBucket is layout.OpenBucket, which takes longer than all else of a look-up.
+func (fs *FS) openBucket(raw []byte, ino layout.Ino, hash uint64, at int64) (layout.Bucket, error) {
+	place, mark := fs.verified.mark(at, layout.Bucket{Bytes: raw})
+	if place.Load() == mark {
+		return layout.OpenVerified(raw, ino, hash, at)
+	}
+	b, err := layout.OpenBucket(raw, ino, hash, at)
+	if err == nil {
+		place.Store(mark)
+	}
+	return b, err
 }
 
 // fits reports whether entries of level may point to the bucket: its prefix
@@ -130,6 +157,8 @@ func (u *update) editSlot(bucket int64, change func(layout.Bucket) (at, size int
 	b := layout.Bucket{Bytes: u.Copy(bucket, layout.BlockSize)}
 	at, size := change(b)
 	b.Seal()
+	place, mark := u.fs.verified.mark(bucket, b)
+	place.Store(mark)
 	u.Edit(bucket, layout.BucketHeader)
 	u.Edit(bucket+int64(at), int64(size))
 }

@@ -106,6 +106,7 @@ type FS struct {
 	fenced     atomic.Uint64 // of these, how many are durable
 	cutLSN     atomic.Uint64 // behind the last record that took contents away from any file
 	progress   *progress.Page
+	verified   verified
 
 	renameMu sync.Mutex
 
