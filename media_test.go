@@ -26,7 +26,7 @@ import (
 
 func init() { roles["server with bad blocks"] = badServerRole }
 
-// badServerRole serves a pool and makes those bytes of its data area bad that it is told: POOL SOCKET.
+// badServerRole serves a pool and makes blocks of its areas bad, as it is told ("data 4096"): POOL SOCKET.
 func badServerRole(args []string, in *bufio.Scanner) error {
 	srv, err := server.Open(args[0], server.Options{RuntimeDir: filepath.Dir(args[1])})
 	if err != nil {
@@ -38,9 +38,10 @@ func badServerRole(args []string, in *bufio.Scanner) error {
 	}
 	go func() {
 		for in.Scan() {
-			off, err := strconv.ParseInt(in.Text(), 10, 64)
+			area, offset, _ := strings.Cut(in.Text(), " ")
+			off, err := strconv.ParseInt(offset, 10, 64)
 			if err == nil {
-				err = mediumtest.SpoilFile(filepath.Join(args[0], "data"), off)
+				err = mediumtest.SpoilFile(filepath.Join(args[0], area), off)
 			}
 			fmt.Println("bad:", err)
 		}
@@ -53,7 +54,7 @@ func badServerRole(args []string, in *bufio.Scanner) error {
 type badMedium struct {
 	t      *testing.T
 	fsys   *pmemfs.FS
-	data   string // the file of the data area
+	pool   string
 	server *child // nil: embedded
 	kind   pmemfs.MapFlags
 }
@@ -62,18 +63,17 @@ type badMedium struct {
 func eachBadMedium(t *testing.T, f func(t *testing.T, m *badMedium)) {
 	t.Run("embedded", func(t *testing.T) {
 		pool := newPool(t)
-		f(t, &badMedium{t: t, fsys: openPool(t, pool), data: filepath.Join(pool, "data"), kind: pmemfs.Shared})
+		f(t, &badMedium{t: t, fsys: openPool(t, pool), pool: pool, kind: pmemfs.Shared})
 	})
 	t.Run("dialled", func(t *testing.T) {
 		pool := newPool(t)
 		socket := filepath.Join(shmDir(t), "socket")
 		c := start(t, "server with bad blocks", pool, socket)
 		c.expect("serving")
-		f(t, &badMedium{t: t, fsys: dial(t, socket), data: filepath.Join(pool, "data"), server: c, kind: pmemfs.Sync})
+		f(t, &badMedium{t: t, fsys: dial(t, socket), pool: pool, server: c, kind: pmemfs.Sync})
 		if _, err := os.Stat(socket); err != nil {
 			t.Errorf("the server is gone: %v", err)
 		}
-		c.finish()
 	})
 }
 
@@ -88,19 +88,25 @@ func (m *badMedium) lose(f *pmemfs.File, block int64, mapped bool) {
 	}
 	for _, x := range extents {
 		if off := block*badSize - x.Offset; off >= 0 && off < x.Length {
-			if m.server == nil || mapped {
-				if err := mediumtest.SpoilFile(m.data, x.Block*badSize+off); err != nil {
-					m.t.Fatal(err)
-				}
-			}
-			if m.server != nil {
-				m.server.tell("%d", x.Block*badSize+off)
-				m.server.expect("bad: <nil>")
-			}
+			m.spoil("data", x.Block*badSize+off, mapped)
 			return
 		}
 	}
 	m.t.Fatalf("block %d is in none of %v", block, extents)
+}
+
+// spoil makes a block of an area bad for the owner of the pool, and for this process if it has that mapped.
+func (m *badMedium) spoil(area string, off int64, mapped bool) {
+	m.t.Helper()
+	if m.server == nil || mapped {
+		if err := mediumtest.SpoilFile(filepath.Join(m.pool, area), off); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	if m.server != nil {
+		m.server.tell("%s %d", area, off)
+		m.server.expect("bad: <nil>")
+	}
 }
 
 // wantLost fails unless an error names the file and the block that is lost.
@@ -260,7 +266,7 @@ func TestSealedLostBlock(t *testing.T) {
 func TestCutOffPool(t *testing.T) {
 	eachBadMedium(t, func(t *testing.T, m *badMedium) {
 		f := m.newFile("file")
-		if err := os.Truncate(m.data, 0); err != nil {
+		if err := os.Truncate(filepath.Join(m.pool, "data"), 0); err != nil {
 			t.Fatal(err)
 		}
 		_, err := f.ReadAt(make([]byte, 1), 0)
@@ -274,11 +280,44 @@ func TestCutOffPool(t *testing.T) {
 	})
 }
 
+// TestLostMetadata: what needs a directory in a bad block fails and names the structure; what does not goes on.
+func TestLostMetadata(t *testing.T) {
+	eachBadMedium(t, func(t *testing.T, m *badMedium) {
+		f := m.newFile("file")
+		meta, err := os.ReadFile(filepath.Join(m.pool, "meta"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sb, err := layout.ReadSuperblock(meta)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.spoil("meta", sb.NodeArea.Offset, false) // of the root directory
+		for range 2 {
+			_, statErr := m.fsys.Stat("file")
+			_, snapshotErr := m.fsys.Snapshot(".", "snapshot", 0)
+			for _, err := range []error{
+				statErr, snapshotErr, m.fsys.Mkdir("new", 0o700), m.fsys.Remove("file"), m.fsys.Rename("file", "other"), m.fsys.Link("file", "link"),
+			} {
+				if !errors.Is(err, pmemfs.ErrCorrupt) || !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "node 1") {
+					t.Errorf("%v, want node 1 to be damaged", err)
+				}
+			}
+		}
+		if _, err := f.WriteAt(make([]byte, 3*badSize), 9*badSize); err != nil {
+			t.Error(err)
+		}
+		if _, err := f.ReadAt(make([]byte, 12*badSize), 0); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestCheckMedia: every block is read, and what is bad is named by file and offset. The blocks become bad when the check has
 // the pool open and has read the first of it.
 func TestCheckMedia(t *testing.T) {
 	pool := newPool(t)
-	m := &badMedium{t: t, fsys: openPool(t, pool), data: filepath.Join(pool, "data")}
+	m := &badMedium{t: t, fsys: openPool(t, pool), pool: pool}
 	if err := m.fsys.Mkdir("dir", 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -51,18 +51,25 @@ var targets = slices.Concat(
 	each("metadata", "embedded, a quarter of tmpfs's", names, embedded, tmpfs, 0.25),
 	each("metadata", "embedded, half of tmpfs's", blocks, embedded, tmpfs, 0.5),
 	each("metadata", "through a server, tmpfs's", slices.Concat(names, blocks), served, tmpfs, 1),
+	databaseTargets("Pebble"),
+	databaseTargets("SQLite"),
 	[]target{
-		{"databases", "Pebble is as fast, durable, as on tmpfs, volatile", nil, "Pebble, " + embedded, "Pebble, " + tmpfs, 1},
-		{"databases", "and through a server", nil, "Pebble, " + served, "Pebble, " + tmpfs, 1},
-		{"databases", "SQLite is as fast, durable, as on tmpfs, volatile", nil, "SQLite, " + embedded, "SQLite, " + tmpfs, 1},
-		{"databases", "and through a server", nil, "SQLite, " + served, "SQLite, " + tmpfs, 1},
-		{"databases", "Pebble commits 50 times what it does on ext4", []string{onePut}, "Pebble, " + embedded, "Pebble, ext4", 0.02},
-		{"databases", "SQLite commits 50 times what it does on ext4", []string{onePut}, "SQLite, " + embedded, "SQLite, ext4", 0.02},
 		{"guest", "a fault that allocates costs half of ext4-DAX's", []string{holeFault}, syncFault, daxFault, 0.5},
 		{"guest", "first touches of 2 MiB, page by page, cost three times ext4-DAX's", []string{touchWritten}, syncFault, daxFault, 3},
 		{"guest", "after that a store is a store", []string{laterStore}, syncFault, raw, 1.1},
 	},
 )
+
+// databaseTargets are those of a database in a pool.
+func databaseTargets(name string) (all []target) {
+	for _, place := range []string{embedded, served} {
+		text := fmt.Sprintf("%s in a pool (%s), durable, ", name, place)
+		all = append(all,
+			target{"databases", text + "as fast as volatile on tmpfs", nil, name + ", " + place, name + ", tmpfs", 1},
+			target{"databases", text + "50 times as fast as on ext4", []string{onePut}, name + ", " + place, name + ", ext4", 0.02})
+	}
+	return all
+}
 
 // each is a target for each of several things.
 func each(section, text string, what []string, peer, against string, most float64) (all []target) {

@@ -49,7 +49,7 @@ func openPebble(p *place) (database, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newLooped(func(puts []put) error {
+	l := newLooped(func(puts []put) error {
 		b := db.NewBatch()
 		defer b.Close()
 		for i := range puts {
@@ -58,7 +58,12 @@ func openPebble(p *place) (database, error) {
 			}
 		}
 		return b.Commit(pebble.Sync)
-	}, db.Close), nil
+	}, db.Close)
+	l.busy = func() bool {
+		m := db.Metrics()
+		return m.Compact.NumInProgress > 0 || m.Flush.NumInProgress > 0
+	}
+	return l, nil
 }
 
 // openSQLite uses WAL mode with synchronous=FULL, which makes each transaction durable.

@@ -54,6 +54,7 @@ func (c *contender) name() string { return c.engine + ", " + c.place.name }
 
 // looped is a database that commits by a function.
 type looped struct {
+	busy   func() bool // something goes on in the background; nil: never
 	commit func([]put) error
 	end    func() error
 	random *rand.Rand
@@ -65,6 +66,16 @@ func newLooped(commit func([]put) error, end func() error) *looped {
 }
 
 func (l *looped) close() error { return l.end() }
+
+// settle waits, for a while, until nothing goes on in the background.
+func (l *looped) settle() {
+	for range 500 {
+		if l.busy == nil || !l.busy() {
+			return
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
 
 func (l *looped) run(puts int, d time.Duration) (n int, took time.Duration, err error) {
 	if len(l.batch) != puts {
@@ -119,24 +130,36 @@ func measure(ctx context.Context, o options) (part *report.Part, err error) {
 			all = append(all, c)
 		}
 	}
+	random := rand.New(rand.NewPCG(3, 4))
 	for round := range o.rounds + 1 {
-		for _, c := range all {
-			for _, puts := range batches {
-				if ctx.Err() != nil {
-					return nil, context.Cause(ctx)
-				}
-				n, took, err := c.db.run(puts, o.turn)
-				if err != nil {
-					return nil, fmt.Errorf("%s: %w", c.name(), err)
-				}
-				if round > 0 { // the first is for caches and files to fill
-					c.figures[puts] = append(c.figures[puts], float64(n)/took.Seconds())
-				}
+		for _, i := range random.Perm(len(all)) { // nobody always comes after the same one
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			if err := all[i].turn(o.turn, round > 0); err != nil { // the first round is for caches and files to fill
+				return nil, fmt.Errorf("%s: %w", all[i].name(), err)
 			}
 		}
 	}
 	part.Rows = rows(all)
 	return part, nil
+}
+
+// turn runs transactions of each size, and leaves nothing in the background that the next one's figures would suffer from.
+func (c *contender) turn(d time.Duration, counts bool) error {
+	for _, puts := range batches {
+		n, took, err := c.db.run(puts, d)
+		if err != nil {
+			return err
+		}
+		if counts {
+			c.figures[puts] = append(c.figures[puts], float64(n)/took.Seconds())
+		}
+		if busy, ok := c.db.(interface{ settle() }); ok {
+			busy.settle()
+		}
+	}
+	return nil
 }
 
 // rows compares each with the same database on tmpfs.

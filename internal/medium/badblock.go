@@ -34,7 +34,7 @@ func (e *BadBlockError) Meta() bool { return e.Area == metaName }
 // is healed. f is left at the access, so it must release locks by defer. Other panics go on. It concerns the calling
 // goroutine only: those that f starts need a Guard of their own.
 //
-// Costs some ten nanoseconds, and no system call.
+// Costs some tens of nanoseconds, and no system call.
 func Guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {

@@ -110,12 +110,20 @@ func (a *volatile) fill() error {
 
 // eachData calls fn with the runs of bytes [base, base+size) of a file that are no holes, counted from base.
 func eachData(f *os.File, base, size int64, fn func(off, n int64)) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !st.Mode().IsRegular() { // a device has no holes, and may ignore a seek
+		fn(0, size)
+		return nil
+	}
 	for at := base; at < base+size; {
 		start, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
 		switch {
 		case errors.Is(err, unix.ENXIO): // a hole up to the end
 			return nil
-		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ESPIPE): // a device has no holes
+		case errors.Is(err, unix.EINVAL): // a file system that cannot tell
 			fn(at-base, base+size-at)
 			return nil
 		case err != nil:
