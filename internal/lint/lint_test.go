@@ -42,9 +42,9 @@ var layers = map[string][]string{
 	"test/vm/guest":     {"test/vm/port"},
 	"test/vm":           {"test/vm/port"},
 	"internal/pooltest": {".", "internal/server"},
-	"internal/pathlock": {"."},
-	"pebblevfs":         {".", "internal/pathlock"},
-	"sqlitevfs":         {".", "internal/pathlock"},
+	"internal/adapter":  {"."},
+	"pebblevfs":         {".", "internal/adapter"},
+	"sqlitevfs":         {".", "internal/adapter"},
 }
 
 // sources calls fn for each Go file outside testdata with its folder.
