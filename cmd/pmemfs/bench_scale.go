@@ -35,7 +35,7 @@ median, q1, q3 (of the rounds), durable (it is when the operation returns); note
 			}
 			part, err := bench.MeasureScale(a.ctx, o)
 			if err != nil {
-				return nil, benchRemedy(err)
+				return nil, benchRemedy(err, "--dir")
 			}
 			return &partResult{part}, nil
 		},
