@@ -69,7 +69,7 @@ func (w *ways) update(peer string, durable bool, note string, do func(off int) e
 func (w *ways) stores(what, peer string, durable bool, note string, do func(off int) error) {
 	random := rand.New(rand.NewPCG(1, 2))
 	lines := uint64(w.size / pmem.LineSize)
-	f := &figure{what: what, peer: peer, durable: durable, note: note}
+	f := &figure{what: what, peer: peer, durable: durable, note: note, each: newHistogram()}
 	turn := func(n int) error {
 		for range n {
 			choice := random.Uint64()
@@ -77,8 +77,8 @@ func (w *ways) stores(what, peer string, durable bool, note string, do func(off 
 			off := int((choice + uint64(start)) % lines * pmem.LineSize)
 			err := do(off)
 			settled.Add(1)
-			f.took += time.Since(epoch) - start
-			if err != nil {
+			took := time.Since(epoch) - start
+			if err := errors.Join(err, f.add(took)); err != nil {
 				return fmt.Errorf("%s: %s: %w", peer, what, err)
 			}
 		}
