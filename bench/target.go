@@ -105,7 +105,7 @@ func (t target) judge(parts []report.Part) verdict {
 			if !v.measured || r.Ratio > v.ratio {
 				v.measured, v.ratio, v.at = true, r.Ratio, r.What
 				if r.XUnit != "" {
-					v.at += ", " + size(r)
+					v.at += ", " + r.Size()
 				}
 			}
 		}

@@ -61,7 +61,7 @@ func (a *app) benchLoad() *cobra.Command {
 	f.StringVar(&o.Dir, "dir", "", "")
 	f.StringVar(&o.Name, "name", "load", "")
 	f.StringVar(&o.What, "what", "", "")
-	f.Int64Var(&o.Start, "start", 0, "")
+	f.BoolVar(&o.Gate, "gate", false, "")
 	f.DurationVar(&o.Time, "time", time.Second, "")
 	return cmd
 }
