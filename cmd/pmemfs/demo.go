@@ -53,7 +53,7 @@ seconds.
 			return a.runDemo(o)
 		},
 	})
-	cmd.Flags().StringVar(&dir, "dir", "", "make the pool below this directory, for example on a DAX mount")
+	cmd.Flags().StringVar(&dir, "dir", "", "make the pool below this directory, for example on a DAX mount, or on this device, which must have none")
 	cmd.Flags().BoolVar(&quick, "quick", false, "do everything once only")
 	cmd.Flags().MarkHidden("quick") // an error would say that there is no such flag
 	return cmd

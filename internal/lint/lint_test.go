@@ -39,7 +39,7 @@ var layers = map[string][]string{
 	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/wire",
 		"internal/server"},
 	"test/vm/port":      {},
-	"test/vm/guest":     {"test/vm/port"},
+	"test/vm/guest":     {".", "test/vm/port"},
 	"test/vm":           {"test/vm/port"},
 	"internal/pooltest": {".", "internal/server"},
 	"internal/adapter":  {"."},

@@ -1,7 +1,6 @@
 package medium
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -230,7 +229,7 @@ func (c *creation) device(st fs.FileInfo) error {
 
 // split divides the device. It stores only when nothing can fail any more.
 func (c *creation) split(d finding) error {
-	meta := (c.metaSize + d.align - 1) / d.align * d.align
+	meta := d.roundUp(c.metaSize)
 	if meta < c.metaSize || d.size-meta < c.dataSize {
 		return &Error{Kind: ErrTooSmall, Reason: fmt.Sprintf("%d bytes of meta (in multiples of %d) and %d of data are asked for; the device has %d",
 			c.metaSize, d.align, c.dataSize, d.size)}
@@ -239,7 +238,7 @@ func (c *creation) split(d finding) error {
 		return err
 	}
 	start, err := Readable(c.p.meta, 0, pageSize)
-	if !c.o.Force && (err != nil || !bytes.Equal(start, make([]byte, pageSize))) {
+	if !c.o.Force && (err != nil || !blank(start)) {
 		return &Error{Kind: ErrExists, Reason: fmt.Sprintf("the first %d bytes of the device are not zero", pageSize)}
 	}
 	return Guard(func() error {

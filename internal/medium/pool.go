@@ -1,6 +1,7 @@
 package medium
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -271,18 +272,24 @@ func (p *Pool) mapDevice(d finding, o Options) error {
 	}
 	start, bad := Readable(whole, 0, min(deviceStart, d.size))
 	metaSize, err := o.MetaSize(start)
-	if err != nil {
+	switch {
+	case err != nil && bad == nil && blank(start):
+		err = &Error{Kind: ErrNoPool, Reason: fmt.Sprintf("the first %d bytes of the device are zero", pageSize)}
+	case err != nil:
 		err = errors.Join(err, bad)
 	}
 	if err := errors.Join(err, whole.close()); err != nil {
 		return err
 	}
-	if metaSize <= 0 || metaSize%d.align != 0 || metaSize >= d.size {
+	if metaSize <= 0 || metaSize > d.size-d.align {
 		return &Error{Kind: ErrNotPool, Reason: fmt.Sprintf("its meta area is said to have %d bytes; the device has %d, in multiples of %d",
 			metaSize, d.size, d.align)}
 	}
-	return p.mapSplit(d, metaSize)
+	return p.mapSplit(d, d.roundUp(metaSize))
 }
+
+// blank says whether a device has nothing at its beginning: no pool, and nothing else that would be lost.
+func blank(start []byte) bool { return bytes.Equal(start[:pageSize], make([]byte, pageSize)) }
 
 func (p *Pool) mapSplit(d finding, metaSize int64) (err error) {
 	p.base = metaSize

@@ -258,6 +258,57 @@ func TestOpenWhatIsNotAPool(t *testing.T) {
 	}
 }
 
+// TestDeviceWithLargePages uses a file for the device. The meta area takes whole pages of it, whatever is in it.
+func TestDeviceWithLargePages(t *testing.T) {
+	const align, size = 2 << 20, 16 << 20
+	path := filepath.Join(tmpfs(t), "device")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
+		t.Fatal(err)
+	}
+	said := int64(0)
+	open := func() (p *Pool, err error) {
+		p = &Pool{path: path, device: true}
+		if p.metaFile, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
+			t.Fatal(err)
+		}
+		p.dataFile = p.metaFile
+		t.Cleanup(func() { p.Close() })
+		return p, p.mapDevice(finding{kind: "devdax", align: align, size: size}, Options{MetaSize: func([]byte) (int64, error) {
+			if said == 0 {
+				return 0, errors.New("nothing is there")
+			}
+			return said, nil
+		}})
+	}
+	if _, err := open(); !errors.Is(err, ErrNoPool) {
+		t.Errorf("an empty device: %v, want ErrNoPool", err)
+	}
+	for _, said = range []int64{pageSize, 3*align + pageSize, 4 * align, size - align} {
+		p, err := open()
+		if err != nil {
+			t.Errorf("%d bytes of meta: %v", said, err)
+			continue
+		}
+		meta := (said + align - 1) / align * align
+		if base, _, _ := p.ClientMapping(); base != meta || p.Meta().Size() != meta || p.Data().Size() != size-meta {
+			t.Errorf("%d bytes of meta: %d, then %d of data at %d; want %d, %d", said, p.Meta().Size(), p.Data().Size(), base, meta, size-meta)
+		}
+	}
+	for _, said = range []int64{-1, size - align + 1, size, 1<<63 - 1} {
+		if _, err := open(); !errors.Is(err, ErrNotPool) {
+			t.Errorf("%d bytes of meta: %v, want ErrNotPool", said, err)
+		}
+	}
+	if err := os.WriteFile(path, []byte("something"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	os.Truncate(path, size)
+	said = 0
+	if _, err := open(); errors.Is(err, ErrNoPool) || err == nil {
+		t.Errorf("a device with something else: %v, want what MetaSize says", err)
+	}
+}
+
 // TestCutOffAreaIsShorter: which size is right is the superblock's to say.
 func TestCutOffAreaIsShorter(t *testing.T) {
 	path := newPool(t, t.TempDir(), 4*pageSize, 4*pageSize)

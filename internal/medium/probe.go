@@ -63,6 +63,9 @@ func (d *finding) mapFlags() int {
 	return unix.MAP_SHARED
 }
 
+// roundUp rounds a size in bytes up to the alignment, as the meta area of a device is: what is in it may be less.
+func (d *finding) roundUp(n int64) int64 { return (n + d.align - 1) / d.align * d.align }
+
 func (d *finding) note(what, how, format string, args ...any) {
 	d.evidence = append(d.evidence, Evidence{what, how, fmt.Sprintf(format, args...)})
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -64,6 +66,9 @@ func (a *initramfs) file(name, from string) error {
 	if err != nil {
 		return err
 	}
+	if strings.HasSuffix(name, ".ko") {
+		content = withoutSignature(content)
+	}
 	a.dir(path.Dir(name))
 	a.have[name] = true
 	a.entry(name[1:], 0o100755, content)
@@ -88,6 +93,18 @@ func (a *initramfs) program(ctx context.Context, name, from string) error {
 		}
 	}
 	return nil
+}
+
+// withoutSignature cuts off what a module is signed with (struct module_signature in Linux, include/linux/module_signature.h),
+// for to verify that takes the emulated CPU longer than to load the module.
+func withoutSignature(ko []byte) []byte {
+	const magic, footer = "~Module signature appended~\n", 12
+	body, signed := bytes.CutSuffix(ko, []byte(magic))
+	if !signed || len(body) < footer {
+		return ko
+	}
+	length := int(binary.BigEndian.Uint32(body[len(body)-4:]))
+	return body[:max(0, len(body)-footer-length)]
 }
 
 func (a *initramfs) close() error {

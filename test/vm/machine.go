@@ -79,7 +79,7 @@ func (c config) arguments() []string {
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=port,fd=3", "-device", "virtserialport,chardev=port",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "file:" + c.console,
 		"-kernel", c.kernel.image, "-initrd", c.initramfs,
-		"-append", fmt.Sprintf("console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off memmap=%d!%d", legacy, memory),
+		"-append", fmt.Sprintf("console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off apparmor=0 audit=0 rcupdate.rcu_expedited=1 memmap=%d!%d", legacy, memory),
 	}
 }
 

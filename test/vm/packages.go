@@ -14,7 +14,7 @@ import (
 
 // tools are the programs that are used here or copied into the guest, and the packages that have them.
 var tools = map[string]string{
-	"qemu-system-x86_64": "qemu-system-x86", "ndctl": "ndctl", "daxctl": "daxctl", "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs",
+	"qemu-system-x86_64": "qemu-system-x86", "ndctl": "ndctl", "daxctl": "daxctl", "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "xz": "xz-utils",
 }
 
 // command runs a program and returns what it writes to standard output; the error has what it writes to standard error.
@@ -131,5 +131,6 @@ func findKernel(ctx context.Context, cache string) (k kernel, err error) {
 		}
 		*at = names[0]
 	}
-	return k, nil
+	k.image, err = decompressed(ctx, k.image)
+	return k, err
 }

@@ -15,8 +15,8 @@ func main() {
 		boot()
 		return
 	}
-	verbs := map[string]func([]string) error{"prepare": prepare}
-	err := errors.New("usage: guest prepare [format]")
+	verbs := map[string]func([]string) error{"prepare": prepare, "append": appendRecords}
+	err := errors.New("usage: guest prepare [format]; guest append POOL WAY=RECORDS…")
 	if len(os.Args) > 1 && verbs[os.Args[1]] != nil {
 		err = verbs[os.Args[1]](os.Args[2:])
 	}

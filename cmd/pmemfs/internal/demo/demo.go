@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,12 +20,14 @@ import (
 	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
 	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/tree"
+	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/medium"
 )
 
 // Options of the demo. Log is where it tells what it does.
 type Options struct {
 	Tree  string // imported; empty: the Go toolchain's own source
-	Dir   string // where the pool is made; empty: in memory, or where that is too small in the directory for temporary files
+	Dir   string // where the pool is made: a directory, or a device; empty: in memory, or if that is too small where temporary files are
 	Quick bool   // as little as shows everything once, for tests
 	Log   io.Writer
 	// Progress shows how far a step of total units has come; nil: nobody is watching.
@@ -91,6 +94,7 @@ type demo struct {
 	scale
 	start  time.Time
 	dir    string
+	erase  func() error // removes the pool from a device; nil: there is nothing to remove
 	pool   string
 	socket string
 
@@ -139,10 +143,14 @@ func (d *demo) close() error {
 	if d.shared != nil {
 		d.shared.close()
 	}
-	if d.dir == "" {
-		return nil
+	var err error
+	if d.erase != nil {
+		err = d.erase()
 	}
-	return os.RemoveAll(d.dir)
+	if d.dir == "" {
+		return err
+	}
+	return errors.Join(err, os.RemoveAll(d.dir))
 }
 
 // log tells of a step, with the time since the start.
@@ -192,19 +200,44 @@ func (d *demo) makePool(ctx context.Context) (err error) {
 		return err
 	}
 	d.pool, d.socket = filepath.Join(d.dir, "pool"), filepath.Join(d.dir, "socket")
-	size := 4*need + 4<<30 // sparse: only what is used takes room
-	if err := pmemfs.Format(d.pool, pmemfs.FormatOptions{Size: size, Label: "demo"}); err != nil {
+	o := pmemfs.FormatOptions{Label: "demo"}
+	if isDevice(d.Dir) {
+		d.pool = d.Dir
+	} else {
+		// Sparse, so that only what is used takes room; but on a DAX mount all of it is allocated.
+		o.Size = max(need, min(4*need+4<<30, freeBytes(d.dir)/8*7)) &^ (1<<20 - 1)
+	}
+	if err := pmemfs.Format(d.pool, o); err != nil {
 		return err
 	}
+	if d.pool == d.Dir {
+		d.erase = func() error { return eraseDevice(d.pool) }
+	}
 	d.result.Pool = d.pool
-	d.log("made a pool in %s", d.dir)
+	d.log("made the pool %s", d.pool)
 	return nil
+}
+
+func isDevice(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode()&fs.ModeCharDevice != 0
+}
+
+// eraseDevice makes a device one without a pool.
+func eraseDevice(path string) error {
+	p, err := medium.Create(path, layout.SuperblockCopies*layout.BlockSize, layout.BlockSize, medium.Options{Force: true})
+	if err != nil {
+		return err
+	}
+	return p.Close()
 }
 
 // makeDir makes a directory of our own where there is room.
 func (d *demo) makeDir(need int64) (string, error) {
 	const pattern, memory = "pmemfs-demo-", "/dev/shm"
 	switch temporary := os.TempDir(); {
+	case isDevice(d.Dir):
+		return os.MkdirTemp(temporary, pattern)
 	case d.Dir != "":
 		return os.MkdirTemp(d.Dir, pattern)
 	case freeBytes(memory) >= need:
