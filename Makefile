@@ -5,7 +5,10 @@ FUZZTIME   ?= 20s
 
 SHELL       = bash -o pipefail
 
-.PHONY: all build test race lint fuzz bench demo arm64 riscv64 mount-test ci
+# Modules of their own, so that nobody downloads what they need who does not use them.
+MODULES = bench bench/databases pebblevfs sqlitevfs
+
+.PHONY: all build test race lint fuzz microbench bench bench-short vmbench demo arm64 riscv64 mount-test ci
 
 all: lint test
 
@@ -22,6 +25,7 @@ lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
 	go vet ./...
 	$(STATICCHECK) ./...
+	for module in $(MODULES); do (cd $$module && go vet ./... && $(STATICCHECK) ./...) || exit 1; done
 
 # Each fuzz target for FUZZTIME; go test runs their seeds only.
 fuzz:
@@ -31,8 +35,28 @@ fuzz:
 		go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
 	done
 
-bench:
+microbench:
 	go test -run '^$$' -bench . -benchmem ./...
+
+# Every comparison with what else one could take, a quarter of an hour: docs/performance.md, its figures and plots. As root,
+# with what the peers need: apt-get install gcc libc6-dev libpmem-dev liblmdb-dev e2fsprogs
+bench: build
+	cd bench && go run . --out ../docs
+
+# The same in three minutes, into bin/.
+bench-short: build
+	cd bench && go run . --short --out ../bin
+
+# What of it takes a kernel's persistent memory, in a guest (go doc ./test/vm), ten minutes, and the page with it.
+GUEST = --dir /mnt/ext4 --dir /mnt/xfs --rounds 9 --time 100ms --json
+vmbench:
+	mkdir -p bin docs/performance
+	go run ./test/vm \
+		-run 'pmemfs bench ways --pool /mnt/ext4 --size 24M $(GUEST)' \
+		-run 'pmemfs bench metadata --pool /mnt/ext4 --files 1000 $(GUEST)' \
+		-run 'pmemfs bench ways --pool /dev/dax-4k --size 16M $(GUEST)' >bin/guest.json
+	mv bin/guest.json docs/performance/
+	cd bench && go run . --only none --out ../docs
 
 demo:
 	go run ./cmd/pmemfs demo

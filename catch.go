@@ -1,6 +1,7 @@
 package pmemfs
 
 import (
+	"errors"
 	"io/fs"
 	"runtime/debug"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/fault"
+	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
 // Catch calls f and turns an access to a mapping that could not be resolved into an error: a *fs.PathError with the
@@ -56,8 +58,15 @@ func (m *Mapping) failure(offset int64, retired bool) error {
 	if m.fsys.space.isGone() {
 		return ErrServerGone
 	}
+	_, code, _ := fault.Find(m.start() + uintptr(offset))
+	if code == fault.CodeOK || code == fault.CodeIO {
+		// The kernel has refused the access to a page that was granted, or the server has refused to grant it.
+		_, err := m.fsys.call(&wire.Request{Op: wire.OpVerify, Handle: m.id, Offset: offset})
+		if errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOSPC) {
+			return err
+		}
+	}
 	if m.fsys.space.session == nil {
-		_, code, _ := fault.Find(m.start() + uintptr(offset))
 		if err := codeError(code); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/fault"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
@@ -18,6 +19,7 @@ import (
 // Invariant: a link is current from the moment when others can get it until it is lost; gone is final.
 type connection struct {
 	held  *belongings
+	calls *fault.Calls // nil: there are none
 	space *addressSpace
 	way   *wayBack // nil: there is none
 
@@ -41,6 +43,7 @@ type wayBack struct {
 // newConnection makes a transport of a connection after Hello. way is nil when the session ends with the server.
 func newConnection(c *net.UnixConn, space *addressSpace, way *wayBack) *connection {
 	t := &connection{held: newBelongings(), space: space, way: way, turn: make(chan struct{}), lost: make(chan struct{})}
+	t.calls, _ = fault.NewCalls(space.opts.Page) // without them everything goes over the connection
 	t.come(c, 0)
 	return t
 }
@@ -53,7 +56,7 @@ func (t *connection) come(c *net.UnixConn, list uint64) {
 		c.Close()
 		return
 	}
-	t.link, t.list = newLink(c, t.held, t.down), list
+	t.link, t.list = newLink(c, t.calls, t.held, t.down), list
 	close(t.turn)
 	go t.link.receive()
 }
@@ -108,7 +111,7 @@ func (t *connection) Do(q *wire.Request) (*wire.Reply, error) {
 func repeatable(q *wire.Request) bool {
 	switch q.Op {
 	case wire.OpInfo, wire.OpStatfs, wire.OpStats, wire.OpRead, wire.OpStat, wire.OpList, wire.OpSeek, wire.OpExtent,
-		wire.OpLookup, wire.OpReadlink, wire.OpGetXattr, wire.OpListXattr, wire.OpSync, wire.OpMapSync,
+		wire.OpLookup, wire.OpReadlink, wire.OpGetXattr, wire.OpListXattr, wire.OpSync, wire.OpMapSync, wire.OpVerify,
 		wire.OpMap, wire.OpMapClone, wire.OpPin, wire.OpExport, wire.OpDefrag, wire.OpDefragLook,
 		wire.OpSnapshots, wire.OpSnapshotDiff:
 		return true
@@ -209,6 +212,9 @@ func (t *connection) hurry() {
 
 func (t *connection) Close() error {
 	t.end()
+	if t.calls != nil {
+		return t.calls.Close()
+	}
 	return nil
 }
 

@@ -96,8 +96,21 @@ func (e *ConflictError) Error() string {
 // Unwrap returns ErrConflict.
 func (e *ConflictError) Unwrap() error { return ErrConflict }
 
+// MediaError says that the medium has lost a block of a file: what read it, or would have stored to a part of it, has
+// failed. It matches EIO. Writing all of the block heals it (docs/guarantees.md).
+type MediaError struct {
+	Inode  uint64 // of the file; of a copy that may be the source
+	Offset int64  // byte of the file where the block begins
+	text   string
+}
+
+func (e *MediaError) Error() string { return e.text }
+
+// Unwrap returns EIO.
+func (e *MediaError) Unwrap() error { return unix.EIO }
+
 // FaultError says why an access to a mapping failed: the file has no such byte any more, no block could be
-// allocated, the server is gone. It is found in the *fs.PathError that [Catch] returns.
+// allocated, the medium has lost the block, the server is gone. It is found in the *fs.PathError that [Catch] returns.
 type FaultError struct {
 	Offset int64 // byte of the file that was accessed
 	Reason error // matches ENXIO beyond the end of the file, ENOSPC, EIO, EACCES, ErrServerGone, ErrUnmapped …
@@ -144,6 +157,8 @@ func replyError(r *wire.Reply) error {
 		return &UnfilledError{Offset: r.Offset, What: r.Name}
 	case wire.ReasonConflict:
 		return &ConflictError{Offset: r.Offset, ino: uint64(r.N)}
+	case wire.ReasonMedia:
+		return &MediaError{Inode: uint64(r.N), Offset: r.Offset, text: r.Detail}
 	case wire.ReasonCorrupt:
 		cause = ErrCorrupt
 	}

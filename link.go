@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/fault"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
@@ -15,8 +17,10 @@ import (
 // told apart by their numbers.
 type link struct {
 	conn   *net.UnixConn
+	calls  *fault.Calls // nil: all requests go over the connection
 	held   *belongings
 	onLost func(*link) // called once, before those who wait for a reply learn of it
+	lost   atomic.Bool
 
 	writing sync.Mutex // a frame at a time
 
@@ -39,8 +43,8 @@ var (
 	errUnsent = errors.New("the connection was lost before the request was sent")
 )
 
-func newLink(c *net.UnixConn, held *belongings, onLost func(*link)) *link {
-	return &link{conn: c, held: held, onLost: onLost, pending: map[uint32]waiting{}}
+func newLink(c *net.UnixConn, calls *fault.Calls, held *belongings, onLost func(*link)) *link {
+	return &link{conn: c, calls: calls, held: held, onLost: onLost, pending: map[uint32]waiting{}}
 }
 
 // expect registers a request and gives it its number.
@@ -81,6 +85,11 @@ func (l *link) settle(id uint32, r *wire.Reply) {
 
 // do does a request. errLost: it was perhaps done; errUnsent: it was not.
 func (l *link) do(q *wire.Request) (*wire.Reply, error) {
+	if l.calls != nil && q.Short() {
+		if r, err := l.call(q); err != fault.ErrUntaken {
+			return r, err
+		}
+	}
 	c, err := l.expect(q)
 	if err != nil {
 		return nil, err
@@ -105,6 +114,28 @@ func (l *link) do(q *wire.Request) (*wire.Reply, error) {
 		return r, nil
 	}
 	return nil, err
+}
+
+// call does a short request through the fault page. ErrUntaken: it was not done, and can be sent.
+func (l *link) call(q *wire.Request) (*wire.Reply, error) {
+	frame, err := wire.AppendRequest(make([]byte, 0, 256+len(q.Path)+len(q.Path2)+len(q.Data)), q)
+	if err != nil || len(wire.Body(frame)) > wire.MaxShort {
+		return nil, fault.ErrUntaken // sending says it, or takes it
+	}
+	answer, err := l.calls.Do(wire.Body(frame), l.lost.Load)
+	if err == fault.ErrUnanswered {
+		return nil, errLost
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := wire.DecodeReply(answer)
+	if err != nil { // not a server
+		l.lose()
+		return nil, errLost
+	}
+	l.held.gain(q.Op, q.Handle, r)
+	return r, nil
 }
 
 // encode is AppendRequest, and forgets the request when the copying of its data panics.
@@ -142,6 +173,7 @@ func (l *link) lose() {
 	if all == nil {
 		return
 	}
+	l.lost.Store(true)
 	l.conn.Close()
 	l.onLost(l)
 	for _, w := range all {

@@ -196,8 +196,8 @@ func TestSyncSystemCalls(t *testing.T) {
 						requests++
 					}
 				}
-				if requests != p.requests {
-					t.Errorf("%s: %d requests, want %d:\n%s", p.name, requests, p.requests, strings.Join(during, "\n"))
+				if requests > p.requests { // TestSyncRequests counts those that take no system call, too
+					t.Errorf("%s: %d requests over the socket, want at most %d:\n%s", p.name, requests, p.requests, strings.Join(during, "\n"))
 				}
 			}
 		})

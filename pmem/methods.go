@@ -13,22 +13,26 @@ const (
 	streamVariable = "PMEMFS_STREAM"
 )
 
-// flushMethod is one way to write lines back. run takes any alignment, n > 0
+// flushMethod is one way to write lines back. flush takes any alignment, n > 0
 // bytes.
 type flushMethod struct {
 	name      string
 	supported bool
-	run       func(p *byte, n uintptr)
+	flush     func(p *byte, n uintptr)
 }
 
 // streamMethod is one way to store whole lines: dst is a multiple of LineSize,
-// n a multiple of it and > 0, src is anywhere.
+// n a multiple of it and > 0, src is anywhere. copyWords and zeroWords do the
+// same for words of 8 bytes instead of lines; nil: such stores do not bypass
+// the cache.
 type streamMethod struct {
 	name      string
 	supported bool
 	cleans    bool // the stores may stay in the cache: the lines are flushed afterwards
 	copyLines func(dst, src *byte, n uintptr)
 	zeroLines func(dst *byte, n uintptr)
+	copyWords func(dst, src *byte, n uintptr)
+	zeroWords func(dst *byte, n uintptr)
 }
 
 // methods is what the functions of this package call.
@@ -36,12 +40,8 @@ type streamMethod struct {
 // Invariant: every function is one that this CPU supports, even when the
 // environment asks for another: then the error says so and these are the best.
 type methods struct {
-	flushName, streamName string
-
-	flush     func(p *byte, n uintptr)
-	copyLines func(dst, src *byte, n uintptr)
-	zeroLines func(dst *byte, n uintptr)
-	cleans    bool
+	flushMethod
+	stream streamMethod
 }
 
 // chosen and unavailable are set once, before any other package's code runs
@@ -61,7 +61,7 @@ func Available() error {
 // Methods names the flush and the stream method in use, as the environment
 // variables name them: "clwb", "avx512". See the package comment for the list.
 func Methods() (flush, stream string) {
-	return chosen.flushName, chosen.streamName
+	return chosen.name, chosen.stream.name
 }
 
 // choose takes the best supported method of each kind, or the one that the
@@ -77,10 +77,9 @@ func choose(flushes []flushMethod, streams []streamMethod, getenv func(string) s
 		streamNames[i] = option{s.name, s.supported}
 	}
 	i, flushErr := pick(flushVariable, getenv(flushVariable), flushNames)
-	m.flushName, m.flush = flushes[i].name, flushes[i].run
+	m.flushMethod = flushes[i]
 	i, streamErr := pick(streamVariable, getenv(streamVariable), streamNames)
-	s := streams[i]
-	m.streamName, m.copyLines, m.zeroLines, m.cleans = s.name, s.copyLines, s.zeroLines, s.cleans
+	m.stream = streams[i]
 	return m, errors.Join(platformError(), flushErr, streamErr)
 }
 

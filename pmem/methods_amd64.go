@@ -36,9 +36,9 @@ func streamMethods() []streamMethod {
 	// HasAVX2 and HasAVX512F include the operating system's part: XGETBV says
 	// that it saves the registers.
 	return []streamMethod{
-		{"avx512", cpu.X86.HasAVX512F, false, copyAVX512, zeroAVX512},
-		{"avx2", cpu.X86.HasAVX2, false, copyAVX2, zeroAVX2},
-		{"sse2", true, false, copySSE2, zeroSSE2}, // part of amd64
+		{"avx512", cpu.X86.HasAVX512F, false, copyAVX512, zeroAVX512, copyMOVNTI, zeroMOVNTI},
+		{"avx2", cpu.X86.HasAVX2, false, copyAVX2, zeroAVX2, copyMOVNTI, zeroMOVNTI},
+		{"sse2", true, false, copySSE2, zeroSSE2, copyMOVNTI, zeroMOVNTI}, // part of amd64
 	}
 }
 
@@ -114,3 +114,13 @@ func copySSE2(dst, src *byte, n uintptr)
 //
 //go:noescape
 func zeroSSE2(dst *byte, n uintptr)
+
+// copyMOVNTI copies n bytes by 8-byte streaming stores, ordered as copyAVX512's.
+//
+//go:noescape
+func copyMOVNTI(dst, src *byte, n uintptr)
+
+// zeroMOVNTI stores n zero bytes as copyMOVNTI does.
+//
+//go:noescape
+func zeroMOVNTI(dst *byte, n uintptr)

@@ -205,3 +205,31 @@ one:
 	SUBQ   $64, CX
 	JNE    one
 	RET
+
+// func copyMOVNTI(dst, src *byte, n uintptr)
+TEXT ·copyMOVNTI(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+
+one:
+	MOVQ    (SI), AX
+	MOVNTIQ AX, (DI)
+	ADDQ    $8, SI
+	ADDQ    $8, DI
+	SUBQ    $8, CX
+	JNE     one
+	RET
+
+// func zeroMOVNTI(dst *byte, n uintptr)
+TEXT ·zeroMOVNTI(SB), NOSPLIT, $0-16
+	MOVQ dst+0(FP), DI
+	MOVQ n+8(FP), CX
+	XORL AX, AX
+
+one:
+	MOVNTIQ AX, (DI)
+	ADDQ    $8, DI
+	SUBQ    $8, CX
+	JNE     one
+	RET

@@ -24,8 +24,8 @@ func flushMethods() []flushMethod {
 
 func streamMethods() []streamMethod {
 	return []streamMethod{
-		{"stnp", true, true, copySTNP, zeroSTNP},
-		{"stp", true, true, copySTP, zeroSTP},
+		{"stnp", true, true, copySTNP, zeroSTNP, nil, nil},
+		{"stp", true, true, copySTP, zeroSTP, nil, nil},
 	}
 }
 

@@ -19,7 +19,7 @@ func flushMethods() []flushMethod {
 }
 
 func streamMethods() []streamMethod {
-	return []streamMethod{{"plain", true, false, copyPlain, zeroPlain}}
+	return []streamMethod{{"plain", true, false, copyPlain, zeroPlain, nil, nil}}
 }
 
 // platformError says why no method persists.

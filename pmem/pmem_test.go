@@ -241,6 +241,7 @@ func TestRangesAreKeptAndCovered(t *testing.T) {
 		// stand-ins of other platforms flush nothing.
 		if !emulated() || touches(func() { Flush(m.in(-pageSize, 0)[:pageSize]) }) {
 			checkRange(t, m, "Flush", Flush)
+			checkRange(t, m, "Persist", Persist)
 		}
 	})
 }
@@ -333,8 +334,8 @@ func TestChoose(t *testing.T) {
 	} {
 		forced := map[string]string{flushVariable: c.flush, streamVariable: c.stream}
 		m, err := choose(flushes, streams, func(v string) string { return forced[v] })
-		if m.flushName != c.wantFlush || m.streamName != c.wantStream {
-			t.Errorf("%v: chose %s and %s, want %s and %s", c, m.flushName, m.streamName, c.wantFlush, c.wantStream)
+		if m.name != c.wantFlush || m.stream.name != c.wantStream {
+			t.Errorf("%v: chose %s and %s, want %s and %s", c, m.name, m.stream.name, c.wantFlush, c.wantStream)
 		}
 		var got []string
 		if err != nil {

@@ -45,9 +45,9 @@ func Persist(p []byte) {
 
 // Copy copies min(len(dst), len(src)) bytes from src to dst by streaming
 // stores and returns that number. The bytes are durable when the next Fence
-// returns; no Flush is needed. Whole lines of dst bypass the cache; the parts
-// of lines at an unaligned start or end are stored through the cache and
-// flushed.
+// returns; no Flush is needed. Whole lines of dst bypass the cache, and so do
+// aligned words at its start or end where the CPU can (amd64); the parts of
+// lines that start or end within a word are stored through the cache and flushed.
 //
 // An aligned 8-byte word of dst that is wholly inside the copied range is
 // stored at once: neither another CPU nor a medium after a power cut finds it
@@ -70,8 +70,7 @@ func Copy(dst, src []byte) int {
 	raceWrite(d, n)
 	head, body := split(d, n)
 	if head != 0 {
-		storeWords(d, s, head)
-		flush(d, head)
+		copyEdge(d, s, head)
 	}
 	// Pieces bound the time for which the goroutine cannot be preempted.
 	for off := head; off < head+body; off += streamPiece {
@@ -79,8 +78,7 @@ func Copy(dst, src []byte) int {
 		copyLines(unsafe.Add(d, off), unsafe.Add(s, off), m)
 	}
 	if tail := n - head - body; tail != 0 {
-		storeWords(unsafe.Add(d, head+body), unsafe.Add(s, head+body), tail)
-		flush(unsafe.Add(d, head+body), tail)
+		copyEdge(unsafe.Add(d, head+body), unsafe.Add(s, head+body), tail)
 	}
 	return int(n)
 }
@@ -96,15 +94,13 @@ func Zero(dst []byte) {
 	raceWrite(d, n)
 	head, body := split(d, n)
 	if head != 0 {
-		zeroWords(d, head)
-		flush(d, head)
+		zeroEdge(d, head)
 	}
 	for off := head; off < head+body; off += streamPiece {
 		zeroLines(unsafe.Add(d, off), min(streamPiece, head+body-off))
 	}
 	if tail := n - head - body; tail != 0 {
-		zeroWords(unsafe.Add(d, head+body), tail)
-		flush(unsafe.Add(d, head+body), tail)
+		zeroEdge(unsafe.Add(d, head+body), tail)
 	}
 }
 
@@ -131,18 +127,43 @@ func flush(p unsafe.Pointer, n uintptr) {
 
 // copyLines stores n bytes, whole lines at an aligned d. n > 0.
 func copyLines(d, s unsafe.Pointer, n uintptr) {
-	chosen.copyLines((*byte)(hide(d)), (*byte)(hide(s)), n)
-	if chosen.cleans {
+	chosen.stream.copyLines((*byte)(hide(d)), (*byte)(hide(s)), n)
+	if chosen.stream.cleans {
 		chosen.flush((*byte)(hide(d)), n)
 	}
 }
 
 // zeroLines is copyLines for zeros.
 func zeroLines(d unsafe.Pointer, n uintptr) {
-	chosen.zeroLines((*byte)(hide(d)), n)
-	if chosen.cleans {
+	chosen.stream.zeroLines((*byte)(hide(d)), n)
+	if chosen.stream.cleans {
 		chosen.flush((*byte)(hide(d)), n)
 	}
+}
+
+// copyEdge stores a part of a line. n > 0.
+func copyEdge(d, s unsafe.Pointer, n uintptr) {
+	if stream := chosen.stream.copyWords; stream != nil && wholeWords(d, n) {
+		stream((*byte)(hide(d)), (*byte)(hide(s)), n)
+		return
+	}
+	storeWords(d, s, n)
+	flush(d, n)
+}
+
+// zeroEdge is copyEdge for zeros.
+func zeroEdge(d unsafe.Pointer, n uintptr) {
+	if stream := chosen.stream.zeroWords; stream != nil && wholeWords(d, n) {
+		stream((*byte)(hide(d)), n)
+		return
+	}
+	zeroWords(d, n)
+	flush(d, n)
+}
+
+// wholeWords reports whether n bytes at d are aligned words.
+func wholeWords(d unsafe.Pointer, n uintptr) bool {
+	return (uintptr(d)|n)%wordSize == 0
 }
 
 // hide returns p, unseen by escape analysis. The methods are go:noescape

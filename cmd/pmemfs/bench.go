@@ -29,12 +29,12 @@ With --json: one object; see the benchmark's help.
   pmemfs bench latency --stores 100000 --json`,
 		run: func(cmd *cobra.Command, args []string) (result, error) {
 			if len(args) == 0 {
-				return nil, usageError(cmd, "which benchmark: latency, commit, mount?")
+				return nil, usageError(cmd, "which benchmark: latency, ways, metadata, profile, scale, commit, mount?")
 			}
 			return nil, usageError(cmd, "there is no benchmark %q", args[0])
 		},
 	})
-	cmd.AddCommand(a.benchLatency(), a.benchCommit(), a.benchMount())
+	cmd.AddCommand(a.benchLatency(), a.benchWays(), a.benchMetadata(), a.benchProfile(), a.benchScale(), a.benchCommit(), a.benchMount())
 	return cmd
 }
 
@@ -70,16 +70,16 @@ func (r *reportFlags) plotAddress() string {
 	return r.svg
 }
 
-// report is what a benchmark has found.
-type report interface {
+// page is what a benchmark has found.
+type page interface {
 	Markdown(w io.Writer, command, plot string)
 }
 
-// plotted is a report with a plot.
+// plotted is a page with a plot.
 type plotted interface{ SVG(w io.Writer) error }
 
 // write writes the files that were asked for.
-func (r *reportFlags) write(cmd *cobra.Command, found report) error {
+func (r *reportFlags) write(cmd *cobra.Command, found page) error {
 	var errs []error
 	if p, ok := found.(plotted); ok && r.svg != "" {
 		errs = append(errs, writeFile(r.svg, p.SVG))

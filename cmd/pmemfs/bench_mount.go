@@ -26,7 +26,7 @@ one; so it is measured without that and, for comparison, with. It takes root.
 
 With --json: files, bytes, rounds, seconds; machine: cpu, cpus, kernel, go, flush_method, medium, granularity, emulated;
 rows, each with operation, mount_ns, loopback_ns, passthrough_ns (of one operation: medians of the rounds), ratio (mount
-to loopback).
+to loopback), mount_quartiles_ns, loopback_quartiles_ns, passthrough_quartiles_ns (the first and the third).
 `,
 		example: `  pmemfs bench mount
   pmemfs bench mount --files 10000 --bytes 256M --json`,

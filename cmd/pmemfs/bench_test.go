@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // benchRow is a row of a condition, by the name of its mapping.
@@ -142,9 +144,9 @@ func TestBenchOnDisk(t *testing.T) {
 }
 
 // startBench starts a benchmark that takes long, and returns when it has begun to serve its pool.
-func startBench(t *testing.T, dir string, stderr *bytes.Buffer) *exec.Cmd {
+func startBench(t *testing.T, dir string, stderr *bytes.Buffer, args ...string) *exec.Cmd {
 	t.Helper()
-	cmd := command("bench", "latency", "--dir", dir)
+	cmd := command(args...)
 	cmd.Stderr = stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -165,7 +167,7 @@ func TestBenchInterrupted(t *testing.T) {
 	dir := memoryDir(t)
 	for _, after := range []time.Duration{0, 100, 700} {
 		var stderr bytes.Buffer
-		cmd := startBench(t, dir, &stderr)
+		cmd := startBench(t, dir, &stderr, "bench", "latency", "--dir", dir)
 		time.Sleep(after * time.Millisecond) // a moment, whatever it is doing then
 		cmd.Process.Signal(syscall.SIGINT)
 		cmd.Wait()
@@ -180,7 +182,7 @@ func TestBenchInterrupted(t *testing.T) {
 func TestBenchServerKilled(t *testing.T) {
 	dir := memoryDir(t)
 	var stderr bytes.Buffer
-	cmd := startBench(t, dir, &stderr)
+	cmd := startBench(t, dir, &stderr, "bench", "latency", "--dir", dir)
 	for _, name := range processesNaming(t, dir) {
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
 		line, readErr := os.ReadFile(name)
@@ -223,4 +225,166 @@ func TestBenchMount(t *testing.T) {
 			t.Errorf("the help does not name the field %q", name)
 		}
 	}
+}
+
+// partRows checks the object of a comparison, and returns the figures by what is done and by whom.
+func partRows(t *testing.T, object map[string]any, help string) map[string]map[string]map[string]any {
+	t.Helper()
+	found := map[string]map[string]map[string]any{}
+	for _, r := range object["rows"].([]any) {
+		row := r.(map[string]any)
+		what, peer := row["what"].(string), row["peer"].(string)
+		if found[what] == nil {
+			found[what] = map[string]map[string]any{}
+		}
+		if found[what][peer] != nil {
+			t.Errorf("%s by %s is there twice", what, peer)
+		}
+		found[what][peer] = row
+		q1, median, q3 := row["q1"].(float64), row["median"].(float64), row["q3"].(float64)
+		if row["unit"] != "ns" || q1 <= 0 || q1 > median || median > q3 {
+			t.Errorf("%s by %s: %v", what, peer, row)
+		}
+		if limit, _ := row["limit"].(float64); limit <= 0 || row["ratio"] != median/limit {
+			t.Errorf("%s by %s is %v times its limit of %v", what, peer, row["ratio"], limit)
+		}
+	}
+	names := map[string]bool{}
+	keys(object, names)
+	for name := range names {
+		if !strings.Contains(help, name) {
+			t.Errorf("the help does not name the field %q", name)
+		}
+	}
+	return found
+}
+
+func TestBenchMetadata(t *testing.T) {
+	dir := memoryDir(t)
+	args := []string{"bench", "metadata", "--pool", dir, "--dir", dir, "--files", "64", "--rounds", "2", "--time", "1ms", "--json"}
+	want := []string{"raw", "pmemfs embedded", "pmemfs served", "tmpfs"}
+	synced := os.Geteuid() == 0 && exec.Command("mkfs.ext4", "-V").Run() == nil
+	if synced {
+		args, want = append(args, "--ext4", dir), append(want, "ext4 in memory", "ext4 in memory, fsync")
+	} else {
+		t.Log("SKIPPED: ext4 on a loop device: it takes root and mkfs.ext4 (apt-get install e2fsprogs)")
+	}
+	found := partRows(t, parse(t, ok(t, args...)), ok(t, "bench", "metadata", "--help"))
+	if len(found) != 7 {
+		t.Errorf("%d operations", len(found))
+	}
+	for what, peers := range found {
+		for _, peer := range want {
+			row := peers[peer]
+			if row == nil {
+				if what != "stat" || !strings.HasSuffix(peer, "fsync") {
+					t.Errorf("%s by %s is missing", what, peer)
+				}
+				continue
+			}
+			durable := peer != "tmpfs" && peer != "ext4 in memory"
+			if row["durable"] != durable {
+				t.Errorf("%s by %s: durable is %v", what, peer, row["durable"])
+			}
+		}
+	}
+	benchLeaves(t, dir)
+	if mounts, err := os.ReadFile("/proc/mounts"); err != nil || bytes.Contains(mounts, []byte(dir)) {
+		t.Errorf("%v; mounts are left below %s", err, dir)
+	}
+}
+
+// TestBenchProfile: the parts of each whole are there, and what they leave.
+func TestBenchProfile(t *testing.T) {
+	dir := memoryDir(t)
+	object := parse(t, ok(t, "bench", "profile", "--pool", dir, "--rounds", "2", "--time", "1ms", "--json"))
+	want := map[string][]string{
+		"first store to a page of a hole, through a Sync mapping":  {"all of it", "round trip", "file system", "of that: zeros", "of that: a transaction", "map", "the rest"},
+		"create and close of a file, in the program's own process": {"all of it", "file system", "of that: a name", "of that: a transaction", "of that: the record", "the rest"},
+		"create and close of a file, through a server":             {"all of it", "the rest"},
+	}
+	found := map[string][]string{}
+	for _, r := range object["rows"].([]any) {
+		row := r.(map[string]any)
+		what, peer := row["what"].(string), row["peer"].(string)
+		found[what] = append(found[what], peer)
+		if row["unit"] != "ns" || row["durable"] != (peer == "all of it") || row["median"].(float64) <= 0 && peer != "the rest" {
+			t.Errorf("%s: %v", what, row)
+		}
+	}
+	if diff := cmp.Diff(want, found); diff != "" {
+		t.Errorf("-want +found:\n%s", diff)
+	}
+	benchLeaves(t, dir)
+}
+
+func TestBenchWays(t *testing.T) {
+	dir := memoryDir(t)
+	object := parse(t, ok(t, "bench", "ways", "--pool", dir, "--dir", dir, "--size", "4M", "--rounds", "2", "--time", "1ms", "--json"))
+	found := partRows(t, object, ok(t, "bench", "ways", "--help"))
+	const update = "durable update of 64 bytes at a random place"
+	pools := map[string]map[string]bool{update: {}} // what is done: which of pmemfs's ways there are
+	for _, how := range []string{"write, fsync", "Shared, Sync call", "Unchecked, Persist"} {
+		pools[update]["pmemfs embedded: "+how], pools[update]["pmemfs served: "+how] = true, true
+	}
+	for _, how := range []string{"Sync, Persist", "Sync|Populate, Persist", "Sync, first touch of a hole", "Sync, first touch of written blocks"} {
+		pools[update]["pmemfs served: "+how] = true
+	}
+	if capable() {
+		pools[update]["pmemfs embedded: Direct, Persist"], pools[update]["pmemfs served: Direct, Persist"] = true, true
+	}
+	for what, peers := range found {
+		want := map[string]bool{"raw": true}
+		if pools[what] == nil {
+			want["pmemfs served: Sync"] = true
+		}
+		for peer := range pools[what] {
+			want[peer] = true
+		}
+		for peer, row := range peers {
+			if kernel := strings.HasPrefix(peer, "tmpfs: "); row["durable"] == kernel || want[peer] == kernel {
+				t.Errorf("%s by %s: durable is %v", what, peer, row["durable"])
+			}
+			delete(want, peer)
+		}
+		if len(want) > 0 {
+			t.Errorf("%s: missing: %v", what, want)
+		}
+	}
+	if n := len(found); n != 7 {
+		t.Errorf("%d things were measured", n)
+	}
+	benchLeaves(t, dir)
+}
+
+// TestBenchCompareInterrupted: whatever it is doing, mounts and processes go as well.
+func TestBenchCompareInterrupted(t *testing.T) {
+	for _, name := range []string{"ways", "metadata"} {
+		dir := memoryDir(t)
+		args := []string{"bench", name, "--pool", dir, "--dir", dir, "--rounds", "1000"}
+		if os.Geteuid() == 0 {
+			args = append(args, "--ext4", dir)
+		}
+		if name == "ways" {
+			args = append(args, "--size", "16M")
+		}
+		for _, after := range []time.Duration{0, 300, 1500} {
+			var stderr bytes.Buffer
+			cmd := startBench(t, dir, &stderr, args...)
+			time.Sleep(after * time.Millisecond)
+			cmd.Process.Signal(syscall.SIGINT)
+			cmd.Wait()
+			if code := cmd.ProcessState.ExitCode(); code != exitFailed || strings.Contains(stderr.String(), "goroutine ") {
+				t.Errorf("%s: exit code %d\n%s", name, code, stderr.String())
+			}
+			benchLeaves(t, dir)
+		}
+	}
+}
+
+func TestBenchCompareUsage(t *testing.T) {
+	fails(t, exitUnable, []string{"--rounds must be"}, "bench", "metadata", "--rounds", "0")
+	fails(t, exitUnable, []string{"--size must be"}, "bench", "ways", "--size", "3M")
+	fails(t, exitUnable, []string{"--files must be"}, "bench", "metadata", "--files", "0")
+	fails(t, exitFailed, []string{"no such file"}, "bench", "metadata", "--pool", memoryDir(t), "--dir", "/missing")
 }

@@ -30,8 +30,9 @@ ends it after one: what is done stays done.
 
 With --json: looked (files), and files, those that were not as they should be, each with path; before and after: blocks,
 extents (contiguous runs), leaves_4k, leaves_2m, leaves_1g (entries of the block map); moved_blocks, merged_leaves (of
-2 MiB); and in blocks what was left: left_shared, left_sealed (or pinned), left_static, left_no_space. With --dry-run
-the moves are those that would be made if there were room for all.
+2 MiB); and in blocks what was left: left_shared, left_sealed (or pinned), left_static, left_no_space, left_bad (what would
+have to move together with a bad block of the medium). With --dry-run the moves are those that would be made if there were
+room for all.
 `,
 		example: `  pmemfs defrag --dry-run /run/pmemfs/pool.sock
   pmemfs defrag /run/pmemfs/pool.sock /data/index.db
@@ -166,7 +167,7 @@ func (d *defragmenter) defragment(f *pmemfs.File) error {
 	return err
 }
 
-func (e *defragEntry) left() int64 { return e.Shared + e.Sealed + e.Static + e.NoSpace }
+func (e *defragEntry) left() int64 { return e.Shared + e.Sealed + e.Static + e.NoSpace + e.Bad }
 
 func (r *defragResult) text(w io.Writer) {
 	verb := "moved"
@@ -188,7 +189,7 @@ func (r *defragResult) text(w io.Writer) {
 		for _, left := range []struct {
 			blocks int64
 			why    string
-		}{{e.Shared, "shared"}, {e.Sealed, "sealed"}, {e.Static, "static"}, {e.NoSpace, "no room"}} {
+		}{{e.Shared, "shared"}, {e.Sealed, "sealed"}, {e.Static, "static"}, {e.NoSpace, "no room"}, {e.Bad, "beside a bad block"}} {
 			if left.blocks > 0 {
 				text = append(text, fmt.Sprintf("%s left: %s", formatSize(left.blocks*4096), left.why))
 			}

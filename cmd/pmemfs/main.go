@@ -115,7 +115,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.mkfs(), a.serve(), a.mount(), a.powercut(), a.info(), a.ls(), a.stat(), a.mkdir(), a.put(), a.get(), a.cat(), a.cp(), a.mv(), a.ln(), a.rm(),
 		a.extents(), a.fill(), a.defrag(), a.freeze(), a.thaw(), a.check(), a.crashtest(), a.demo(), a.versionVerb(), a.demoWriter(),
-		a.snapshot(), a.bench(), a.benchBusy(), a.benchLoopback(),
+		a.snapshot(), a.bench(), a.benchBusy(), a.benchLoopback(), a.benchLoad(),
 	)
 	return root
 }

@@ -25,7 +25,7 @@ of the log with a fence), combined (transactions that a commit has made durable,
 in clients; what Populate asks for included): read, write, failed; requests, by operation: hello (clients that have
 come), info, statfs, open, close, read, write, stat, list, sync, alloc, seek, map, extent, move, setattr, lookup, mkdir,
 remove, rename, link, symlink, readlink, getxattr, setxattr, listxattr, removexattr, fill, allow_direct, set_static,
-stats, export, unmap, pin, unpin, map_sync, advise, flush, power_cut, map_clone, publish, discard, clone,
+stats, export, unmap, pin, unpin, map_sync, advise, verify, flush, power_cut, map_clone, publish, discard, clone,
 clone_range, copy_range, defrag, defrag_look, snapshot, snapshots, snapshot_diff, snapshot_restore, snapshot_remove,
 mknod, forget; frames (as of "pmemfs info"): clients, files, mappings, grants, pins, seals, granted_blocks, pinned_blocks,
 sealed_blocks, records, bytes, breaks.

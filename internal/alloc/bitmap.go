@@ -90,19 +90,24 @@ func (b *Bitmap) chunk(v view, chunk int64) (used int64, sum uint32, err error) 
 	return used, uint32(w >> 32), nil
 }
 
-func (b *Bitmap) setChunk(tx *journal.Tx, chunk int64, used int64, l *line) {
-	var w [layout.WordSize]byte
-	if used != 0 {
-		binary.LittleEndian.PutUint64(w[:], uint64(used)|uint64(layout.Checksum(l.bytes()))<<32)
+// setLine writes a chunk's bits and word into the transaction.
+func (b *Bitmap) setLine(tx *journal.Tx, chunk int64, used int64, l *line) {
+	raw := tx.Edit(b.regions.Bits.Offset+chunk*lineBytes, lineBytes)
+	for i, w := range l {
+		binary.LittleEndian.PutUint64(raw[i*layout.WordSize:], w)
 	}
-	tx.Write(b.regions.Chunks.Offset+chunk*layout.WordSize, w[:])
+	var w uint64
+	if used != 0 {
+		w = uint64(used) | uint64(layout.Checksum(raw))<<32
+	}
+	tx.WriteWord(b.regions.Chunks.Offset+chunk*layout.WordSize, w)
 }
 
 func groupCheck(used uint32, group int64) uint32 {
 	var b [12]byte
 	binary.LittleEndian.PutUint32(b[:], used)
 	binary.LittleEndian.PutUint64(b[4:], uint64(group))
-	return layout.Checksum(b[:])
+	return layout.ChecksumShort(b[:])
 }
 
 func (b *Bitmap) group(v view, group int64) (used int64, err error) {
@@ -128,20 +133,12 @@ func (b *Bitmap) addGroup(tx *journal.Tx, group, delta int64) error {
 	if used < 0 || used > layout.GroupUnits {
 		return layout.Corrupt(b.name+" group count", off, "becomes %d", used)
 	}
-	var w [layout.WordSize]byte
+	var w uint64
 	if used != 0 {
-		binary.LittleEndian.PutUint64(w[:], uint64(used)|uint64(groupCheck(uint32(used), group))<<32)
+		w = uint64(used) | uint64(groupCheck(uint32(used), group))<<32
 	}
-	tx.Write(off, w[:])
+	tx.WriteWord(off, w)
 	return nil
-}
-
-func (l *line) bytes() []byte {
-	var b [lineBytes]byte
-	for i, w := range l {
-		binary.LittleEndian.PutUint64(b[i*8:], w)
-	}
-	return b[:]
 }
 
 // line reads a chunk's bits and checks them against the chunk's word.
@@ -253,8 +250,7 @@ func (b *Bitmap) changeChunk(tx *journal.Tx, chunk int64, from, to int, used boo
 	if !used {
 		delta = -delta
 	}
-	tx.Write(b.regions.Bits.Offset+chunk*lineBytes, l.bytes())
-	b.setChunk(tx, chunk, n+delta, &l)
+	b.setLine(tx, chunk, n+delta, &l)
 	return b.addGroup(tx, chunk*layout.ChunkUnits/layout.GroupUnits, delta)
 }
 

@@ -288,9 +288,7 @@ func (e *mapEdit) place(level int, base int64) layout.Place {
 }
 
 func (e *mapEdit) set(off int64, entry layout.Entry) {
-	var b [layout.WordSize]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(entry))
-	e.u.Write(off, b[:])
+	e.u.WriteWord(off, uint64(entry))
 }
 
 // entry edits what lies under one entry and returns what it becomes.
@@ -526,6 +524,9 @@ const stepPages = 32
 // far it came; end when it is done.
 func (u *update) freeStep(in *layout.Inode, first, end int64) (int64, error) {
 	u.frees = true
+	if in.Root == ([rootFanout]layout.Entry{}) {
+		return end, nil
+	}
 	for first < end && u.Pages() < stepPages {
 		p, err := u.fs.find(u.Read, in, first, min(end, first+layout.HugeBlocks))
 		if err != nil {

@@ -73,11 +73,7 @@ func (fs *FS) Check(ctx context.Context, report func(Problem)) (Summary, error) 
 
 // CheckWith is Check with progress.
 func (fs *FS) CheckWith(ctx context.Context, o CheckOptions) (Summary, error) {
-	c := &checker{
-		fs: fs, ctx: ctx, opts: o,
-		blocks: newUnitSet(fs.sb.DataBlocks), nodes: newUnitSet(fs.sb.Nodes),
-		inodes: make([]*infoChunk, fs.sb.Inodes/layout.ChunkUnits),
-	}
+	c := fs.newChecker(ctx, o)
 	for _, step := range []func() error{
 		c.superblocks, c.logHeaders, c.inodeBitmap, c.orphanBitmap,
 		c.directories, c.others, c.references, c.blockBitmap, c.nodeBitmap,
@@ -108,8 +104,17 @@ type checker struct {
 	done   int64        // inodes looked at, twice each
 }
 
-// guarded runs a step. A panic is a mistake of this program that damage
-// brought to light: it is reported, and the check goes on.
+func (fs *FS) newChecker(ctx context.Context, o CheckOptions) *checker {
+	return &checker{
+		fs: fs, ctx: ctx, opts: o,
+		blocks: newUnitSet(fs.sb.DataBlocks), nodes: newUnitSet(fs.sb.Nodes),
+		inodes: make([]*infoChunk, fs.sb.Inodes/layout.ChunkUnits),
+	}
+}
+
+// guarded runs a step. Damage that ends it, such as a bad block of the medium, is
+// reported, as is a panic, which is a mistake of this program that damage brought to
+// light, and the check goes on.
 func (c *checker) guarded(step func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -119,7 +124,12 @@ func (c *checker) guarded(step func() error) (err error) {
 	if err := c.ctx.Err(); err != nil {
 		return err
 	}
-	return step()
+	err = c.fs.Guard(step)
+	if _, ok := AsProblem(err); ok {
+		c.damage(0, err)
+		return nil
+	}
+	return err
 }
 
 func (c *checker) problem(p Problem) {

@@ -87,10 +87,10 @@ func (in *inode) still(first, end int64) error {
 // flush writes back the lines of the blocks [first, end).
 func (in *inode) flush(first, end int64) error {
 	return in.fs.pieces(in.fs.journal.View, &in.Inode, first, end, func(p piece) error {
-		if !p.zeros() {
-			in.fs.data.Flush(p.block*layout.BlockSize, p.count*layout.BlockSize)
+		if p.zeros() {
+			return nil
 		}
-		return nil
+		return in.fs.flushRun(p.run())
 	})
 }
 

@@ -302,7 +302,7 @@ func compareRun(t *testing.T, n *Node, block, window int64) {
 		want = piece{p.first, want.count + 1, p.block, want.flags, false}
 	}
 	got, err := n.in.runAround(block, window, end)
-	if err != nil || got != (Run{want.first, want.count, want.block, !want.hole()}) {
+	if err != nil || got != (Run{First: want.first, Count: want.count, Block: want.block, Writable: !want.hole()}) {
 		t.Fatalf("block %d, window %d: %+v, %v; want %+v", block, window, got, err, want)
 	}
 }

@@ -29,6 +29,7 @@ type Defragmentation struct {
 	Sealed  int64         `json:"left_sealed"`   // blocks that are sealed or pinned
 	Static  int64         `json:"left_static"`   // blocks of a static file
 	NoSpace int64         `json:"left_no_space"` // blocks for which there is no better place
+	Bad     int64         `json:"left_bad"`      // blocks that would have moved together with a bad one
 }
 
 // Add adds what a further step has found and done.
@@ -37,7 +38,7 @@ func (d *Defragmentation) Add(s Defragmentation) {
 		{&d.Before.Blocks, &s.Before.Blocks}, {&d.Before.Extents, &s.Before.Extents},
 		{&d.Before.Leaves4K, &s.Before.Leaves4K}, {&d.Before.Leaves2M, &s.Before.Leaves2M}, {&d.Before.Leaves1G, &s.Before.Leaves1G},
 		{&d.Moved, &s.Moved}, {&d.Merged, &s.Merged},
-		{&d.Shared, &s.Shared}, {&d.Sealed, &s.Sealed}, {&d.Static, &s.Static}, {&d.NoSpace, &s.NoSpace},
+		{&d.Shared, &s.Shared}, {&d.Sealed, &s.Sealed}, {&d.Static, &s.Static}, {&d.NoSpace, &s.NoSpace}, {&d.Bad, &s.Bad},
 	} {
 		*n.to += *n.by
 	}
@@ -249,6 +250,10 @@ func (s *defragment) segment(g segment) (changed bool, err error) {
 	}
 	if errors.Is(err, unix.ENOSPC) {
 		s.NoSpace += g.count()
+		return false, nil
+	}
+	if errors.As(err, new(*MediaError)) {
+		s.Bad += g.count()
 		return false, nil
 	}
 	if err != nil {

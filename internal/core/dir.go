@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/dchest/siphash"
 	"golang.org/x/sys/unix"
@@ -74,7 +75,7 @@ func (fs *FS) findBucket(v view, in *layout.Inode, hash uint64) (s dirSpot, ok b
 		}
 		if entry.Leaf() {
 			s.at = at
-			s.bucket, err = layout.OpenBucket(v(at, layout.BlockSize), in.Ino, hash, at)
+			s.bucket, err = fs.openBucket(v(at, layout.BlockSize), in.Ino, hash, at)
 			if err == nil && !fits(s.bucket, s.level) {
 				err = layout.Corrupt("directory bucket", at, "prefix of %d bits at level %d", s.bucket.Depth(), s.level)
 			}
@@ -88,6 +89,32 @@ func (fs *FS) findBucket(v view, in *layout.Inode, hash uint64) (s dirSpot, ok b
 		s.off = at + int64(hash>>dirShift(s.level)%layout.Fanout)*layout.WordSize
 		entry = word(v, s.off)
 	}
+}
+
+// verified remembers of which buckets the checksum was found right, or was made,
+// since the mount. Metadata changes through this process only; as with a cache of
+// blocks, what a medium does to a bucket later is found when it has been forgotten,
+// or by a check.
+type verified [512]atomic.Uint64
+
+// mark is where the mark of a bucket stands, and what it is: the low half of the
+// bucket's place, and its checksum.
+func (v *verified) mark(at int64, b layout.Bucket) (*atomic.Uint64, uint64) {
+	number := uint64(at / layout.BlockSize)
+	return &v[number%uint64(len(v))], number<<32 | uint64(b.Sum())
+}
+
+// openBucket is layout.OpenBucket, which takes longer than all else of a look-up.
+func (fs *FS) openBucket(raw []byte, ino layout.Ino, hash uint64, at int64) (layout.Bucket, error) {
+	place, mark := fs.verified.mark(at, layout.Bucket{Bytes: raw})
+	if place.Load() == mark {
+		return layout.OpenVerified(raw, ino, hash, at)
+	}
+	b, err := layout.OpenBucket(raw, ino, hash, at)
+	if err == nil {
+		place.Store(mark)
+	}
+	return b, err
 }
 
 // fits reports whether entries of level may point to the bucket: its prefix
@@ -119,9 +146,21 @@ func (fs *FS) lookup(v view, dir *layout.Inode, name string) (layout.Slot, error
 	return layout.Slot{}, unix.ENOENT
 }
 
-// editBucket returns the bucket at a spot to be changed, then sealed.
+// editBucket returns a bucket to be refilled.
 func (u *update) editBucket(at int64) layout.Bucket {
 	return layout.Bucket{Bytes: u.Edit(at, layout.BlockSize)}
+}
+
+// editSlot changes one slot of a bucket by change, which returns its place, and the
+// header. What else there is need not be compared when the record is made.
+func (u *update) editSlot(bucket int64, change func(layout.Bucket) (at, size int)) {
+	b := layout.Bucket{Bytes: u.Copy(bucket, layout.BlockSize)}
+	at, size := change(b)
+	b.Seal()
+	place, mark := u.fs.verified.mark(bucket, b)
+	place.Store(mark)
+	u.Edit(bucket, layout.BucketHeader)
+	u.Edit(bucket+int64(at), int64(size))
 }
 
 // addName adds a name that is not in the directory yet.
@@ -149,16 +188,15 @@ func (u *update) addName(dir *layout.Inode, name string, ino layout.Ino, mode ui
 			}
 			continue
 		}
-		b := u.editBucket(s.at)
 		if !now {
+			b := u.editBucket(s.at)
 			slots, err := b.Slots(s.at)
 			if err != nil {
 				return err
 			}
 			b.Refill(dir.Ino, b.Prefix(), b.Depth(), slots)
 		}
-		b.Add(slot)
-		b.Seal()
+		u.editSlot(s.at, func(b layout.Bucket) (at, size int) { return b.Add(slot) })
 		dir.Size++
 		return nil
 	}
@@ -224,9 +262,7 @@ func (u *update) deepen(dir *layout.Inode, s dirSpot) error {
 		dir.Root[0] = entry
 		return nil
 	}
-	var b [layout.WordSize]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(entry))
-	u.Write(s.off, b[:])
+	u.WriteWord(s.off, uint64(entry))
 	return nil
 }
 
@@ -247,18 +283,21 @@ func (u *update) pointTo(dir *layout.Inode, node int64, level int, prefix uint64
 
 // removeName removes a name that is there.
 func (u *update) removeName(dir *layout.Inode, name string) error {
-	return u.changeName(dir, name, func(b layout.Bucket, s layout.Slot) {
-		b.Remove(s)
+	err := u.changeName(dir, name, layout.Bucket.Remove)
+	if err == nil {
 		dir.Size--
-	})
+	}
+	return err
 }
 
 // replaceName points a name that is there to another inode.
 func (u *update) replaceName(dir *layout.Inode, name string, ino layout.Ino, mode uint32) error {
-	return u.changeName(dir, name, func(b layout.Bucket, s layout.Slot) { b.Replace(s, ino, uint8(mode>>12)) })
+	return u.changeName(dir, name, func(b layout.Bucket, s layout.Slot) (at, size int) {
+		return b.Replace(s, ino, uint8(mode>>12))
+	})
 }
 
-func (u *update) changeName(dir *layout.Inode, name string, change func(layout.Bucket, layout.Slot)) error {
+func (u *update) changeName(dir *layout.Inode, name string, change func(layout.Bucket, layout.Slot) (at, size int)) error {
 	hash := u.fs.hash(name)
 	s, ok, err := u.fs.findBucket(u.Read, dir, hash)
 	if err != nil {
@@ -271,9 +310,7 @@ func (u *update) changeName(dir *layout.Inode, name string, change func(layout.B
 	if !found {
 		return unix.ENOENT
 	}
-	b := u.editBucket(s.at)
-	change(b, slot)
-	b.Seal()
+	u.editSlot(s.at, func(b layout.Bucket) (at, size int) { return change(b, slot) })
 	return nil
 }
 
@@ -353,9 +390,7 @@ func (u *update) freeDirEntry(dir *layout.Inode, entry layout.Entry, off int64, 
 				return 0, err
 			}
 		}
-		var b [layout.WordSize]byte
-		binary.LittleEndian.PutUint64(b[:], uint64(child))
-		u.Write(at, b[:])
+		u.WriteWord(at, uint64(child))
 		if child != 0 {
 			return entry, nil
 		}

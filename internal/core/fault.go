@@ -16,21 +16,26 @@ type Run struct {
 	Count    int64
 	Block    int64 // data block of First, -1: zeros, for reading only
 	Writable bool  // a store needs no further work: with durable it is durable once flushed and fenced
+	Made     bool  // all of it was allocated or copied now, because stores to it are expected
 }
 
 // Fault resolves an access to a block of the file. For a write it allocates the
 // block when it is a hole (with up to ahead blocks in all, zeroed) and marks
 // it written, and copies it (and as many) when other files have it, too; for a
-// read of a hole it offers zeros. grant is called with the largest run around the
-// block inside its aligned window of window blocks, while the inode is locked, so
-// that no break can come in between.
+// read of a hole it offers zeros. grant is called with a run, while the inode is
+// locked, so that no break can come in between: what was allocated or copied now, as
+// far as it is contiguous, or else the largest run around the block inside its aligned
+// window of window blocks. What lies around new blocks is left out because whoever
+// stores there has most of it already: to find it again takes longer than the rest of
+// the fault, and to map it again costs the client the page tables that it has.
 //
 // With durable, all metadata that finds the run is durable before it is granted.
 // That goes for reads, too: who flushes what he has stored, and has lost the
 // block since, faults as for a read; and who has a run that a crash takes away
 // from the file may outlive that crash.
 //
-// ENXIO beyond the end of the file, ENOSPC, or what grant returns.
+// ENXIO beyond the end of the file, ENOSPC, a *MediaError for a block that is known
+// to be bad, or what grant returns.
 //
 // Costs: nothing on the medium for a block that is written; else the zeros of
 // the new blocks or the copies of the old, one fence, and a transaction; with
@@ -57,15 +62,24 @@ func (n *Node) Fault(block int64, write, durable bool, window, ahead int64, gran
 	if in.fs.readOnly || in.frozen {
 		return unix.EROFS
 	}
-	changed, err := in.materialise(block, min(end, block+max(ahead, 1)))
+	made, err := in.materialise(block, min(end, block+max(ahead, 1)))
 	if err != nil {
 		return err
 	}
-	if !changed { // a transaction has set the times, too
+	if made == 0 { // a transaction has set the times, too
 		in.touch()
 	}
 	if err := in.settleFor(durable); err != nil {
 		return err
+	}
+	if made > 0 {
+		run, err := in.runFrom(block, min(block+made, end))
+		if err != nil {
+			return err
+		}
+		r := run.granted()
+		r.Made = true
+		return grant(r)
 	}
 	return in.answer(block, window, grant)
 }
@@ -93,12 +107,12 @@ func (in *inode) answer(block, window int64, grant func(Run) error) error {
 }
 
 // materialise makes [first, end) written blocks of this file alone, as far as its
-// first piece goes, but where nobody forbids it. changed is false when they were
-// that before.
-func (in *inode) materialise(first, end int64) (changed bool, err error) {
+// first piece goes, but where nobody forbids it. It returns how many it has made so;
+// none when they were that before.
+func (in *inode) materialise(first, end int64) (made int64, err error) {
 	q, err := in.fs.find(in.fs.journal.View, &in.Inode, first, end)
 	if err != nil || !q.zeros() && !q.shared() {
-		return false, err
+		return 0, err
 	}
 	if q = q.clip(first, end); q.count > 1 && in.mayChange(q.first, q.end()) != nil {
 		q = q.clip(first, first+1)
@@ -112,7 +126,10 @@ func (in *inode) materialise(first, end int64) (changed bool, err error) {
 			})
 		}
 		if q.count == 1 || !errors.Is(err, unix.ENOSPC) {
-			return !plan.inPlace(), err
+			if plan.inPlace() {
+				return 0, err
+			}
+			return q.count, err
 		}
 		q = q.clip(first, first+1)
 	}
@@ -140,7 +157,10 @@ func (in *inode) writeOut(p plan, finish func(u *update, want *layout.Inode) err
 		return err
 	}
 	for _, m := range p.targets(runs) {
-		fs.carry(m, 0, m.from.count*layout.BlockSize)
+		if err := in.fillMove(m, func() { fs.carry(m, 0, m.from.count*layout.BlockSize) }); err != nil {
+			fs.cancel(runs)
+			return err
+		}
 	}
 	if err := fs.fenceData(); err != nil {
 		fs.cancel(runs)
@@ -176,12 +196,10 @@ func (in *inode) ownPart(lo, hi int64) error {
 	return in.own(blocksOf(lo, hi-lo))
 }
 
-// runAround is the largest run around a block that can be granted as it is. It
-// looks at no more entries than the run has, and one on each side.
-func (in *inode) runAround(block, window, end int64) (Run, error) {
+// runFrom is the largest run from a block up to hi that can be granted as it is. It
+// looks at no more entries than the run has, and one more.
+func (in *inode) runFrom(block, hi int64) (piece, error) {
 	v := in.fs.journal.View
-	lo := block / window * window
-	hi := min(lo+window, end)
 	run, err := in.fs.find(v, &in.Inode, block, hi)
 	run = run.clip(block, hi).read()
 	for err == nil && run.end() < hi {
@@ -193,6 +211,14 @@ func (in *inode) runAround(block, window, end int64) (Run, error) {
 		q, err = in.fs.find(v, &in.Inode, run.end(), hi)
 		run.count += q.clip(run.end(), hi).count
 	}
+	return run, err
+}
+
+// runAround is runFrom for the part of an aligned window on both sides of the block.
+func (in *inode) runAround(block, window, end int64) (Run, error) {
+	v := in.fs.journal.View
+	lo := block / window * window
+	run, err := in.runFrom(block, min(lo+window, end))
 	for err == nil && run.first > lo {
 		q, one := in.fs.findBack(v, &in.Inode, run.first-1, run.first)
 		if err = one; err != nil || !q.clip(lo, run.first).read().joins(run) {
@@ -203,10 +229,18 @@ func (in *inode) runAround(block, window, end int64) (Run, error) {
 		q.count += run.count
 		run = q
 	}
+	if err == nil {
+		run, err = in.spared(run, block)
+	}
 	if err != nil {
 		return Run{}, err
 	}
-	return Run{run.first, run.count, run.block, !run.hole() && !run.shared()}, nil
+	return run.granted(), nil
+}
+
+// granted is the piece as it can be granted.
+func (p piece) granted() Run {
+	return Run{First: p.first, Count: p.count, Block: p.block, Writable: !p.hole() && !p.shared()}
 }
 
 // read is the piece as a reader sees it: what reads as zeros is a hole,

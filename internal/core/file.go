@@ -144,10 +144,9 @@ func (in *inode) read(p []byte, off int64) error {
 		to := p[lo-off : hi-off]
 		if q.zeros() {
 			clear(to)
-		} else {
-			copy(to, fs.data.Bytes()[q.block*layout.BlockSize+lo-q.first*layout.BlockSize:])
+			return nil
 		}
-		return nil
+		return in.access(func() { fs.data.Read(q.block*layout.BlockSize+lo-q.first*layout.BlockSize, to) }, q)
 	})
 }
 
@@ -241,8 +240,8 @@ func (in *inode) write(p []byte, off int64) error {
 		return err
 	}
 	if plan.inPlace() && end <= in.Size {
-		for _, q := range plan.written {
-			fs.streamInto(q, p, off)
+		if err := in.writeInPlace(plan, p, off); err != nil {
+			return err
 		}
 		in.touch()
 		return fs.fenceData()
@@ -257,8 +256,9 @@ func (in *inode) write(p []byte, off int64) error {
 	if err != nil {
 		return err
 	}
-	for _, q := range plan.written {
-		fs.streamInto(q, p, off)
+	if err := in.writeInPlace(plan, p, off); err != nil {
+		fs.cancel(runs)
+		return err
 	}
 	if err := in.fillNew(plan.targets(runs), p, off); err != nil {
 		fs.cancel(runs)
@@ -384,8 +384,10 @@ func portions(pieces []piece) (out []int64) {
 	return out
 }
 
+// cancel makes reserved runs free again. Bad blocks, which could not be healed,
+// stay reserved: nobody gets them before the next mount.
 func (fs *FS) cancel(runs []alloc.Run) {
-	fs.journal.Locked(func() error { fs.blocks.Cancel(runs...); return nil })
+	fs.journal.Locked(func() error { fs.blocks.Cancel(fs.good(runs)...); return nil })
 }
 
 // breakPlan takes from clients what they see where the plan changes the map: zeros,
@@ -410,6 +412,16 @@ func (in *inode) breakPlan(p plan) error {
 	return nil
 }
 
+// writeInPlace stores p to the blocks that the plan leaves where they are.
+func (in *inode) writeInPlace(plan plan, p []byte, off int64) error {
+	for _, q := range plan.written {
+		if err := in.overwrite(q, p, off, func() { in.fs.streamInto(q, p, off) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // streamInto stores the part of p (which begins at file offset off) that lies
 // in q to q's blocks.
 func (fs *FS) streamInto(q piece, p []byte, off int64) {
@@ -427,10 +439,15 @@ func (in *inode) fillNew(targets []move, p []byte, off int64) error {
 	for _, m := range targets {
 		q := m.from
 		q.block = m.to.First
-		fs.streamInto(q, p, off)
 		base, limit := q.first*layout.BlockSize, q.end()*layout.BlockSize
-		fs.carry(m, 0, off-base)
-		fs.carry(m, end-base, limit-base)
+		err := in.fillMove(m, func() {
+			fs.streamInto(q, p, off)
+			fs.carry(m, 0, off-base)
+			fs.carry(m, end-base, limit-base)
+		})
+		if err != nil {
+			return err
+		}
 	}
 	if _, err := in.zeroTail(off); err != nil {
 		return err
@@ -461,26 +478,26 @@ func (fs *FS) carry(m move, lo, hi int64) {
 // not zeros are read there: a mapped store of zeros that was never flushed
 // hides what the medium still has. Not fenced.
 func (in *inode) zeroTail(to int64) (stored bool, err error) {
-	at, n, err := in.tail(to)
-	if n > 0 {
-		in.fs.data.Zero(at, n)
+	q, at, n, err := in.tail(to)
+	if err == nil && n > 0 {
+		err = in.access(func() { in.fs.data.Zero(at, n) }, q)
 	}
 	return n > 0, err
 }
 
-// tail is where the bytes behind the end of the file up to offset to are in
-// the data area, as far as a block is written there.
-func (in *inode) tail(to int64) (at, n int64, err error) {
+// tail is the piece that has bytes behind the end of the file up to offset to, and
+// where they are in the data area, as far as a block is written there.
+func (in *inode) tail(to int64) (q piece, at, n int64, err error) {
 	end := min(layout.RoundUp(in.Size, layout.BlockSize), to)
 	if end <= in.Size {
-		return 0, 0, nil
+		return q, 0, 0, nil
 	}
 	block := in.Size / layout.BlockSize
-	q, err := in.fs.find(in.fs.journal.View, &in.Inode, block, block+1)
+	q, err = in.fs.find(in.fs.journal.View, &in.Inode, block, block+1)
 	if err != nil || q.zeros() {
-		return 0, 0, err
+		return q, 0, 0, err
 	}
-	return q.block*layout.BlockSize + in.Size - q.first*layout.BlockSize, end - in.Size, nil
+	return q, q.block*layout.BlockSize + in.Size - q.first*layout.BlockSize, end - in.Size, nil
 }
 
 // touch sets the times of a write in memory.

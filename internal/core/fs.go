@@ -106,6 +106,7 @@ type FS struct {
 	fenced     atomic.Uint64 // of these, how many are durable
 	cutLSN     atomic.Uint64 // behind the last record that took contents away from any file
 	progress   *progress.Page
+	verified   verified
 
 	renameMu sync.Mutex
 
@@ -199,6 +200,10 @@ func Format(meta, data medium.Area, o FormatOptions) error {
 	sb.Label, sb.Created = o.Label, o.Now()
 	io.ReadFull(o.Random, sb.UUID[:]) // crypto/rand never fails
 	io.ReadFull(o.Random, sb.HashKey[:])
+	return journal.Guard(sb, func() error { return format(meta, data, sb, o) })
+}
+
+func format(meta, data medium.Area, sb *layout.Superblock, o FormatOptions) error {
 	meta.Zero(0, layout.SuperblockCopies*layout.BlockSize)
 	if !o.Zeroed {
 		for _, r := range []layout.BitmapRegions{sb.BlockBitmap, sb.NodeBitmap, sb.InodeBitmap, sb.Orphans} {
@@ -307,10 +312,11 @@ func open(meta, data medium.Area, sb *layout.Superblock, o Options) (*FS, error)
 // Mount opens the file system: the log is replayed, in time bounded by its
 // length; what was removed while open before a crash is reclaimed in the
 // background.
-func Mount(meta, data medium.Area, o Options) (*FS, error) {
-	sb, err := layout.ReadSuperblock(meta.Bytes())
+func Mount(meta, data medium.Area, o Options) (fs *FS, err error) {
+	copies, bad := medium.Readable(meta, 0, min(layout.SuperblockCopies*layout.BlockSize, meta.Size()))
+	sb, err := layout.ReadSuperblock(copies)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, bad)
 	}
 	if meta.Size() < sb.MetaSize || data.Size() < sb.DataBlocks*layout.BlockSize {
 		return nil, layout.Corrupt("pool", -1, "truncated: areas of %d and %d bytes, the superblock says %d and %d",
@@ -319,6 +325,14 @@ func Mount(meta, data medium.Area, o Options) (*FS, error) {
 	if sb.ReadOnly != 0 && !o.ReadOnly {
 		return nil, fmt.Errorf("the pool has features (%#x) that this program can only read: %w", sb.ReadOnly, unix.EROFS)
 	}
+	err = journal.Guard(sb, func() (err error) {
+		fs, err = load(meta, data, sb, o)
+		return err
+	})
+	return fs, err
+}
+
+func load(meta, data medium.Area, sb *layout.Superblock, o Options) (*FS, error) {
 	fs, err := open(meta, data, sb, o)
 	if err != nil {
 		return nil, err
@@ -326,11 +340,10 @@ func Mount(meta, data medium.Area, o Options) (*FS, error) {
 	if err := errors.Join(fs.loadCounts(), fs.findOrphans()); err != nil {
 		return nil, err
 	}
-	root, err := fs.get(layout.RootIno)
+	root, err := fs.get(layout.RootIno) // for as long as it is mounted: paths begin there
 	if err != nil {
 		return nil, err
 	}
-	defer root.put()
 	if root.Type() != layout.ModeDirectory {
 		return nil, layout.Corrupt("inode", -1, "the root is not a directory")
 	}

@@ -3,6 +3,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -24,8 +25,9 @@ type inode struct {
 	refs int // protected by fs.cacheMu
 
 	mu           sync.RWMutex
-	layout.Inode      // protected by mu
-	timesDirty   bool // protected by mu
+	layout.Inode              // protected by mu
+	want         layout.Inode // protected by mu: what the transaction that changes it makes of it
+	timesDirty   bool         // protected by mu
 	// metaLSN is behind the last record that concerns the inode, cutLSN behind
 	// the last one that took contents away: until that is durable, blocks of
 	// the file may hold what a crash brings back. Protected by mu.
@@ -70,7 +72,7 @@ func (fs *FS) get(ino layout.Ino) (*inode, error) {
 		fs.journal.Locked(func() error {
 			if in.displaced() {
 				in.loadErr = errDisplaced
-			} else if in.loadErr = in.load(); in.loadErr != nil {
+			} else if in.loadErr = fs.Guard(in.load); in.loadErr != nil {
 				in.forget()
 			}
 			return nil
@@ -182,14 +184,14 @@ func (in *inode) put() {
 // by the next mount.
 func (in *inode) settle() {
 	if in.kind == layout.ModeDirectory {
-		in.fs.removeNames(in)
+		in.fs.Guard(func() error { return in.fs.removeNames(in) })
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	switch {
 	case in.gone:
 	case in.orphan && in.Nlink == 0:
-		in.fs.reclaimInode(in)
+		in.fs.Guard(func() error { return in.fs.reclaimInode(in) })
 		in.private.detach()
 	default:
 		in.writeTimes()
@@ -220,9 +222,11 @@ func (in *inode) writeTimes() error {
 	if !in.timesDirty {
 		return nil
 	}
-	return in.fs.transact(func(u *update) error {
-		u.edit(in)
-		return nil
+	return in.fs.Guard(func() error {
+		return in.fs.transact(func(u *update) error {
+			u.edit(in)
+			return nil
+		})
 	})
 }
 
@@ -231,17 +235,13 @@ func (in *inode) writeTimes() error {
 type update struct {
 	*journal.Tx
 	fs     *FS
-	inodes []*pending
+	inodes []*inode  // that it changes, see inode.want
+	few    [4]*inode // room for the first of them
 	edits  []mapChange
 	counts *layout.Inode // what it makes of FS.counts; nil: it leaves them as they are
 	frees  bool          // it only frees: it may have the nodes that are kept for that
 	cuts   bool          // it takes contents away: see inode.cutLSN
 	quiet  bool          // it moves blocks, and contents stay as they are: see mapEdit
-}
-
-type pending struct {
-	in   *inode
-	want layout.Inode
 }
 
 // begin starts a transaction; the locks of all inodes to be edited are held.
@@ -255,28 +255,28 @@ func (fs *FS) begin() (*update, error) {
 
 // edit returns the inode's contents as the transaction wants them.
 func (u *update) edit(in *inode) *layout.Inode {
-	for _, p := range u.inodes {
-		if p.in == in {
-			return &p.want
+	if !slices.Contains(u.inodes, in) {
+		if u.inodes == nil {
+			u.inodes = u.few[:0]
 		}
+		u.inodes = append(u.inodes, in)
+		in.want = in.Inode
 	}
-	p := &pending{in: in, want: in.Inode}
-	u.inodes = append(u.inodes, p)
-	return &p.want
+	return &in.want
 }
 
 // noteSizes counts new sizes of files as changes, also where no block comes or
 // goes: one that ends earlier has changed up to where it ended. One that is being
 // made has not changed: a clone begins with the changes of its origin.
 func (u *update) noteSizes() {
-	for _, p := range u.inodes {
-		if p.want.Type() != layout.ModeRegular || p.want.Size == p.in.Size || p.in.Mode == 0 {
+	for _, in := range u.inodes {
+		if in.want.Type() != layout.ModeRegular || in.want.Size == in.Size || in.Mode == 0 {
 			continue
 		}
-		p.want.Changes++
-		_, keep := blocksOf(0, p.want.Size)
-		if _, end := blocksOf(0, p.in.Size); keep < end {
-			u.noteEdit(&p.want, keep, end)
+		in.want.Changes++
+		_, keep := blocksOf(0, in.want.Size)
+		if _, end := blocksOf(0, in.Size); keep < end {
+			u.noteEdit(&in.want, keep, end)
 		}
 	}
 }
@@ -284,14 +284,12 @@ func (u *update) noteSizes() {
 // commit writes the edited inodes and commits.
 func (u *update) commit() error {
 	u.noteSizes()
-	for _, p := range u.inodes {
-		var raw [layout.InodeSize]byte
-		if p.want.Mode == 0 {
-			layout.FreeInode(raw[:], p.in.Generation)
+	for _, in := range u.inodes {
+		if raw := u.Edit(in.offset(), layout.InodeSize); in.want.Mode == 0 {
+			layout.FreeInode(raw, in.Generation)
 		} else {
-			p.want.Encode(raw[:])
+			in.want.Encode(raw)
 		}
-		u.Write(p.in.offset(), raw[:])
 	}
 	if u.counts != nil {
 		u.counts.Encode(u.Edit(u.fs.inodeOffset(layout.CountsIno), layout.InodeSize))
@@ -307,16 +305,16 @@ func (u *update) commit() error {
 	if u.cuts {
 		raise(&u.fs.cutLSN, lsn)
 	}
-	for _, p := range u.inodes {
+	for _, in := range u.inodes {
 		if u.fs.stage {
-			u.fs.progress.Staged(uint64(p.in.ino), lsn)
+			u.fs.progress.Staged(uint64(in.ino), lsn)
 		}
-		if p.in.timesDirty {
-			u.fs.progress.TimesChanged(uint64(p.in.ino), -1)
+		if in.timesDirty {
+			u.fs.progress.TimesChanged(uint64(in.ino), -1)
 		}
-		p.in.Inode, p.in.timesDirty, p.in.metaLSN = p.want, false, lsn
+		in.Inode, in.timesDirty, in.metaLSN = in.want, false, lsn
 		if u.cuts {
-			p.in.cutLSN = lsn
+			in.cutLSN = lsn
 		}
 	}
 	for _, c := range u.edits {

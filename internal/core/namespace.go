@@ -109,10 +109,27 @@ func (fs *FS) Create(c Cred, dir layout.Ino, name string, mode uint32, rdev uint
 	default:
 		return Attr{}, unix.EINVAL
 	}
-	return fs.create(c, dir, name, mode, func(u *update, in *layout.Inode) error {
-		in.Rdev = rdev
+	return fs.create(c, dir, name, mode, func(u *update, in *inode) error {
+		in.want.Rdev = rdev
 		return nil
 	})
+}
+
+// CreateFile makes a regular file, as Create does, and opens it.
+func (fs *FS) CreateFile(c Cred, dir layout.Ino, name string, mode uint32) (*Node, error) {
+	var n *Node
+	_, err := fs.create(c, dir, name, layout.ModeRegular|mode&layout.ModePerm, func(u *update, in *inode) error {
+		u.enter(in, &in.want)
+		n = &Node{in: in}
+		return nil
+	})
+	if n != nil {
+		n.in.mu.Unlock() // enter has locked it
+	}
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
 }
 
 // Symlink makes a symbolic link; target is 1 to 4095 bytes.
@@ -123,14 +140,14 @@ func (fs *FS) Symlink(c Cred, dir layout.Ino, name, target string) (Attr, error)
 	case len(target) > layout.MaxTarget:
 		return Attr{}, unix.ENAMETOOLONG
 	}
-	return fs.create(c, dir, name, layout.ModeSymlink|0o777, func(u *update, in *layout.Inode) (err error) {
-		in.Size = int64(len(target))
-		in.Target, err = u.writeBlob(in, []byte(target))
+	return fs.create(c, dir, name, layout.ModeSymlink|0o777, func(u *update, in *inode) (err error) {
+		in.want.Size = int64(len(target))
+		in.want.Target, err = u.writeBlob(&in.want, []byte(target))
 		return err
 	})
 }
 
-func (fs *FS) create(c Cred, parent layout.Ino, name string, mode uint32, fill func(*update, *layout.Inode) error) (Attr, error) {
+func (fs *FS) create(c Cred, parent layout.Ino, name string, mode uint32, fill func(*update, *inode) error) (Attr, error) {
 	dir, err := fs.lockedDir(c, parent)
 	if err != nil {
 		return Attr{}, err
@@ -151,7 +168,7 @@ func (fs *FS) create(c Cred, parent layout.Ino, name string, mode uint32, fill f
 	if err := u.inherit(c, &dir.Inode, want); err != nil {
 		return Attr{}, err
 	}
-	if err := fill(u, want); err != nil {
+	if err := fill(u, in); err != nil {
 		return Attr{}, err
 	}
 	d := u.edit(dir)

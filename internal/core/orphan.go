@@ -81,7 +81,7 @@ func (fs *FS) reclaimOrphans() {
 			return
 		default:
 		}
-		if err := fs.reclaimOrphan(ino); err != nil && !errors.Is(err, unix.EBADF) {
+		if err := fs.Guard(func() error { return fs.reclaimOrphan(ino) }); err != nil && !errors.Is(err, unix.EBADF) {
 			slog.Error("reclaiming what was removed while open; pmemfs check names what is damaged",
 				"inode", uint64(ino), "error", err)
 		}

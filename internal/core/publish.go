@@ -40,9 +40,9 @@ type mapChange struct {
 // noteEdit has those who look for changes of an inode's map told when the
 // transaction has committed.
 func (u *update) noteEdit(want *layout.Inode, first, end int64) {
-	for _, p := range u.inodes {
-		if &p.want == want && (p.in.private != nil || p.in.privates != nil) {
-			u.edits = append(u.edits, mapChange{p.in, first, end})
+	for _, in := range u.inodes {
+		if &in.want == want && (in.private != nil || in.privates != nil) {
+			u.edits = append(u.edits, mapChange{in, first, end})
 		}
 	}
 }
@@ -298,7 +298,9 @@ func (p *publication) take() error {
 		return err
 	}
 	for _, q := range p.pieces {
-		fs.data.Flush(q.block*layout.BlockSize, q.count*layout.BlockSize)
+		if err := fs.flushRun(q.run()); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 // contiguous first, 512 at a time, each step atomic. Holes stay holes. What
 // was granted in the range is taken back; the next access faults and finds
 // the new place. What other files have, too, stays where it is; ENOSPC: so does
-// what could not be moved.
+// what could not be moved. A *MediaError: so does what comes from the bad block on.
 func (n *Node) Relocate(off, length int64) error {
 	if err := n.writable(off, length); err != nil {
 		return err
@@ -61,8 +61,12 @@ func (in *inode) moveTo(old []piece, runs []alloc.Run, finish func(*update, *lay
 	fs := in.fs
 	moved := moves(old, runs)
 	for _, m := range moved {
-		if !m.from.unwritten() {
-			fs.carry(m, 0, m.from.count*layout.BlockSize)
+		if m.from.unwritten() {
+			continue
+		}
+		if err := in.fillMove(m, func() { fs.carry(m, 0, m.from.count*layout.BlockSize) }); err != nil {
+			fs.cancel(runs)
+			return err
 		}
 	}
 	if err := fs.fenceData(); err != nil {

@@ -68,8 +68,9 @@ func (r *rename) lock(oldDir, newDir layout.Ino) (unlock func(), err error) {
 			undo[i]()
 		}
 	}
+	locked := false
 	defer func() {
-		if err != nil {
+		if !locked { // an error, or a bad block, which ends it in another way
 			unlock()
 		}
 	}()
@@ -98,6 +99,7 @@ func (r *rename) lock(oldDir, newDir layout.Ino) (unlock func(), err error) {
 		}
 	}
 	err = r.lockChildren(&undo)
+	locked = err == nil
 	return unlock, err
 }
 

@@ -275,7 +275,10 @@ func (in *inode) zeroEdges(off, length int64) error {
 			return err
 		}
 		if !q.zeros() {
-			fs.data.Zero(q.block*layout.BlockSize+lo-q.first*layout.BlockSize, hi-lo)
+			at := q.block*layout.BlockSize + lo - q.first*layout.BlockSize
+			if err := in.access(func() { fs.data.Zero(at, hi-lo) }, q); err != nil {
+				return err
+			}
 			stored = true
 		}
 	}

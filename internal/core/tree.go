@@ -71,7 +71,7 @@ func (f *FS) lockDirs(top *inode, exclusive bool, name string) (*tree, error) {
 	first := &treeDir{in: top, name: name}
 	t := &tree{fs: f, exclusive: exclusive, dirs: []*treeDir{first}, dirOf: map[layout.Ino]*treeDir{top.ino: first}}
 	for i := 0; i < len(t.dirs); i++ { // which grows
-		if err := t.read(t.dirs[i]); err != nil {
+		if err := f.Guard(func() error { return t.read(t.dirs[i]) }); err != nil {
 			t.release()
 			return nil, err
 		}
@@ -203,7 +203,7 @@ func (t *tree) breakAll() error {
 			for n := next.Add(1) - 1; n < int64(len(t.files)) && errs[i] == nil; n = next.Add(1) - 1 {
 				f := t.files[n]
 				if _, end := blocksOf(0, f.in.Size); f.in.kind == layout.ModeRegular && !f.skipped {
-					if err := f.in.still(0, end); err != nil {
+					if err := t.fs.Guard(func() error { return f.in.still(0, end) }); err != nil {
 						errs[i] = f.error(err)
 					}
 				}

@@ -227,6 +227,15 @@ func (a *area) Size() int64 { return a.below.Size() }
 // Bytes is what the program sees: every store, durable or not.
 func (a *area) Bytes() []byte { return a.below.Bytes() }
 
+// Read is not recorded.
+func (a *area) Read(off int64, p []byte) { a.below.Read(off, p) }
+
+// FirstBad finds none: the simulated medium loses power, not blocks.
+func (a *area) FirstBad(off, n int64) int64 { return a.below.FirstBad(off, n) }
+
+// Heal has nothing to do.
+func (a *area) Heal(off, n int64) error { return a.below.Heal(off, n) }
+
 // Write records cached stores.
 func (a *area) Write(off int64, p []byte) { a.store(cached, off, p, func() { a.below.Write(off, p) }) }
 

@@ -77,7 +77,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 		}
 		if page.magic != pageMagic {
 			unix.Munmap(c.region)
-			return nil, errors.New("fault page: client and server are of different versions")
+			return nil, errVersions
 		}
 	}
 	registry.mu.Lock()

@@ -24,6 +24,12 @@
 // the program dies with "unexpected fault address", or, under debug.SetPanicOnFault, gets a runtime error with an Addr
 // method that Find turns into the range and the reason.
 //
+// # A call
+//
+// Calls carry short messages of ordinary Go code of the client, and the answers to them, through slots of their own in the
+// fault page: Calls.Do here, Page.ServeCalls there, in a goroutine apart from the one of Serve. They are an option: one
+// that is not taken up in time (ErrUntaken) is made by other means.
+//
 // # A break
 //
 // Page.TakeBack waits until no answer over the runs is in flight, posts the runs in the break slots and sends

@@ -416,6 +416,10 @@ func mapAnswer(e *rangeEntry, s *faultSlot, page uint64, write bool) Code {
 		forbid(address, length)
 		return unserved(c)
 	}
+	if flags&slotPopulate != 0 && prot&unix.PROT_WRITE != 0 {
+		// One call for all pages in place of a fault in the kernel for each. An older kernel refuses, and has these.
+		systemCall(unix.SYS_MADVISE, uintptr(address), uintptr(length), unix.MADV_POPULATE_WRITE, 0, 0, 0)
+	}
 	return CodeOK
 }
 

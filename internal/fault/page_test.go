@@ -41,11 +41,15 @@ func TestLayout(t *testing.T) {
 		what      string
 		got, want uintptr
 	}{
-		{"page", unsafe.Sizeof(p), 3 * 4096},
+		{"page", unsafe.Sizeof(p), 3*4096 + 16*8192},
 		{"bell", unsafe.Offsetof(p.bell), 64},
 		{"serverSleeps", unsafe.Offsetof(p.serverSleeps), 128},
 		{"ackBell", unsafe.Offsetof(p.ackBell), 192},
 		{"serverWaits", unsafe.Offsetof(p.serverWaits), 256},
+		{"callBell", unsafe.Offsetof(p.callBell), 320},
+		{"callSleeps", unsafe.Offsetof(p.callSleeps), 384},
+		{"call slots", unsafe.Offsetof(p.calls), 12288},
+		{"call slot", unsafe.Sizeof(p.calls[0]), 8192},
 		{"fault slots", unsafe.Offsetof(p.faults), 4096},
 		{"break slots", unsafe.Offsetof(p.breaks), 8192},
 		{"fault slot", unsafe.Sizeof(p.faults[0]), 64},

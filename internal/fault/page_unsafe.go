@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -43,6 +44,8 @@ func createPageFile(path string) (*os.File, error) {
 	}
 	return file, nil
 }
+
+var errVersions = errors.New("fault page: client and server are of different versions")
 
 // mapPage maps a fault page that has been made here or in another process.
 func mapPage(file *os.File) (*sharedPage, []byte, error) {

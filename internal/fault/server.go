@@ -28,7 +28,8 @@ type Page struct {
 	inFlight [faultSlots]flightPlan // see the invariant
 	answers  uint64                 // counts records, so that TakeBack can tell a new answer in a slot from an old one
 
-	spin   spinner          // only Serve
+	faults waiter           // only Serve
+	calls  waiter           // only ServeCalls
 	stuck  [breakSlots]bool // slots that a client had TAKEN when time was up
 	unsure bool             // a TakeBack failed half way: the client may have given back more than is known here
 }
@@ -56,6 +57,7 @@ type Reply struct {
 	FirstPage, Count int64 // the run, in pages of the mapping; contains Request.Page
 	Offset           int64 // of the run in the data area, in bytes, a multiple of PageSize; -1: zeros, read only
 	Writable         bool  // must be set when Request.Write is
+	Populate         bool  // with Writable: stores to all of the run are expected, so that its page tables are filled at once
 }
 
 // NewPage makes a fault page for one client process. It ends with the server process.
@@ -98,7 +100,10 @@ func newPage(file *os.File) (*Page, error) {
 		file.Close()
 		return nil, fmt.Errorf("fault page: %w", err)
 	}
-	return &Page{file: file, shared: shared, region: region, breaking: make(chan struct{}, 1)}, nil
+	p := &Page{file: file, shared: shared, region: region, breaking: make(chan struct{}, 1)}
+	p.faults = waiter{bell: &shared.bell, sleeps: &shared.serverSleeps}
+	p.calls = waiter{bell: &shared.callBell, sleeps: &shared.callSleeps}
+	return p, nil
 }
 
 // File is to be sent to the client. It stays the Page's, and is closed with it.
@@ -159,11 +164,10 @@ func (p *Page) Serve(handle func(*Request) Reply) error {
 func (p *Page) serve(handle func(*Request) Reply) {
 	for !p.closed.Load() {
 		// Read the bell before the slots: a request that the sweep has missed has rung it since.
-		seen := atomic.LoadUint32(&p.shared.bell)
-		if p.sweep(handle) > 0 || p.spin.poll(&p.shared.bell, seen) {
-			continue
+		seen := atomic.LoadUint32(p.faults.bell)
+		if p.sweep(handle) == 0 {
+			p.faults.wait(seen, p.closed.Load)
 		}
-		p.sleep(seen)
 	}
 }
 
@@ -206,6 +210,9 @@ func (p *Page) serveSlot(i int, s *faultSlot, handle func(*Request) Reply) {
 	if reply.Offset < 0 {
 		flags |= slotZeros
 	}
+	if reply.Populate {
+		flags |= slotPopulate
+	}
 	if reply.Code != CodeOK {
 		p.land(i)
 	}
@@ -232,21 +239,6 @@ func (p *Page) flying(i int) bool {
 	return p.inFlight[i].number != 0
 }
 
-// longestSleep is how long Serve sleeps at most. Close cannot wake it when the client has cut the page meanwhile: the
-// bell is known to the kernel by the memory that it was in.
-const longestSleep = time.Second
-
-// sleep waits until the bell is no longer at seen, but not for ever.
-func (p *Page) sleep(seen uint32) {
-	atomic.StoreUint32(&p.shared.serverSleeps, 1)
-	if atomic.LoadUint32(&p.shared.bell) == seen && !p.closed.Load() {
-		start := time.Now()
-		futexWait(&p.shared.bell, seen, longestSleep)
-		p.spin.slept(time.Since(start))
-	}
-	atomic.StoreUint32(&p.shared.serverSleeps, 0)
-}
-
 // Close is the orderly end: it ends Serve, makes every fault of the client fail with CodeServerGone, and closes File.
 // It does not take back what the client has mapped, and does not wait for a handler or a TakeBack under way. The
 // client is not told otherwise. The file of a page with a name remains, and cannot be opened by OpenPage any more.
@@ -261,11 +253,14 @@ func (p *Page) Close() error {
 	p.mu.Unlock()
 	p.guard(func() error { // a client that has cut the page has nobody left who waits
 		atomic.StoreUint32(&p.shared.closed, 1)
-		atomic.AddUint32(&p.shared.bell, 1)
-		futexWake(&p.shared.bell)
+		p.faults.ring()
+		p.calls.ring()
 		futexWake(&p.shared.ackBell)
 		for i := range p.shared.faults {
 			futexWake(&p.shared.faults[i].state)
+		}
+		for i := range p.shared.calls {
+			futexWake(&p.shared.calls[i].state)
 		}
 		return nil
 	})

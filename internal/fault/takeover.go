@@ -31,6 +31,9 @@ import (
 //	  before it saw the end      break DONE, FAILED    free again
 //	  anywhere                                         some runs may have been given back, which nobody remembers:
 //	                                                   from now on every break takes all access (see unsure)
+//	before it took up a call     call slot REQUEST     void: the client does not know whether it was done
+//	while it served one          call slot SERVING     the same
+//	  that was given up          call slot ABANDONED   free
 //	in Close                     closed 0              as if it had not begun
 //	                             closed 1              os.ErrClosed
 //
@@ -81,6 +84,14 @@ func (p *Page) takeOver() error {
 			p.stuck[i] = true
 		} else {
 			atomic.StoreUint32(state, breakFree)
+		}
+	}
+	for i := range p.shared.calls {
+		state := &p.shared.calls[i].state
+		if atomic.CompareAndSwapUint32(state, slotRequest, slotVoid) || atomic.CompareAndSwapUint32(state, slotServing, slotVoid) {
+			futexWake(state)
+		} else {
+			atomic.CompareAndSwapUint32(state, slotAbandoned, slotFree)
 		}
 	}
 	p.unsure = true

@@ -66,6 +66,7 @@ func (j *Journal) stagePage(p *page) {
 	staged := j.over.find(p.number)
 	if staged == nil {
 		staged = p
+		p.load(j, 0, layout.BlockSize)
 		j.over.put(p)
 	} else {
 		staged.take(p)
@@ -158,11 +159,13 @@ func (j *Journal) makeRoom(work int64) error {
 func (j *Journal) write(lsn uint64, records []byte) error {
 	at := j.place(lsn)
 	first := min(int64(len(records)), j.sb.Log.End()-at)
-	j.area.Stream(at, records[:first])
-	if first < int64(len(records)) {
-		j.area.Stream(j.sb.Log.Offset, records[first:])
-	}
-	return j.area.Fence()
+	return Guard(j.sb, func() error {
+		j.area.Stream(at, records[:first])
+		if first < int64(len(records)) {
+			j.area.Stream(j.sb.Log.Offset, records[first:])
+		}
+		return j.area.Fence()
+	})
 }
 
 // settle applies records that are in the log, which makes them durable.
@@ -170,13 +173,19 @@ func (j *Journal) settle(records []byte, work int64) error {
 	j.setDurable(j.durable.Load() + uint64(len(records)))
 	j.work += work
 	j.counts.commits++
-	for len(records) > 0 {
-		record := records[:layout.RecordSize(records)]
-		if err := layout.Changes(record, j.sb.MetaSize, j.apply); err != nil {
-			return j.fail(err) // the transaction wrote where it must not
+	err := Guard(j.sb, func() error {
+		for len(records) > 0 {
+			record := records[:layout.RecordSize(records)]
+			if err := layout.Changes(record, j.sb.MetaSize, j.apply); err != nil {
+				return err // the transaction wrote where it must not
+			}
+			records = records[len(record):]
+			j.counts.committed++
 		}
-		records = records[len(record):]
-		j.counts.committed++
+		return nil
+	})
+	if err != nil {
+		return j.fail(err)
 	}
 	return nil
 }

@@ -30,6 +30,7 @@ package journal
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -64,11 +65,14 @@ type Journal struct {
 	failed  error            // protected by mu: sticky, set when the medium failed
 	work    int64            // protected by mu: what replaying [tail, durable) takes, see recordWork
 	record  layout.RecordWriter
-	free    []*page // protected by mu: pages for transactions
-	copied  []byte  // protected by mu: a record read back from the log
-	staged  group   // protected by mu: what is not taken by a group commit yet
-	counts  counts  // protected by mu
-	over    overlay // changed with mu held
+	free    []*page         // protected by mu: pages for transactions
+	pages   map[int64]*page // protected by mu: of the transaction that is being built, by number
+	order   []*page         // protected by mu: memory for its lists, too
+	done    []func(bool)    // protected by mu
+	copied  []byte          // protected by mu: a record read back from the log
+	staged  group           // protected by mu: what is not taken by a group commit yet
+	counts  counts          // protected by mu
+	over    overlay         // changed with mu held
 
 	// replayed holds the pages that a read-only mount changed by replaying:
 	// nothing is stored to the medium then. Immutable after Open.
@@ -109,18 +113,19 @@ func (o Options) newEpoch() uint64 {
 // stores nothing.
 func Open(area medium.Area, sb *layout.Superblock, o Options) (*Journal, error) {
 	readOnly := o.ReadOnly
-	header, relied, err := layout.ReadLogHeader(area.Bytes(), sb.LogHeaders)
+	copies, bad := medium.Readable(area, sb.LogHeaders.Offset, sb.LogHeaders.Length)
+	header, relied, err := layout.ReadLogHeader(copies, sb.LogHeaders)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, bad)
 	}
-	j := &Journal{area: area, sb: sb, header: header, relied: relied, head: header.Tail, readOnly: readOnly, barrier: o.Barrier}
+	j := &Journal{area: area, sb: sb, header: header, relied: relied, head: header.Tail, readOnly: readOnly, barrier: o.Barrier, pages: map[int64]*page{}}
 	j.over = newOverlay(sb.MetaSize)
 	j.told = o.Durable
 	if readOnly {
 		j.replayed = map[int64]*[layout.BlockSize]byte{}
 	}
 	if !header.Clean {
-		if err := j.replay(); err != nil {
+		if err := Guard(sb, j.replay); err != nil {
 			return nil, err
 		}
 	}
@@ -311,25 +316,22 @@ func (j *Journal) setDurable(lsn uint64) {
 // Fences: one for the places, two for the header's copies.
 func (j *Journal) trim(keep int64, clean bool) error {
 	tail := j.header.Tail
-	for tail < j.durable.Load() && j.work > keep {
-		record := j.intactAt(tail)
-		if record == nil {
-			return j.fail(layout.Corrupt("journal record", j.place(tail), "LSN %#x changed while in use", tail))
-		}
-		zeros := int64(0)
-		err := layout.Changes(record, j.sb.MetaSize, func(c layout.Change) {
-			j.area.Flush(c.Offset, c.Length())
-			if c.Bytes == nil {
-				zeros++
+	err := Guard(j.sb, func() error {
+		for tail < j.durable.Load() && j.work > keep {
+			record := j.intactAt(tail)
+			if record == nil {
+				return layout.Corrupt("journal record", j.place(tail), "LSN %#x changed while in use", tail)
 			}
-		})
-		if err != nil {
-			return j.fail(err)
+			zeros, err := j.flushPlaces(record)
+			if err != nil {
+				return err
+			}
+			tail += uint64(len(record))
+			j.work -= recordWork(record, zeros)
 		}
-		tail += uint64(len(record))
-		j.work -= recordWork(record, zeros)
-	}
-	if err := j.area.Fence(); err != nil {
+		return j.area.Fence()
+	})
+	if err != nil {
 		return j.fail(err)
 	}
 	next := j.header
@@ -339,13 +341,33 @@ func (j *Journal) trim(keep int64, clean bool) error {
 	return j.writeHeader(next)
 }
 
+// flushPlaces flushes the places of a record, and returns how many blocks it zeroes.
+func (j *Journal) flushPlaces(record []byte) (zeros int64, err error) {
+	err = layout.Changes(record, j.sb.MetaSize, func(c layout.Change) {
+		j.area.Flush(c.Offset, c.Length())
+		if c.Bytes == nil {
+			zeros++
+		}
+	})
+	return zeros, err
+}
+
 // writeHeader writes both copies, fenced one after the other; the one that
 // is relied on stays until the other one is durable.
 func (j *Journal) writeHeader(h layout.LogHeader) error {
 	places := layout.LogHeaderPlaces(j.sb.LogHeaders)
 	for _, at := range [2]int64{places[1-j.relied], places[j.relied]} {
-		j.area.Stream(at, h.Encode())
-		if err := j.area.Fence(); err != nil {
+		write := func() error {
+			j.area.Stream(at, h.Encode())
+			return j.area.Fence()
+		}
+		err := Guard(j.sb, write)
+		if bad := j.area.FirstBad(at, layout.BlockSize); bad >= 0 { // it holds nothing else, and the other copy is there
+			if err = j.area.Heal(bad, layout.BlockSize); err == nil {
+				err = Guard(j.sb, write)
+			}
+		}
+		if err != nil {
 			return j.fail(err)
 		}
 	}

@@ -188,7 +188,7 @@ func TestOldRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A ring that begins again at the same place, as after 2^14 more records.
-	h, _, err := layout.ReadLogHeader(f.area.Bytes(), f.sb.LogHeaders)
+	h, _, err := layout.ReadLogHeader(f.area.Bytes()[f.sb.LogHeaders.Offset:f.sb.LogHeaders.End()], f.sb.LogHeaders)
 	if err != nil {
 		t.Fatal(err)
 	}

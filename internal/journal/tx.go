@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 
@@ -14,24 +15,52 @@ const wordsPerPage = layout.BlockSize / layout.WordSize
 
 // page is a block of the meta area as a transaction wants it.
 //
-// Invariant: words whose bit in dirty is clear are as in the View (or zero,
-// when zeroed). Once staged it is the journal's: lsn and what is in bytes change
-// with the builder's lock held, and dirty and zeroed mean nothing.
+// Invariant: of the lines whose bit in loaded is set, words whose bit in dirty is
+// clear are as in the View (or zero, when zeroed); a line that is not loaded has no
+// dirty words, and its bytes mean nothing. Once staged it is the journal's: all of it
+// is loaded, lsn and what is in bytes change with the builder's lock held, and dirty
+// and zeroed mean nothing.
 type page struct {
 	number int64
 	lsn    uint64 // behind the last record that it was staged with
 	zeroed bool
+	loaded uint64 // a bit for each of the block's 64 lines
 	dirty  [wordsPerPage / 64]uint64
 	bytes  [layout.BlockSize]byte
 }
+
+const allLines = ^uint64(0)
+
+// load makes the lines that [at, at+n) touches equal the View, but for those that
+// are loaded already.
+func (p *page) load(j *Journal, at, n int64) {
+	first, end := at/layout.LineSize, (at+n+layout.LineSize-1)/layout.LineSize
+	want := bitRange(first, end)
+	if p.loaded&want == want {
+		return
+	}
+	old := j.View(p.number*layout.BlockSize, layout.BlockSize)
+	if p.loaded == 0 {
+		copy(p.bytes[first*layout.LineSize:end*layout.LineSize], old[first*layout.LineSize:])
+	} else {
+		for missing := want &^ p.loaded; missing != 0; missing &= missing - 1 {
+			at := bits.TrailingZeros64(missing) * layout.LineSize
+			copy(p.bytes[at:at+layout.LineSize], old[at:])
+		}
+	}
+	p.loaded |= want
+}
+
+// bitRange is the bits [from, to) of a word, at least one of 64.
+func bitRange(from, to int64) uint64 { return allLines >> (64 - (to - from)) << from }
 
 // Tx is a transaction being built: private until Commit, gone after Abort.
 // All its methods are for one goroutine, which holds the builder's lock from
 // Begin to Commit or Abort.
 type Tx struct {
 	j     *Journal
-	pages map[int64]*page
-	order []*page // in the order they were touched
+	pages map[int64]*page // the journal's
+	order []*page         // in the order they were touched; the journal's memory, as done's
 	done  []func(committed bool)
 	last  []func() // when it is durable
 	ended bool
@@ -60,7 +89,8 @@ func (j *Journal) Begin() (*Tx, error) {
 		j.mu.Unlock()
 		return nil, err
 	}
-	return &Tx{j: j, pages: make(map[int64]*page, 8)}, nil
+	clear(j.pages)
+	return &Tx{j: j, pages: j.pages, order: j.order[:0], done: j.done[:0]}, nil
 }
 
 // Read returns n bytes at off as the transaction sees them. They do not cross
@@ -68,6 +98,7 @@ func (j *Journal) Begin() (*Tx, error) {
 func (t *Tx) Read(off, n int64) []byte {
 	if p := t.pages[off/layout.BlockSize]; p != nil {
 		at := off % layout.BlockSize
+		p.load(t.j, at, n)
 		return p.bytes[at : at+n]
 	}
 	return t.j.View(off, n)
@@ -83,9 +114,8 @@ func (t *Tx) page(number int64) *page {
 	} else {
 		p = new(page)
 	}
-	p.number, p.lsn, p.zeroed = number, 0, false
+	p.number, p.lsn, p.zeroed, p.loaded = number, 0, false, 0
 	clear(p.dirty[:])
-	copy(p.bytes[:], t.j.View(number*layout.BlockSize, layout.BlockSize))
 	t.pages[number] = p
 	t.order = append(t.order, p)
 	return p
@@ -95,6 +125,19 @@ func (t *Tx) page(number int64) *page {
 // and the length are multiples of 8.
 func (t *Tx) Write(off int64, b []byte) { copy(t.Edit(off, int64(len(b))), b) }
 
+// WriteWord changes the 8 bytes at off, a multiple of 8, to w.
+func (t *Tx) WriteWord(off int64, w uint64) {
+	binary.LittleEndian.PutUint64(t.Edit(off, layout.WordSize), w)
+}
+
+// Copy returns n bytes at off as the transaction sees them, which Edit of a part of
+// them returns, too: what is changed must be asked for by Edit.
+func (t *Tx) Copy(off, n int64) []byte {
+	p := t.page(off / layout.BlockSize)
+	p.load(t.j, off%layout.BlockSize, n)
+	return p.bytes[off%layout.BlockSize:][:n]
+}
+
 // Edit returns n bytes at off to be changed in place, with the rules of Write.
 // They are valid until the transaction ends.
 func (t *Tx) Edit(off, n int64) []byte {
@@ -103,8 +146,9 @@ func (t *Tx) Edit(off, n int64) []byte {
 	if at%layout.WordSize != 0 || n%layout.WordSize != 0 || at+n > layout.BlockSize {
 		panic(fmt.Sprintf("journal: change of %d bytes at %#x", n, off))
 	}
-	for w := at / layout.WordSize; w < (at+n)/layout.WordSize; w++ {
-		p.dirty[w/64] |= 1 << (w % 64)
+	p.load(t.j, at, n)
+	for w, end := at/layout.WordSize, (at+n)/layout.WordSize; w < end; w = (w/64 + 1) * 64 {
+		p.dirty[w/64] |= bitRange(w%64, min(end-w/64*64, 64))
 	}
 	return p.bytes[at : at+n]
 }
@@ -112,7 +156,7 @@ func (t *Tx) Edit(off, n int64) []byte {
 // Zero changes the block at off, a multiple of 4 KiB, to zeros.
 func (t *Tx) Zero(off int64) {
 	p := t.page(off / layout.BlockSize)
-	p.zeroed = true
+	p.zeroed, p.loaded = true, allLines
 	clear(p.dirty[:])
 	clear(p.bytes[:])
 }
@@ -159,6 +203,11 @@ func (t *Tx) end(committed bool) {
 	if len(t.j.free) > 64 {
 		t.j.free = t.j.free[:64]
 	}
+	if cap(t.order) <= 64 {
+		t.j.order = t.order
+	}
+	clear(t.done)
+	t.j.done = t.done
 	t.j.mu.Unlock()
 }
 
@@ -242,23 +291,27 @@ func (p *page) changed(old []byte, word int) bool {
 
 const lineWords = layout.LineSize / layout.WordSize
 
-// sameLine reports whether the line that begins at word is unchanged: a look
-// at eight words at once, for pages that were edited as a whole.
-func (p *page) sameLine(old []byte, word int) bool {
-	at := word * layout.WordSize
-	return string(p.bytes[at:at+layout.LineSize]) == string(old[at:at+layout.LineSize])
+// same reports whether n words from word on are unchanged: a look at many at once,
+// for pages that were edited as a whole.
+func (p *page) same(old []byte, word, n int) bool {
+	from, to := word*layout.WordSize, (word+n)*layout.WordSize
+	return string(p.bytes[from:to]) == string(old[from:to])
 }
 
 // next is the first changed word from word on, or wordsPerPage.
 func (p *page) next(old []byte, word int) int {
 	for word < wordsPerPage {
 		rest := p.dirty[word/64] >> (word % 64)
-		if rest == 0 {
+		switch {
+		case rest == 0:
 			word = (word/64 + 1) * 64
+			continue
+		case rest == allLines && p.same(old, word, 64):
+			word += 64
 			continue
 		}
 		word += bits.TrailingZeros64(rest)
-		if word%lineWords == 0 && byte(p.dirty[word/64]>>(word%64)) == 0xff && p.sameLine(old, word) {
+		if word%lineWords == 0 && byte(p.dirty[word/64]>>(word%64)) == 0xff && p.same(old, word, lineWords) {
 			word += lineWords
 			continue
 		}

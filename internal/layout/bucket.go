@@ -35,9 +35,14 @@ type Slot struct {
 func SlotSize(name int) int { return (slotHeader + name + 7) &^ 7 }
 
 // Bucket is a bucket in memory. Bytes is a private copy or a read-only view.
+// Add, Remove and Replace change the slot whose place they return, and the header;
+// Seal changes the header.
 type Bucket struct {
 	Bytes []byte
 }
+
+// BucketHeader is how long the header is, in bytes.
+const BucketHeader = bucketHeader
 
 // Refill formats the bucket anew, with those of the slots that it covers.
 func (k Bucket) Refill(ino Ino, prefix uint64, depth int, slots []Slot) {
@@ -59,13 +64,19 @@ func (k Bucket) Refill(ino Ino, prefix uint64, depth int, slots []Slot) {
 // OpenBucket checks the header and the checksum of a bucket of directory ino
 // that stands at offset, and that it covers hash.
 func OpenBucket(b []byte, ino Ino, hash uint64, offset int64) (Bucket, error) {
+	if k, err := OpenVerified(b, ino, hash, offset); err != nil || k.Sum() == Checksum(b[8:]) {
+		return k, err
+	}
+	return Bucket{}, Corrupt("directory bucket", offset, "checksum does not match")
+}
+
+// OpenVerified is OpenBucket without a look at the checksum.
+func OpenVerified(b []byte, ino Ino, hash uint64, offset int64) (Bucket, error) {
 	k := Bucket{b}
 	le := binary.LittleEndian
 	switch {
 	case le.Uint32(b) != magicBucket:
 		return k, Corrupt("directory bucket", offset, "no magic")
-	case le.Uint32(b[4:]) != Checksum(b[8:]):
-		return k, Corrupt("directory bucket", offset, "checksum does not match")
 	case Ino(le.Uint64(b[8:])) != ino:
 		return k, Corrupt("directory bucket", offset, "belongs to %v, not to %v", Ino(le.Uint64(b[8:])), ino)
 	case k.Depth() > HashBits || k.used() < bucketHeader || k.used() > BlockSize || k.live() > k.used()-bucketHeader:
@@ -80,6 +91,9 @@ func OpenBucket(b []byte, ino Ino, hash uint64, offset int64) (Bucket, error) {
 
 // Seal updates the checksum after changes.
 func (k Bucket) Seal() { binary.LittleEndian.PutUint32(k.Bytes[4:], Checksum(k.Bytes[8:])) }
+
+// Sum is the checksum that the header says.
+func (k Bucket) Sum() uint32 { return binary.LittleEndian.Uint32(k.Bytes[4:]) }
 
 func (k Bucket) Prefix() uint64 { return binary.LittleEndian.Uint64(k.Bytes[16:]) }
 func (k Bucket) Depth() int     { return int(k.Bytes[24]) }
@@ -157,10 +171,9 @@ func (k Bucket) Slots(offset int64) ([]Slot, error) {
 }
 
 // Add appends an entry; Room(SlotSize) must have said now.
-func (k Bucket) Add(s Slot) {
-	at := k.used()
+func (k Bucket) Add(s Slot) (at, size int) {
+	at, size = k.used(), SlotSize(len(s.Name))
 	b := k.Bytes[at:]
-	size := SlotSize(len(s.Name))
 	clear(b[:size])
 	binary.LittleEndian.PutUint64(b, s.Hash)
 	binary.LittleEndian.PutUint64(b[8:], uint64(s.Ino))
@@ -168,21 +181,24 @@ func (k Bucket) Add(s Slot) {
 	copy(b[slotHeader:], s.Name)
 	k.setUsed(at + size)
 	k.setLive(k.live() + size)
+	return at, size
 }
 
 // Remove removes an entry that Find returned.
-func (k Bucket) Remove(s Slot) {
+func (k Bucket) Remove(s Slot) (at, size int) {
 	binary.LittleEndian.PutUint64(k.Bytes[s.offset+8:], 0)
 	k.setLive(k.live() - SlotSize(len(s.Name)))
 	if k.live() == 0 {
 		k.setUsed(bucketHeader)
 	}
+	return s.offset, SlotSize(len(s.Name))
 }
 
 // Replace points an entry that Find returned to another inode.
-func (k Bucket) Replace(s Slot, ino Ino, typ uint8) {
+func (k Bucket) Replace(s Slot, ino Ino, typ uint8) (at, size int) {
 	binary.LittleEndian.PutUint64(k.Bytes[s.offset+8:], uint64(ino))
 	k.Bytes[s.offset+16] = typ
+	return s.offset, SlotSize(len(s.Name))
 }
 
 // ValidName reports whether name can be a directory entry's.

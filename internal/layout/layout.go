@@ -83,5 +83,14 @@ func Checksum(parts ...[]byte) uint32 {
 	return sum
 }
 
+// ChecksumShort is Checksum of a few bytes, which can stay on the caller's stack.
+func ChecksumShort(b []byte) uint32 {
+	sum := ^uint32(0)
+	for _, v := range b {
+		sum = castagnoli[byte(sum)^v] ^ sum>>8
+	}
+	return ^sum
+}
+
 // RoundUp rounds n up to a multiple of unit.
 func RoundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }

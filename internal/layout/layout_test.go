@@ -321,17 +321,18 @@ func TestRecord(t *testing.T) {
 func TestLogHeader(t *testing.T) {
 	r := Region{Offset: BlockSize, Length: 2 * BlockSize}
 	meta := make([]byte, 4*BlockSize)
-	_, _, err := ReadLogHeader(meta, r)
+	region := meta[r.Offset:r.End()]
+	_, _, err := ReadLogHeader(region, r)
 	wantCorrupt(t, "no header", err)
 	put := func(i int, h LogHeader) { copy(meta[LogHeaderPlaces(r)[i]:], h.Encode()) }
 	old, now := LogHeader{Sequence: 4, Epoch: 1, Tail: 64}, LogHeader{Sequence: 5, Epoch: 2, Tail: 128, Clean: true}
 	put(0, old)
 	put(1, now)
-	if h, i, err := ReadLogHeader(meta, r); h != now || i != 1 || err != nil {
+	if h, i, err := ReadLogHeader(region, r); h != now || i != 1 || err != nil {
 		t.Error(h, i, err)
 	}
 	meta[LogHeaderPlaces(r)[1]+17] ^= 1
-	if h, i, err := ReadLogHeader(meta, r); h != old || i != 0 || err != nil {
+	if h, i, err := ReadLogHeader(region, r); h != old || i != 0 || err != nil {
 		t.Error(h, i, err)
 	}
 }

@@ -203,11 +203,11 @@ func LogHeaderPlaces(headers Region) [2]int64 {
 	return [2]int64{headers.Offset, headers.Offset + BlockSize}
 }
 
-// ReadLogHeader returns the newest valid header, and which copy it is.
-func ReadLogHeader(meta []byte, headers Region) (best LogHeader, number int, err error) {
+// ReadLogHeader returns the newest valid header of the bytes of its region, and which copy it is.
+func ReadLogHeader(b []byte, headers Region) (best LogHeader, number int, err error) {
 	number = -1
 	for i, at := range LogHeaderPlaces(headers) {
-		h, err := DecodeLogHeader(meta[at:], at)
+		h, err := DecodeLogHeader(b[at-headers.Offset:], at)
 		if err == nil && (number < 0 || h.Sequence > best.Sequence) {
 			best, number = h, i
 		}

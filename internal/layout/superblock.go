@@ -3,6 +3,8 @@ package layout
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -89,6 +91,36 @@ func (s *Superblock) Arrange(logBytes int64) {
 	s.InodeTable = p.take(s.Inodes * InodeSize)
 	s.NodeArea = p.take(s.Nodes * BlockSize)
 	s.MetaSize = p.next
+}
+
+// Structure names what stands at an offset of the meta area.
+func (s *Superblock) Structure(offset int64) string {
+	in := func(regions ...Region) bool {
+		return slices.ContainsFunc(regions, func(r Region) bool { return r.Offset <= offset && offset < r.End() })
+	}
+	bitmap := func(b BitmapRegions) bool { return in(b.Bits, b.Chunks, b.Groups) }
+	switch {
+	case offset < SuperblockCopies*BlockSize:
+		return "superblock"
+	case in(s.LogHeaders):
+		return "log header"
+	case in(s.Log):
+		return "log"
+	case bitmap(s.BlockBitmap):
+		return "block bitmap"
+	case bitmap(s.NodeBitmap):
+		return "node bitmap"
+	case bitmap(s.InodeBitmap):
+		return "inode bitmap"
+	case bitmap(s.Orphans):
+		return "orphan bitmap"
+	case in(s.InodeTable):
+		first := (offset - s.InodeTable.Offset) / BlockSize * (BlockSize / InodeSize)
+		return fmt.Sprintf("inodes %d to %d", first, first+BlockSize/InodeSize-1)
+	case in(s.NodeArea):
+		return fmt.Sprintf("node %d", (offset-s.NodeArea.Offset)/BlockSize+1)
+	}
+	return "meta area"
 }
 
 // Encode returns the superblock as it stands on the medium.

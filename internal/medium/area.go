@@ -16,6 +16,9 @@ import "fmt"
 //
 // Only aligned 8-byte stores are atomic. Before the Fence any part of a range may or may not have reached the medium.
 //
+// A medium may fail to give or to take bytes: a bad block. Then the access, be it one of these methods or a load from Bytes,
+// ends as Guard says, around which it must be; any part of a store may have been made.
+//
 // Methods may be called at the same time from several goroutines. A Fence covers the stores that its own goroutine
 // made (or that happened before, by Go's memory model, and were flushed by the goroutine that made them); stores that
 // overlap in time and range need a lock of the caller.
@@ -24,10 +27,12 @@ type Area interface {
 	Size() int64
 	// Bytes is the area's memory, for loads only: a store through it would be seen by nobody who counts or records.
 	Bytes() []byte
+	// Read copies bytes from off on to p.
+	Read(off int64, p []byte)
 	// Write copies p to off by cached stores: durable after Flush of the range and Fence.
 	Write(off int64, p []byte)
-	// Stream copies p to off past the caches: durable after Fence. For 64 bytes and more it is cheaper than Write and
-	// Flush, and the right choice for what is not read again soon.
+	// Stream copies p to off past the caches: durable after Fence. For whole lines, and on amd64 for aligned
+	// words, it is cheaper than Write and Flush, and the right choice for what is not read again soon.
 	Stream(off int64, p []byte)
 	// Zero streams n zeros to off: durable after Fence.
 	Zero(off, n int64)
@@ -39,6 +44,11 @@ type Area interface {
 	// done only if anything was stored since the last one. An error means that stores since the last good Fence may be
 	// lost, even if later calls were to succeed: it is therefore sticky.
 	Fence() error
+	// FirstBad is the offset of the first block of which [off, off+n) has bytes and that is known to be bad; -1: none is.
+	FirstBad(off, n int64) int64
+	// Heal makes the bad ones of the blocks [off, off+n) usable again. They are zeros then, durable after Fence. Who else has
+	// them mapped must let go of them before. An error is a *BadBlockError: it stays bad.
+	Heal(off, n int64) error
 }
 
 // checkRange panics unless [off, off+n) lies inside [0, size).

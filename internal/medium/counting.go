@@ -46,6 +46,15 @@ func (c *CountingArea) Size() int64 { return c.below.Size() }
 // Bytes returns the memory of the area below: loads are not counted.
 func (c *CountingArea) Bytes() []byte { return c.below.Bytes() }
 
+// Read is not counted.
+func (c *CountingArea) Read(off int64, p []byte) { c.below.Read(off, p) }
+
+// FirstBad asks the area below.
+func (c *CountingArea) FirstBad(off, n int64) int64 { return c.below.FirstBad(off, n) }
+
+// Heal is not counted.
+func (c *CountingArea) Heal(off, n int64) error { return c.below.Heal(off, n) }
+
 // Write counts the bytes.
 func (c *CountingArea) Write(off int64, p []byte) {
 	c.below.Write(off, p)

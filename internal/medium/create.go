@@ -238,11 +238,14 @@ func (c *creation) split(d finding) error {
 	if err := c.p.mapSplit(d, meta); err != nil {
 		return err
 	}
-	if !c.o.Force && !bytes.Equal(c.p.meta.Bytes()[:pageSize], make([]byte, pageSize)) {
+	start, err := Readable(c.p.meta, 0, pageSize)
+	if !c.o.Force && (err != nil || !bytes.Equal(start, make([]byte, pageSize))) {
 		return &Error{Kind: ErrExists, Reason: fmt.Sprintf("the first %d bytes of the device are not zero", pageSize)}
 	}
-	c.p.meta.Zero(0, meta)
-	return c.p.meta.Fence()
+	return Guard(func() error {
+		c.p.meta.Zero(0, meta)
+		return c.p.meta.Fence()
+	})
 }
 
 // DeviceSize returns the size of a device-DAX device and the alignment of mappings in it, both in bytes; the size is a

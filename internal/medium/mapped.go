@@ -20,32 +20,45 @@ import (
 // syncs. (Set before the store, it could be cleared by another goroutine's Fence, whose fdatasync misses the store.)
 // That goes for stores of an earlier owner, too, which everybody sees in the page cache: it is set at first.
 type mapped struct {
+	name     string // "meta" or "data": for errors
 	mem      []byte
+	file     *os.File // immutable, as are base and flags: where and how mem is mapped
+	base     int64
+	flags    int
 	domain   Domain
 	readOnly bool
 	sync     func() error // fdatasync of the file; a field so that tests can make it fail
+	bad      badBlocks
 
 	dirty   atomic.Bool
 	fenceMu sync.Mutex // held during fdatasync: who waits for it mostly finds the work done
 	failed  error      // protected by fenceMu; set once
 }
 
-// mapArea maps n bytes of f at off. MAP_NORESERVE has no place here: shared mappings of files are never charged.
-func mapArea(f *os.File, off, n int64, d finding, readOnly bool) (*mapped, error) {
+// mapArea maps n bytes of f at off, which the area keeps using. MAP_NORESERVE has no place here: shared mappings of files are never charged.
+func mapArea(name string, f *os.File, off, n int64, d finding, readOnly bool) (*mapped, error) {
 	if int64(int(n)) != n {
 		return nil, fmt.Errorf("map %d bytes of %s: too large for the address space of this platform", n, f.Name())
 	}
-	prot := unix.PROT_READ
-	if !readOnly {
-		prot |= unix.PROT_WRITE
+	a := &mapped{
+		name: name, file: f, base: off, flags: d.mapFlags(), domain: d.domain, readOnly: readOnly,
+		sync: func() error { return fdatasync(f) },
 	}
-	mem, err := unix.Mmap(int(f.Fd()), off, int(n), prot, d.mapFlags())
-	if err != nil {
+	var err error
+	if a.mem, err = unix.Mmap(int(f.Fd()), off, int(n), a.prot(), a.flags); err != nil {
 		return nil, fmt.Errorf("map %d bytes of %s at offset %d: %w", n, f.Name(), off, err)
 	}
-	a := &mapped{mem: mem, domain: d.domain, readOnly: readOnly, sync: func() error { return fdatasync(f) }}
 	a.dirty.Store(d.domain == DomainPageCache && !readOnly)
+	areas.add(a)
 	return a, nil
+}
+
+// prot is how the area's memory is protected.
+func (a *mapped) prot() int {
+	if a.readOnly {
+		return unix.PROT_READ
+	}
+	return unix.PROT_READ | unix.PROT_WRITE
 }
 
 func fdatasync(f *os.File) error {
@@ -61,6 +74,7 @@ func (a *mapped) close() error {
 	if a == nil || a.mem == nil {
 		return nil
 	}
+	areas.remove(a)
 	mem := a.mem
 	a.mem = nil
 	return unix.Munmap(mem)
@@ -69,12 +83,19 @@ func (a *mapped) close() error {
 func (a *mapped) Size() int64   { return int64(len(a.mem)) }
 func (a *mapped) Bytes() []byte { return a.mem }
 
+func (a *mapped) Read(off int64, p []byte) {
+	checkRange("read", off, int64(len(p)), a.Size())
+	a.refuse(off, int64(len(p)))
+	copy(p, a.mem[off:])
+}
+
 // store checks a range that is about to be stored to, and returns it.
 func (a *mapped) store(what string, off, n int64) []byte {
 	if a.readOnly {
 		panic("medium: " + what + " in an area that was opened read-only")
 	}
 	checkRange(what, off, n, a.Size())
+	a.refuse(off, n)
 	return a.mem[off : off+n]
 }
 
@@ -105,6 +126,7 @@ func (a *mapped) Zero(off, n int64) {
 
 func (a *mapped) Copy(dst, src, n int64) {
 	checkCopy(dst, src, n, a.Size())
+	a.refuse(src, n)
 	a.Stream(dst, a.mem[src:src+n])
 }
 
@@ -112,6 +134,7 @@ func (a *mapped) Copy(dst, src, n int64) {
 // which this area would not know.
 func (a *mapped) Flush(off, n int64) {
 	checkRange("flush", off, n, a.Size())
+	a.refuse(off, n)
 	switch a.domain {
 	case DomainCPUCache: // the caches are durable already
 	case DomainPageCache:

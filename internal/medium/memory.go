@@ -12,6 +12,11 @@ func Memory(size int64) Area {
 func (m memory) Size() int64   { return int64(len(m)) }
 func (m memory) Bytes() []byte { return m }
 
+func (m memory) Read(off int64, p []byte) {
+	checkRange("read", off, int64(len(p)), m.Size())
+	copy(p, m[off:])
+}
+
 func (m memory) Write(off int64, p []byte) {
 	checkRange("write", off, int64(len(p)), m.Size())
 	copy(m[off:], p)
@@ -37,3 +42,6 @@ func (m memory) Flush(off, n int64) {
 }
 
 func (m memory) Fence() error { return nil }
+
+func (m memory) FirstBad(int64, int64) int64 { return -1 }
+func (m memory) Heal(int64, int64) error     { return nil }

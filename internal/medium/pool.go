@@ -39,9 +39,10 @@ type Options struct {
 	// AssumePersistent has Open treat an area behind a page cache as if it were persistent memory, for development:
 	// it is made durable by Close, and otherwise when the kernel likes. Report.Assumed says whether it was needed.
 	AssumePersistent bool
-	// MetaSize returns, from the bytes of a whole device, the size in bytes of its meta area, or why that is not a
-	// pool. Only devices need it: this package does not know what a pool's first block looks like.
-	MetaSize func(device []byte) (int64, error)
+	// MetaSize returns, from the first 64 KiB of a device, the size in bytes of its meta area, or why that is not a
+	// pool. Only devices need it: this package does not know what a pool's first blocks look like. Those that are bad are
+	// zeros.
+	MetaSize func(start []byte) (int64, error)
 	// Preallocate makes Create allocate all blocks of the files, so that a store never finds the host file system full
 	// (it would be killed by SIGBUS). On an fsdax medium it is always done. A device has nothing to allocate.
 	Preallocate bool
@@ -248,7 +249,7 @@ func (p *Pool) mapFiles(meta, data finding) error {
 			return &Error{Kind: ErrNotPool, Reason: fmt.Sprintf("%s has %d bytes, which is not a positive multiple of %d: it was cut off, or is something else",
 				a.name, st.Size(), pageSize)}
 		}
-		if *a.area, err = mapArea(a.f, 0, st.Size(), a.d, p.readOnly); err != nil {
+		if *a.area, err = mapArea(a.name, a.f, 0, st.Size(), a.d, p.readOnly); err != nil {
 			return err
 		}
 		*a.size = st.Size()
@@ -256,16 +257,23 @@ func (p *Pool) mapFiles(meta, data finding) error {
 	return nil
 }
 
+// deviceStart is how much of a device MetaSize gets.
+const deviceStart = 64 << 10
+
 // mapDevice maps the areas of a device, after asking Options.MetaSize where the one ends and the other begins.
 func (p *Pool) mapDevice(d finding, o Options) error {
 	if o.MetaSize == nil {
 		return errors.New("medium: Options.MetaSize is needed to open a device")
 	}
-	whole, err := mapArea(p.metaFile, 0, d.size, d, true)
+	whole, err := mapArea(metaName, p.metaFile, 0, d.size, d, true)
 	if err != nil {
 		return err
 	}
-	metaSize, err := o.MetaSize(whole.Bytes())
+	start, bad := Readable(whole, 0, min(deviceStart, d.size))
+	metaSize, err := o.MetaSize(start)
+	if err != nil {
+		err = errors.Join(err, bad)
+	}
 	if err := errors.Join(err, whole.close()); err != nil {
 		return err
 	}
@@ -279,10 +287,10 @@ func (p *Pool) mapDevice(d finding, o Options) error {
 func (p *Pool) mapSplit(d finding, metaSize int64) (err error) {
 	p.base = metaSize
 	p.report.MetaSize, p.report.DataSize = metaSize, d.size-metaSize
-	if p.meta, err = mapArea(p.metaFile, 0, metaSize, d, p.readOnly); err != nil {
+	if p.meta, err = mapArea(metaName, p.metaFile, 0, metaSize, d, p.readOnly); err != nil {
 		return err
 	}
-	p.data, err = mapArea(p.dataFile, p.base, d.size-metaSize, d, p.readOnly)
+	p.data, err = mapArea(dataName, p.dataFile, p.base, d.size-metaSize, d, p.readOnly)
 	return err
 }
 

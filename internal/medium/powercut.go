@@ -100,20 +100,30 @@ func (a *volatile) fill() error {
 	if _, err := unix.FcntlInt(a.file.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		return os.NewSyscallError("fcntl F_ADD_SEALS", err)
 	}
-	if a.mapped, err = mapArea(a.file, 0, a.durable.Size(), finding{domain: DomainVolatile}, false); err != nil {
+	if a.mapped, err = mapArea(a.durable.name, a.file, 0, a.durable.Size(), finding{domain: DomainVolatile}, false); err != nil {
 		return err
 	}
-	return eachData(a.from, a.base, a.durable.Size(), func(off, n int64) { copy(a.mem[off:], a.durable.mem[off:off+n]) })
+	return Guard(func() error {
+		return eachData(a.from, a.base, a.durable.Size(), func(off, n int64) { a.durable.Read(off, a.mem[off:off+n]) })
+	})
 }
 
 // eachData calls fn with the runs of bytes [base, base+size) of a file that are no holes, counted from base.
 func eachData(f *os.File, base, size int64, fn func(off, n int64)) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !st.Mode().IsRegular() { // a device has no holes, and may ignore a seek
+		fn(0, size)
+		return nil
+	}
 	for at := base; at < base+size; {
 		start, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
 		switch {
 		case errors.Is(err, unix.ENXIO): // a hole up to the end
 			return nil
-		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ESPIPE): // a device has no holes
+		case errors.Is(err, unix.EINVAL): // a file system that cannot tell
 			fn(at-base, base+size-at)
 			return nil
 		case err != nil:

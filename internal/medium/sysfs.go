@@ -151,3 +151,79 @@ func readNumber(path string) (int64, error) {
 	}
 	return n, nil
 }
+
+// sectorSize is the unit of the kernel's lists of bad blocks, in bytes.
+const sectorSize = 512
+
+// badRanges returns what the kernel lists as bad of a device and those that it is made of: the list of the device itself or,
+// where it has none, of what it is a part of. What cannot be read lists nothing.
+func (s sysfs) badRanges(class string, rdev uint64) (list []BadRange) {
+	root, err := filepath.EvalSymlinks(string(s))
+	if err != nil {
+		return nil
+	}
+	dir, err := s.node(class, rdev)
+	if err != nil {
+		return nil // of a file system without a device
+	}
+	dirs := []string{dir}
+	slaves, _ := filepath.Glob(filepath.Join(dir, "slaves", "*"))
+	for _, slave := range slaves {
+		if below, err := filepath.EvalSymlinks(slave); err == nil {
+			dirs = append(dirs, below)
+		}
+	}
+	for _, dir := range dirs {
+		if name := above(root, dir, "badblocks"); name != "" {
+			list = append(list, readBadRanges(name)...)
+		}
+	}
+	return list
+}
+
+// above returns the path of a file in a directory or the next one above it that has one; "": none has.
+func above(root, dir, name string) string {
+	for ; dir != root && len(dir) > len(root); dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return filepath.Join(dir, name)
+		}
+	}
+	return ""
+}
+
+// readBadRanges reads a list: a line for each range, with its first sector and how many there are.
+func readBadRanges(name string) (list []BadRange) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(text)) {
+		r := BadRange{List: name}
+		if n, err := fmt.Sscan(line, &r.Sector, &r.Count); n == 2 && err == nil && r.Sector >= 0 && r.Count > 0 {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// daxStart is where a device-DAX device begins in the region above it, in bytes: what the region lists is counted from the
+// region's start.
+func (s sysfs) daxStart(rdev uint64) (int64, error) {
+	dir, err := s.node("char", rdev)
+	if err != nil {
+		return 0, fmt.Errorf("find the device in sysfs: %w", err)
+	}
+	root, err := filepath.EvalSymlinks(string(s))
+	if err != nil {
+		return 0, err
+	}
+	device, err := readNumber(filepath.Join(dir, "resource"))
+	if err != nil {
+		return 0, fmt.Errorf("address of the device: %w", err)
+	}
+	region, err := readNumber(filepath.Join(filepath.Dir(above(root, dir, "badblocks")), "resource"))
+	if err != nil {
+		return 0, fmt.Errorf("address of the device's region: %w", err)
+	}
+	return device - region, nil
+}

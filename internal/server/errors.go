@@ -28,6 +28,8 @@ func classify(err error) (syscall.Errno, wire.Reason) {
 		return unix.EINVAL, wire.ReasonUnfilled
 	case errors.As(err, new(*core.ConflictError)):
 		return unix.ESTALE, wire.ReasonConflict
+	case errors.As(err, new(*core.MediaError)):
+		return unix.EIO, wire.ReasonMedia
 	case errors.As(err, &corrupt):
 		return unix.EIO, wire.ReasonCorrupt
 	case errors.As(err, &errno) && errno != 0:
@@ -52,6 +54,10 @@ func errorReply(err error) *wire.Reply {
 	if errors.As(err, &limit) {
 		what, _, _ := strings.Cut(limit.What, " ")
 		r.Detail += fmt.Sprintf(" (pmemfs serve --max-%s)", what)
+	}
+	var lost *core.MediaError
+	if errors.As(err, &lost) {
+		r.N, r.Offset = int64(lost.Ino), lost.Offset
 	}
 	var sealed *grant.SealedError
 	if errors.As(err, &sealed) {

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -288,6 +289,21 @@ func (s *Session) mapSync(q *wire.Request) (*wire.Reply, error) {
 	})
 }
 
+// verify reads a block for a client whose access to it has failed although it was granted, and remembers if it is lost.
+func (s *Session) verify(q *wire.Request) (*wire.Reply, error) {
+	return s.live(q.Handle, func(m *mapping) (*wire.Reply, error) {
+		first, _, err := m.checkRange(q.Offset, 1)
+		if err != nil {
+			return nil, err
+		}
+		_, err = m.handle.node.ReadAt(make([]byte, blockSize), (m.first+first)*blockSize)
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return nil, err
+	})
+}
+
 // advise changes the kind of a mapping that was made with Shared or Sync. On return to Sync the metadata of all that
 // it was granted is durable.
 func (s *Session) advise(q *wire.Request) (*wire.Reply, error) {
@@ -325,12 +341,13 @@ func (m *mapping) fault(page, count int64, write bool, granted func(fault.Reply)
 		ahead = min(m.pattern.ahead(page), m.pages()-page)
 	}
 	durable := m.outlives || m.durable.Load()
-	err := m.handle.node.Fault(m.first+page, write, durable, window, ahead, func(run core.Run) error {
+	resolve := func(run core.Run) error {
 		if !durable && m.durable.Load() {
 			return errAdvised
 		}
 		first, end := max(run.First, m.first), min(run.First+run.Count, m.first+m.pages())
 		r := fault.Reply{FirstPage: first - m.first, Count: end - first, Offset: -1, Writable: run.Writable && m.writable()}
+		r.Populate = run.Made && r.Writable
 		if r.FirstPage > page || end <= m.first+page || (write && !r.Writable) {
 			return fmt.Errorf("fault of page %d was answered by %+v", page, run)
 		}
@@ -342,7 +359,8 @@ func (m *mapping) fault(page, count int64, write bool, granted func(fault.Reply)
 		}
 		m.pattern.granted(r.FirstPage + r.Count)
 		return granted(r) // on failure a grant too much is recorded, which only costs a break
-	})
+	}
+	err := m.srv.fs.Guard(func() error { return m.handle.node.Fault(m.first+page, write, durable, window, ahead, resolve) })
 	if err == errAdvised {
 		return m.fault(page, count, write, granted)
 	}

@@ -56,15 +56,7 @@ func (s *Session) create(name string, mode uint32) (*core.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	attr, err := s.srv.fs.Create(s.cred, dir, base, unix.S_IFREG|mode&0o7777, 0)
-	if err != nil {
-		return nil, err
-	}
-	n, err := s.srv.fs.Open(attr.Ino)
-	if errors.Is(err, unix.ENOENT) {
-		return nil, unix.EEXIST // removed again already: the caller tries once more
-	}
-	return n, err
+	return s.srv.fs.CreateFile(s.cred, dir, base, mode)
 }
 
 // throughLink returns where a path leads when its last element is a symbolic link; otherwise the path itself.

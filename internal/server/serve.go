@@ -137,7 +137,9 @@ func (s *Session) serve(c *net.UnixConn) {
 	if s.heir == nil {
 		s.startFaults()
 	}
+	stopCalls := s.startCalls()
 	err := s.serveRequests(c)
+	stopCalls()
 	if err != nil && !s.srv.ending() {
 		s.srv.logf("process %d was disconnected: %v", s.pid, err)
 	}
@@ -222,10 +224,7 @@ func (r *requests) answer(q *wire.Request) {
 	} else if r.sess.srv.off.Load() {
 		return // a machine without power answers nobody
 	}
-	frame, err := wire.AppendReply(nil, reply)
-	if err != nil {
-		frame, err = wire.AppendReply(nil, &wire.Reply{ID: q.ID, Errno: uint16(unix.EMSGSIZE), Detail: err.Error()})
-	}
+	frame, err := appendReply(nil, reply)
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	if err == nil {
@@ -233,6 +232,50 @@ func (r *requests) answer(q *wire.Request) {
 	}
 	if err != nil {
 		r.conn.Close() // a frame may be half written; the reading ends
+	}
+}
+
+// appendReply appends the frame of a reply, or of one that says why there is none.
+func appendReply(b []byte, reply *wire.Reply) ([]byte, error) {
+	frame, err := wire.AppendReply(b, reply)
+	if err != nil {
+		frame, err = wire.AppendReply(b, &wire.Reply{ID: reply.ID, Errno: uint16(unix.EMSGSIZE), Detail: err.Error()})
+	}
+	return frame, err
+}
+
+// startCalls serves the short requests that come through the fault page, until stop has returned.
+func (s *Session) startCalls() (stop func()) {
+	var stopped atomic.Bool
+	var serving sync.WaitGroup
+	page := s.remote().page
+	serving.Go(func() {
+		var buf []byte // for one answer after the other
+		err := page.ServeCalls(stopped.Load, func(message []byte) (answer []byte, ok bool) {
+			q, err := wire.DecodeRequest(message)
+			if err == nil && !q.Short() {
+				err = fmt.Errorf("%w: operation %d is not short", wire.ErrMalformed, q.Op)
+			}
+			if err != nil {
+				s.srv.logf("process %d: %v", s.pid, err)
+				s.hangUp()
+				return nil, false
+			}
+			reply := s.Do(q)
+			if s.srv.off.Load() {
+				return nil, false
+			}
+			buf, err = appendReply(buf[:0], reply)
+			return wire.Body(buf), err == nil
+		})
+		if err != nil {
+			s.srv.logf("short requests of process %d: %v", s.pid, err)
+		}
+	})
+	return func() {
+		stopped.Store(true)
+		page.StopCalls()
+		serving.Wait()
 	}
 }
 

@@ -108,6 +108,7 @@ var ops = [wire.OpEnd]op{
 	wire.OpUnpin:   {do: (*Session).unpin},
 	wire.OpMapSync: {do: (*Session).mapSync},
 	wire.OpAdvise:  {do: (*Session).advise},
+	wire.OpVerify:  {do: (*Session).verify},
 
 	wire.OpMapClone: {do: (*Session).mapClone, changes: true},
 	wire.OpPublish:  {do: (*Session).publish, changes: true},
@@ -152,7 +153,7 @@ func (s *Session) Do(q *wire.Request) (r *wire.Reply) {
 	return r
 }
 
-func (s *Session) dispatch(q *wire.Request) (*wire.Reply, error) {
+func (s *Session) dispatch(q *wire.Request) (r *wire.Reply, err error) {
 	if q.Op >= wire.OpEnd || ops[q.Op].do == nil {
 		return nil, fmt.Errorf("operation %d: %w", q.Op, unix.ENOSYS)
 	}
@@ -171,10 +172,12 @@ func (s *Session) dispatch(q *wire.Request) (*wire.Reply, error) {
 			return nil, err
 		}
 	}
-	r, err := ops[q.Op].do(s, q)
-	if err == nil {
-		err = s.settle(q)
-	}
+	err = s.srv.fs.Guard(func() (err error) {
+		if r, err = ops[q.Op].do(s, q); err == nil {
+			err = s.settle(q)
+		}
+		return err
+	})
 	return r, err
 }
 

@@ -50,6 +50,7 @@ var opNames = [wire.OpEnd]string{
 	wire.OpExport: "export",
 
 	wire.OpUnmap: "unmap", wire.OpPin: "pin", wire.OpUnpin: "unpin", wire.OpMapSync: "map_sync", wire.OpAdvise: "advise",
+	wire.OpVerify: "verify",
 
 	wire.OpMapClone: "map_clone", wire.OpPublish: "publish", wire.OpDiscard: "discard",
 

@@ -309,7 +309,7 @@ func encode(b []byte, id uint32, number uint16, fields func(*codec)) ([]byte, er
 	start := len(b)
 	c := &codec{buf: append(b, make([]byte, headBytes)...)}
 	fields(c)
-	size := len(c.buf) - start - 4
+	size := len(c.buf) - start - lengthBytes
 	if c.err == nil && size > MaxFrame {
 		c.fail("%d bytes where %d are allowed", size, MaxFrame)
 	}
@@ -324,7 +324,10 @@ func encode(b []byte, id uint32, number uint16, fields func(*codec)) ([]byte, er
 	return c.buf, nil
 }
 
-const headBytes = 4 + 4 + 2 + 4 // of a frame, its length included
+const (
+	lengthBytes = 4
+	headBytes   = lengthBytes + 4 + 2 + 4 // of a frame, its length included
+)
 
 // decode takes a body apart.
 func decode(body []byte, id *uint32, number *uint16, fields func(*codec)) error {
@@ -341,6 +344,9 @@ func decode(body []byte, id *uint32, number *uint16, fields func(*codec)) error 
 	}
 	return c.err
 }
+
+// Body is the body of a whole frame.
+func Body(frame []byte) []byte { return frame[lengthBytes:] }
 
 // AppendRequest appends the frame of a request to b. ErrTooLong: a field exceeds its bound.
 func AppendRequest(b []byte, q *Request) ([]byte, error) {

@@ -16,6 +16,9 @@
 // Every length and count is checked against a bound and against what is left of the body before memory is
 // taken for it.
 //
+// Short requests (Request.Short) can also be made through the fault page, where the bodies of the request and the reply
+// lie in a slot: see package fault. The id is of no use there.
+//
 // Replies can carry descriptors (SCM_RIGHTS, with the first byte of the frame): those to Hello, Export and of snapshots do.
 //
 // # Requests relative to inodes
@@ -40,7 +43,7 @@
 package wire
 
 // Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
-const Version = 5
+const Version = 6
 
 // Bounds of a message. A peer that exceeds one has broken the protocol and is disconnected.
 const (
@@ -105,6 +108,7 @@ const (
 	OpUnpin   // Handle: mapping, Flags: pin
 	OpMapSync // Handle: mapping, Offset, Length: bytes in the mapping; the metadata that finds them is made durable
 	OpAdvise  // Handle: mapping, Flags: MapShared or MapSync, what it becomes
+	OpVerify  // Handle: mapping, Offset: byte in the mapping; reads the block there: ReasonMedia when it is lost
 
 	OpFlush    // Handle: mapping, Offset, Length: bytes in the mapping, Flags: Flush*; where power cuts are emulated
 	OpPowerCut // → Data: JSON; the connection ends behind it
@@ -230,6 +234,25 @@ type Request struct {
 	Into []byte
 }
 
+// MaxShort bounds the body of a short request, and of the reply to one.
+const MaxShort = 8000
+
+// Short says whether a request may be made through shared memory, where one is served after the other: it takes little time,
+// its reply is short, too, and carries no descriptors. Whether the request itself is at most MaxShort long is for who
+// encodes it.
+func (q *Request) Short() bool {
+	switch q.Op {
+	case OpOpen, OpClose, OpWrite, OpStat, OpSync, OpSeek, OpLookup, OpMkdir, OpRemove, OpRename, OpLink, OpSymlink, OpReadlink,
+		OpMapSync, OpMknod, OpForget, OpStatfs:
+		return true
+	case OpRead:
+		return q.Length <= MaxShort-MaxPath
+	case OpSetAttr:
+		return q.Valid&SetSize == 0
+	}
+	return false
+}
+
 // Reason refines an errno where a program must tell two causes apart.
 type Reason uint8
 
@@ -240,6 +263,7 @@ const (
 	ReasonStatic          // EBUSY because the file is static
 	ReasonUnfilled        // EINVAL because a block is not what a seal needs; Offset: its byte of the file, Name: what it is
 	ReasonConflict        // ESTALE because the file of a clone has changed; N: its inode, Offset: byte of the first block that has
+	ReasonMedia           // EIO because the medium has lost a block; N: inode of the file, Offset: byte of it where the block begins
 	reasonEnd
 )
 

@@ -224,8 +224,8 @@ var coreMutants = []coreMutant{
 	},
 	{
 		"what was stored to a private clone not flushed", "internal/core/publish.go",
-		"		fs.data.Flush(q.block*layout.BlockSize, q.count*layout.BlockSize)\n",
-		"		if !MUTANT {\n			fs.data.Flush(q.block*layout.BlockSize, q.count*layout.BlockSize)\n		}\n",
+		"		if err := fs.flushRun(q.run()); err != nil {\n",
+		"		if MUTANT {\n			continue\n		}\n		if err := fs.flushRun(q.run()); err != nil {\n",
 		Setting{}, "loose @4 8200 16, publish @4",
 	},
 	{

@@ -384,7 +384,7 @@ func inReplay(rule func(*call) action) func(*call) action {
 
 // fixRecords makes the checksums of the records that follow the tail right.
 func fixRecords(sb *layout.Superblock, meta []byte) {
-	h, _, err := layout.ReadLogHeader(meta, sb.LogHeaders)
+	h, _, err := layout.ReadLogHeader(meta[sb.LogHeaders.Offset:sb.LogHeaders.End()], sb.LogHeaders)
 	if err != nil || h.Clean {
 		return
 	}

@@ -5,12 +5,14 @@ package bench
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
+	"github.com/pmemfs/pmemfs/internal/report"
 )
 
 // ErrMedium says that a medium does not have what is to be measured.
@@ -18,7 +20,7 @@ var ErrMedium = errors.New("stores to this medium become durable by a system cal
 
 // Options are common to all benchmarks.
 type Options struct {
-	Dir string // where a pool is made, in a directory of its own that is removed in the end
+	Dir string // where a pool is made, in a directory of its own that is removed in the end; or a device, which it takes
 	// Progress shows how far something of total units has come; nil: nobody is watching.
 	Progress func(what string, total int64) (add func(int64), done func())
 }
@@ -40,24 +42,30 @@ type stage struct {
 	fsys     *pmemfs.FS
 }
 
-// newStage makes a pool of size bytes below dir and serves it, with more flags if there are any. Only what is used of it
-// takes room.
-func newStage(ctx context.Context, dir string, size int64, serve ...string) (_ *stage, err error) {
+// newStage makes a pool below dir, or on the device that dir is, and serves it, with more flags if there are any.
+func newStage(ctx context.Context, dir string, o pmemfs.FormatOptions, serve ...string) (_ *stage, err error) {
 	s := &stage{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close(ctx))
 		}
 	}()
+	pool := dir
+	if isDevice(dir) {
+		dir = "/dev/shm"
+	}
 	if s.dir, err = os.MkdirTemp(dir, "pmemfs-bench-"); err != nil {
 		return nil, err
+	}
+	if pool == dir {
+		pool = filepath.Join(s.dir, "pool")
 	}
 	if s.runtime, err = os.MkdirTemp("/dev/shm", "pmemfs-bench-runtime-"); err != nil {
 		return nil, err
 	}
-	pool := filepath.Join(s.dir, "pool")
 	s.socket = filepath.Join(s.dir, "socket")
-	if err := pmemfs.Format(pool, pmemfs.FormatOptions{Size: size, Label: "bench"}); err != nil {
+	o.Label = "bench"
+	if err := pmemfs.Format(pool, o); err != nil {
 		return nil, err
 	}
 	if s.children, err = child.NewGroup(); err != nil {
@@ -75,6 +83,12 @@ func newStage(ctx context.Context, dir string, size int64, serve ...string) (_ *
 		return nil, err
 	}
 	return s, nil
+}
+
+// isDevice says whether a pool takes all of it.
+func isDevice(place string) bool {
+	st, err := os.Stat(place)
+	return err == nil && st.Mode()&fs.ModeCharDevice != 0
 }
 
 // close ends everything and leaves nothing behind. The server must end well, unless the user wants an end at once.
@@ -95,4 +109,11 @@ func (s *stage) close(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// thisMachine is this one, with the medium of a pool.
+func thisMachine(med *pmemfs.MediumReport) report.Machine {
+	m := report.ThisMachine()
+	m.Medium, m.Granularity, m.Emulated = med.Kind, med.Granularity.String(), med.Emulated
+	return m
 }

@@ -12,37 +12,15 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/report"
 )
-
-func TestNanoseconds(t *testing.T) {
-	for ns, want := range map[float64]string{
-		0: "0 ns", 21.4: "21 ns", 999.4: "999 ns", 999.6: "1.00 µs", 1234: "1.23 µs", 9994: "9.99 µs", 9996: "10.0 µs",
-		99.94e3: "99.9 µs", 99.96e3: "100 µs", 999.6e3: "1.00 ms", 56.7e6: "56.7 ms", 3e9: "3.00 s", 6e10: "60.0 s",
-	} {
-		if got := nanoseconds(ns); got != want {
-			t.Errorf("%v: %q, want %q", ns, got, want)
-		}
-	}
-}
-
-func TestTable(t *testing.T) {
-	tab := &table{
-		head: []string{"mapping", "p50"}, rows: [][]string{{"Sync|Populate", "171 ns"}, {"raw", "1 µs"}},
-		notes: []string{"Direct: none"},
-	}
-	var text, page bytes.Buffer
-	tab.text(&text)
-	tab.markdown(&page)
-	wantText := "  mapping           p50\n  Sync|Populate  171 ns\n  raw              1 µs\n  Direct: none\n"
-	wantPage := "| mapping | p50 |\n|---|--:|\n| Sync\\|Populate | 171 ns |\n| raw | 1 µs |\n\nDirect: none\n"
-	if diff := cmp.Diff(wantText, text.String()) + cmp.Diff(wantPage, page.String()); diff != "" {
-		t.Error(diff)
-	}
-}
 
 // TestMeasuringAllocatesNothing: a garbage collection, or a page fault of the heap, would be in the figures.
 func TestMeasuringAllocatesNothing(t *testing.T) {
-	raw, err := rawTarget(filepath.Join(t.TempDir(), "raw"), false)
+	dir := t.TempDir()
+	raw, err := rawTarget(dir, filepath.Join(dir, "raw"), &pmemfs.MediumReport{Granularity: pmemfs.CacheLine})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +97,7 @@ func TestTimes(t *testing.T) {
 
 func TestPlot(t *testing.T) {
 	h := steps(t)
-	c := curve{"steps", black, h}
+	c := curve{"steps", report.Black, h}
 	points := c.points()
 	last := points[len(points)-1]
 	if points[0].X != 1 || last.X != 10_000 || last.Y != float64(h.Max()) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/report"
 )
 
 // CommitOptions are those of MeasureCommit.
@@ -42,11 +43,11 @@ func (r *CommitRow) combined() float64 { return float64(r.Transactions) / float6
 
 // Commit is what MeasureCommit has found.
 type Commit struct {
-	Machine Machine     `json:"machine"`
-	Disk    Machine     `json:"disk"`
-	Bytes   int         `json:"bytes"` // that an operation appends
-	Rows    []CommitRow `json:"rows"`
-	Seconds float64     `json:"seconds"`
+	Machine report.Machine `json:"machine"`
+	Disk    report.Machine `json:"disk"`
+	Bytes   int            `json:"bytes"` // that an operation appends
+	Rows    []CommitRow    `json:"rows"`
+	Seconds float64        `json:"seconds"`
 }
 
 // commitPolicies are compared; an interval of a second is the default behind a page cache.
@@ -77,8 +78,8 @@ func MeasureCommit(ctx context.Context, o CommitOptions) (*Commit, error) {
 }
 
 // measurePolicy serves a pool below dir with a policy and measures with each number of clients.
-func measurePolicy(ctx context.Context, o *CommitOptions, dir, policy string, add func(int64)) (rows []CommitRow, m Machine, err error) {
-	s, err := newStage(ctx, dir, 8<<30, "--commit", policy)
+func measurePolicy(ctx context.Context, o *CommitOptions, dir, policy string, add func(int64)) (rows []CommitRow, m report.Machine, err error) {
+	s, err := newStage(ctx, dir, pmemfs.FormatOptions{Size: 8 << 30}, "--commit", policy)
 	if err != nil {
 		return nil, m, err
 	}
@@ -155,8 +156,8 @@ func appendAll(ctx context.Context, files []*pmemfs.File, d time.Duration) (int6
 }
 
 // tables are one for each medium: clients down, policies across.
-func (c *Commit) tables() map[string]*table {
-	all := map[string]*table{}
+func (c *Commit) tables() map[string]*report.Table {
+	all := map[string]*report.Table{}
 	byPlace := map[[2]string]map[int]CommitRow{}
 	for _, r := range c.Rows {
 		place := [2]string{r.Medium, r.Policy}
@@ -171,11 +172,11 @@ func (c *Commit) tables() map[string]*table {
 		}
 		t := all[op.Medium]
 		if t == nil {
-			t = &table{head: []string{"clients", "op, per second", "combined", "interval, per second", "combined", "interval/op"}}
+			t = &report.Table{Head: []string{"clients", "op, per second", "combined", "interval, per second", "combined", "interval/op"}}
 			all[op.Medium] = t
 		}
 		interval := byPlace[[2]string{op.Medium, commitPolicies[1]}][op.Clients]
-		t.rows = append(t.rows, []string{
+		t.Rows = append(t.Rows, []string{
 			fmt.Sprint(op.Clients),
 			fmt.Sprintf("%.0f", op.PerSecond), fmt.Sprintf("%.1f", op.combined()),
 			fmt.Sprintf("%.0f", interval.PerSecond), fmt.Sprintf("%.0f", interval.combined()),
@@ -202,7 +203,7 @@ func (c *Commit) Text(w io.Writer) {
 	tables := c.tables()
 	for _, kind := range c.media() {
 		fmt.Fprintf(w, "\n%s\n", kind)
-		tables[kind].text(w)
+		tables[kind].Text(w)
 	}
 	fmt.Fprintf(w, "\n%.0f s in all.\n", c.Seconds)
 }
@@ -228,6 +229,6 @@ func (c *Commit) Markdown(w io.Writer, command, _ string) {
 	tables := c.tables()
 	for _, kind := range c.media() {
 		fmt.Fprintf(w, "\n### On %s\n\n", kind)
-		tables[kind].markdown(w)
+		tables[kind].Markdown(w)
 	}
 }

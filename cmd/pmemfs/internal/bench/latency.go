@@ -19,6 +19,7 @@ import (
 
 	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
+	"github.com/pmemfs/pmemfs/internal/report"
 	"github.com/pmemfs/pmemfs/pmem"
 )
 
@@ -31,7 +32,6 @@ const (
 	longest       = time.Minute      // that a histogram has room for
 	heapLimit     = int64(512 << 20) // bytes; the collector is off below it
 	direct        = "Direct"         // what the others are compared with
-	rawMapping    = "raw"
 	clockReading  = "clock"
 )
 
@@ -47,12 +47,12 @@ type LatencyOptions struct {
 
 // Latency is what a single durable store takes. Its JSON names are a contract with scripts.
 type Latency struct {
-	Machine    Machine      `json:"machine"`
-	Stores     int64        `json:"stores"`
-	Rounds     int          `json:"rounds"`
-	FileSize   int64        `json:"file_size"`
-	Conditions []*Condition `json:"conditions"`
-	Seconds    float64      `json:"seconds"`
+	Machine    report.Machine `json:"machine"`
+	Stores     int64          `json:"stores"`
+	Rounds     int            `json:"rounds"`
+	FileSize   int64          `json:"file_size"`
+	Conditions []*Condition   `json:"conditions"`
+	Seconds    float64        `json:"seconds"`
 }
 
 // Condition is what goes on while stores are measured.
@@ -117,7 +117,7 @@ type latency struct {
 // MeasureLatency measures what single durable stores take. It leaves nothing behind, however it ends.
 func MeasureLatency(ctx context.Context, o LatencyOptions) (_ *Latency, err error) {
 	start := time.Now()
-	s, err := newStage(ctx, o.Dir, 16*latencyFile+busyFiles*4*busyFileSize)
+	s, err := newStage(ctx, o.Dir, pmemfs.FormatOptions{Size: 16*latencyFile + busyFiles*4*busyFileSize})
 	if err != nil {
 		return nil, err
 	}
@@ -142,11 +142,11 @@ func MeasureLatency(ctx context.Context, o LatencyOptions) (_ *Latency, err erro
 // makeTargets makes everything that is measured. What is mapped Sync and not populated was never accessed when the
 // measuring begins.
 func (l *latency) makeTargets(med *pmemfs.MediumReport) error {
-	raw, err := rawTarget(filepath.Join(l.dir, rawMapping), med.Granularity == pmemfs.Byte)
+	plain, err := rawTarget(l.Dir, filepath.Join(l.dir, raw), med)
 	if err != nil {
 		return err
 	}
-	l.targets = []*target{{name: clockReading, batch: clockBatch}, raw}
+	l.targets = []*target{{name: clockReading, batch: clockBatch}, plain}
 	kinds := []pmemfs.MapFlags{pmemfs.Direct | pmemfs.Populate, pmemfs.Sync | pmemfs.Populate, pmemfs.Sync}
 	for _, flags := range kinds {
 		t, err := l.mapped(flags)
@@ -158,27 +158,20 @@ func (l *latency) makeTargets(med *pmemfs.MediumReport) error {
 	return nil
 }
 
-// rawTarget is a file beside the pool, mapped without a file system of ours in between.
-func rawTarget(name string, fenceOnly bool) (*target, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+// rawTarget is memory of the medium, mapped without a file system of ours in between. It is unmapped by the end of the
+// process, as nothing of a run is worth keeping.
+func rawTarget(place, name string, med *pmemfs.MediumReport) (*target, error) {
+	f, err := newPlainFile(place, name, latencyFile)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() // the mapping lives on
-	if err := f.Truncate(latencyFile); err != nil {
+	mem, err := f.mmap(unix.MAP_SHARED | unix.MAP_POPULATE)
+	if err != nil {
 		return nil, err
 	}
-	// It is unmapped by the end of the process, as nothing of a run is worth keeping.
-	const access, how = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_POPULATE
-	mem, err := unix.Mmap(int(f.Fd()), 0, latencyFile, access, how)
-	if err != nil {
-		return nil, fmt.Errorf("mmap %s: %w", name, err)
-	}
-	persist := func(off, n int) error { pmem.Persist(mem[off : off+n]); return nil }
-	if fenceOnly {
-		persist = func(int, int) error { pmem.Fence(); return nil }
-	}
-	return &target{name: rawMapping, batch: storeBatch(mem, persist)}, nil
+	persist := persistOn(med)
+	return &target{name: raw, batch: storeBatch(mem, func(off, n int) error { persist(mem[off : off+n]); return nil })}, nil
 }
 
 // mapped is a new file of the pool, which consists of a hole, and is named as the mapping of it.
@@ -263,7 +256,7 @@ func (l *latency) conditions() []*Condition {
 	if slices.Contains(l.Busy, Own) {
 		c := &Condition{Name: Own}
 		for _, t := range l.targets {
-			if t.name != clockReading && t.name != rawMapping && t.batch != nil {
+			if t.name != clockReading && t.name != raw && t.batch != nil {
 				c.busy.Move = append(c.busy.Move, t.name)
 			}
 		}

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/pmemfs/pmemfs/internal/report"
 )
 
 var latencyHead = []string{"mapping", "mean", "p50", "p99", "p99.9", "p99.99", "max"}
@@ -37,22 +39,22 @@ func times(done map[string]int64) string {
 }
 
 // table shows times, and in brackets how many times Direct's they are.
-func (c *Condition) table() *table {
-	t := &table{head: latencyHead}
+func (c *Condition) table() *report.Table {
+	t := &report.Table{Head: latencyHead}
 	for _, r := range c.Rows {
 		cells := []string{r.Mapping}
 		if r.Times == nil {
-			t.notes = append(t.notes, r.Mapping+": "+r.Why)
+			t.Notes = append(t.Notes, r.Mapping+": "+r.Why)
 			continue
 		}
 		for i, ns := range r.Times.all() {
-			cell := nanoseconds(ns)
+			cell := report.Nanoseconds(ns)
 			if r.Ratio != nil {
 				cell += fmt.Sprintf(" (%.2f)", r.Ratio.all()[i])
 			}
 			cells = append(cells, cell)
 		}
-		t.rows = append(t.rows, cells)
+		t.Rows = append(t.Rows, cells)
 	}
 	return t
 }
@@ -63,7 +65,7 @@ func (l *Latency) Text(w io.Writer) {
 		"in brackets: times Direct\n", l.Machine, l.Stores, storeSize)
 	for _, c := range l.Conditions {
 		fmt.Fprintf(w, "\n%s: %s\n", c.Name, c.meaning())
-		c.table().text(w)
+		c.table().Text(w)
 	}
 	fmt.Fprintf(w, "\nclock is the same without a store: it is in every other figure. %.0f s in all.\n", l.Seconds)
 }
@@ -71,7 +73,7 @@ func (l *Latency) Text(w io.Writer) {
 // SVG writes the plot of percentiles, a panel for each condition.
 func (l *Latency) SVG(w io.Writer) error {
 	colors := map[string]color.Color{
-		clockReading: grey, rawMapping: black, direct: green, "Sync|Populate": orange, "Sync": blue,
+		clockReading: report.Grey, raw: report.Black, direct: report.Green, "Sync|Populate": report.Orange, "Sync": report.Blue,
 	}
 	var panels []panel
 	for _, c := range l.Conditions {
@@ -148,7 +150,7 @@ func (l *Latency) Markdown(w io.Writer, command, plot string) {
 			text = fmt.Sprintf(text, movedPiece>>20)
 		}
 		fmt.Fprintf(w, "\n## %s\n\n%s\n\n", strings.ToUpper(c.Name[:1])+c.Name[1:], text)
-		c.table().markdown(w)
+		c.table().Markdown(w)
 		if len(c.Done.Done)+len(c.Refused) > 0 {
 			fmt.Fprintf(w, "\nMeanwhile %s.\n", c.meaning())
 		}

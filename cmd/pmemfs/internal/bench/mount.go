@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 
 	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/child"
+	"github.com/pmemfs/pmemfs/internal/report"
 )
 
 // MountOptions are those of MeasureMount.
@@ -35,16 +35,21 @@ type MountRow struct {
 	Loopback    float64 `json:"loopback_ns"`    // through the loopback's process
 	Passthrough float64 `json:"passthrough_ns"` // with reads and writes that the kernel does itself
 	Ratio       float64 `json:"ratio"`          // mount to loopback
+
+	// The first and third quartiles of the rounds' means.
+	MountQuartiles       [2]float64 `json:"mount_quartiles_ns"`
+	LoopbackQuartiles    [2]float64 `json:"loopback_quartiles_ns"`
+	PassthroughQuartiles [2]float64 `json:"passthrough_quartiles_ns"`
 }
 
 // Mount is what MeasureMount has found.
 type Mount struct {
-	Machine Machine    `json:"machine"`
-	Files   int        `json:"files"`
-	Bytes   int64      `json:"bytes"`
-	Rounds  int        `json:"rounds"`
-	Rows    []MountRow `json:"rows"`
-	Seconds float64    `json:"seconds"`
+	Machine report.Machine `json:"machine"`
+	Files   int            `json:"files"`
+	Bytes   int64          `json:"bytes"`
+	Rounds  int            `json:"rounds"`
+	Rows    []MountRow     `json:"rows"`
+	Seconds float64        `json:"seconds"`
 }
 
 // MeasureMount compares a mount with go-fuse's loopback over a directory beside the pool. Their rounds alternate, so that what
@@ -79,7 +84,10 @@ func MeasureMount(ctx context.Context, o MountOptions) (_ *Mount, err error) {
 	}
 	found := &Mount{Machine: s.machine, Files: o.Files, Bytes: o.Bytes, Rounds: o.Rounds}
 	for _, op := range operations {
-		row := MountRow{Operation: op, Mount: median(times[0][op]), Loopback: median(times[1][op]), Passthrough: median(times[2][op])}
+		row := MountRow{Operation: op}
+		row.Mount, row.MountQuartiles = quartiles(times[0][op])
+		row.Loopback, row.LoopbackQuartiles = quartiles(times[1][op])
+		row.Passthrough, row.PassthroughQuartiles = quartiles(times[2][op])
 		row.Ratio = row.Mount / row.Loopback
 		found.Rows = append(found.Rows, row)
 	}
@@ -87,9 +95,9 @@ func MeasureMount(ctx context.Context, o MountOptions) (_ *Mount, err error) {
 	return found, nil
 }
 
-func median(x []float64) float64 {
-	slices.Sort(x)
-	return x[len(x)/2]
+func quartiles(figures []float64) (median float64, ends [2]float64) {
+	row := report.NewRow("", "", "", figures)
+	return row.Median, [2]float64{row.Q1, row.Q3}
 }
 
 // mountStage is three mounts, each served by a process of its own: the pool's, the loopback's, and that of a loopback with
@@ -99,7 +107,7 @@ type mountStage struct {
 	dirs     []string // where they are mounted
 	children *child.Group
 	served   []*child.Process
-	machine  Machine
+	machine  report.Machine
 }
 
 func (s *mountStage) open(ctx context.Context, o *MountOptions) (err error) {
@@ -317,11 +325,11 @@ func (r *round) stream(ctx context.Context) error {
 	return r.measure(ctx, "read 1 MiB, sequential", n, func(i int) error { return whole(unix.Pread(fd, buf, at(i)))(largeIO) })
 }
 
-func (m *Mount) table() *table {
-	t := &table{head: []string{"operation", "mount", "loopback", "ratio", "loopback with passthrough"}}
+func (m *Mount) table() *report.Table {
+	t := &report.Table{Head: []string{"operation", "mount", "loopback", "ratio", "loopback with passthrough"}}
 	for _, r := range m.Rows {
-		t.rows = append(t.rows, []string{
-			r.Operation, nanoseconds(r.Mount), nanoseconds(r.Loopback), fmt.Sprintf("%.2f", r.Ratio), nanoseconds(r.Passthrough),
+		t.Rows = append(t.Rows, []string{
+			r.Operation, report.Nanoseconds(r.Mount), report.Nanoseconds(r.Loopback), fmt.Sprintf("%.2f", r.Ratio), report.Nanoseconds(r.Passthrough),
 		})
 	}
 	return t
@@ -330,13 +338,13 @@ func (m *Mount) table() *table {
 // Text writes the result for a terminal.
 func (m *Mount) Text(w io.Writer) {
 	fmt.Fprintf(w, "%s\n\n", m.Machine.String())
-	m.table().text(w)
+	m.table().Text(w)
 }
 
 // Markdown writes the result as a part of a page.
 func (m *Mount) Markdown(w io.Writer, command, _ string) {
 	fmt.Fprintf(w, "`%s`: %s. Medians of %d rounds.\n\n", command, strings.TrimSuffix(m.Machine.String(), "."), m.Rounds)
-	m.table().markdown(w)
+	m.table().Markdown(w)
 }
 
 // Loopback is the life of a process that has go-fuse's loopback mounted, set up as in its own example for many users (the kernel

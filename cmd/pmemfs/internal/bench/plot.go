@@ -9,8 +9,8 @@ import (
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgsvg"
+
+	"github.com/pmemfs/pmemfs/internal/report"
 )
 
 // curve is a histogram as a plot of percentiles shows it.
@@ -25,15 +25,6 @@ type panel struct {
 	title  string
 	curves []curve
 }
-
-// Colours that people who see colours differently can tell apart: Okabe and Ito's.
-var (
-	black  = color.RGBA{A: 255}
-	grey   = color.RGBA{153, 153, 153, 255}
-	orange = color.RGBA{230, 159, 0, 255}
-	blue   = color.RGBA{0, 114, 178, 255}
-	green  = color.RGBA{0, 158, 115, 255}
-)
 
 const (
 	panelWidth, panelHeight = 9 * vg.Inch, 3.2 * vg.Inch
@@ -52,42 +43,25 @@ func percentilePlot(w io.Writer, panels []panel) error {
 			bottom = min(bottom, max(float64(c.hist.ValueAtPercentile(0)), 1))
 		}
 	}
-	column := make([][]*plot.Plot, len(panels))
+	plots := make([]*plot.Plot, len(panels))
 	for i, p := range panels {
 		q, err := p.plot()
 		if err != nil {
 			return err
 		}
 		q.X.Min, q.X.Max, q.X.Tick.Marker = 1, max(right, 10), nines(right)
-		q.Y.Min, q.Y.Max, q.Y.Tick.Marker = decade(bottom, math.Floor), decade(top, math.Ceil), durations(bottom, top)
-		column[i] = []*plot.Plot{q}
+		q.Y.Min, q.Y.Max = report.Decade(bottom, math.Floor), report.Decade(top, math.Ceil)
+		q.Y.Tick.Marker = report.Durations(bottom, top)
+		plots[i] = q
 	}
-	canvas := vgsvg.New(panelWidth, panelHeight*vg.Length(len(panels)))
-	tiles := draw.Tiles{Rows: len(panels), Cols: 1, PadY: vg.Points(8), PadTop: vg.Points(4), PadRight: vg.Points(12)}
-	dc := draw.New(canvas)
-	dc.SetColor(color.White)
-	dc.Fill(dc.Rectangle.Path())
-	for i, row := range plot.Align(column, tiles, dc) {
-		column[i][0].Draw(row[0])
-	}
-	_, err := canvas.WriteTo(w)
-	return err
+	return report.WriteSVG(w, plots, panelWidth, panelHeight)
 }
 
 func (p *panel) plot() (*plot.Plot, error) {
-	q := plot.New()
-	q.Title.Text = p.title
-	q.X.Label.Text, q.Y.Label.Text = "percentile", "time of a store"
+	q := report.NewPlot(p.title, "percentile", "time of a store")
 	q.X.Scale, q.Y.Scale = plot.LogScale{}, plot.LogScale{}
 	q.Legend.Top, q.Legend.Left = true, true
 	q.Legend.XOffs, q.Legend.YOffs, q.Legend.Padding = vg.Points(10), vg.Points(-26), vg.Points(1)
-	for _, style := range []*draw.TextStyle{
-		&q.Title.TextStyle, &q.Legend.TextStyle,
-		&q.X.Label.TextStyle, &q.Y.Label.TextStyle, &q.X.Tick.Label, &q.Y.Tick.Label,
-	} {
-		style.Font.Variant = "Sans"
-	}
-	q.Add(plotter.NewGrid())
 	for _, c := range p.curves {
 		line, err := plotter.NewLine(c.points())
 		if err != nil {
@@ -110,26 +84,12 @@ func (c *curve) points() (points plotter.XYs) {
 	return append(points, plotter.XY{X: n, Y: float64(c.hist.Max())})
 }
 
-// decade is the power of ten next to v.
-func decade(v float64, round func(float64) float64) float64 {
-	return math.Pow(10, round(math.Log10(v)))
-}
-
 // nines are the percentiles up to that of one in n.
 func nines(n float64) plot.ConstantTicks {
 	names := []string{"0", "90", "99", "99.9", "99.99", "99.999", "99.9999", "99.99999", "99.999999"}
 	var ticks plot.ConstantTicks
 	for i, x := 0, 1.0; i < len(names) && x <= n*1.0001; i, x = i+1, x*10 {
 		ticks = append(ticks, plot.Tick{Value: x, Label: names[i]})
-	}
-	return ticks
-}
-
-// durations are the decades of nanoseconds that hold a range.
-func durations(bottom, top float64) plot.ConstantTicks {
-	var ticks plot.ConstantTicks
-	for ns := decade(bottom, math.Floor); ns <= decade(top, math.Ceil); ns *= 10 {
-		ticks = append(ticks, plot.Tick{Value: ns, Label: nanosecondsRound(ns)})
 	}
 	return ticks
 }

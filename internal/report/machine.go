@@ -1,4 +1,4 @@
-package bench
+package report
 
 import (
 	"bytes"
@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/pmem"
 )
 
@@ -24,11 +23,11 @@ type Machine struct {
 	Emulated    bool   `json:"emulated"`
 }
 
-func thisMachine(med *pmemfs.MediumReport) Machine {
+// ThisMachine is the one that this process runs on, without a medium.
+func ThisMachine() Machine {
 	flush, _ := pmem.Methods()
 	m := Machine{
 		CPU: cpuModel(), CPUs: runtime.NumCPU(), Go: runtime.Version(), FlushMethod: flush,
-		Medium: med.Kind, Granularity: med.Granularity.String(), Emulated: med.Emulated,
 	}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
