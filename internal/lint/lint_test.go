@@ -28,6 +28,7 @@ var layers = map[string][]string{
 	"internal/core":              {"internal/layout", "internal/medium", "internal/journal", "internal/alloc", "internal/progress"},
 	"internal/crash/explore":     {"internal/crash", "internal/medium", "internal/layout", "internal/alloc", "internal/core"},
 	"internal/progress":          {},
+	"internal/rerun":             {},
 	"internal/grant":             {},
 	"internal/fault":             {},
 	"internal/session":           {"internal/medium"},
