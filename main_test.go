@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/rerun"
 	"github.com/pmemfs/pmemfs/internal/server"
 )
 
@@ -59,16 +60,13 @@ func start(t testing.TB, role string, args ...string) *child {
 
 func startWith(t testing.TB, prepare func(*exec.Cmd), role string, args ...string) *child {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &child{t: t, cmd: exec.Command(self, args...)}
+	c := &child{t: t, cmd: rerun.Self(args...)}
 	c.cmd.Env = append(os.Environ(), roleVariable+"="+role)
 	c.cmd.Stderr = os.Stderr
 	if prepare != nil {
 		prepare(c.cmd)
 	}
+	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/pmem"
 )
 
 func init() { roles["mapper"] = mapperRole }
@@ -260,6 +262,20 @@ func TestMapReadOnly(t *testing.T) {
 	})
 }
 
+// flushesFault says whether a flush of what cannot be accessed faults, as CLWB and DC CVAC do: QEMU's emulation of arm64
+// ignores these instructions, so that Persist does not find out.
+func flushesFault(t *testing.T) (faults bool) {
+	t.Helper()
+	mem, err := unix.Mmap(-1, 0, page, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	must(t, err)
+	defer unix.Munmap(mem)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() { faults = recover() != nil }()
+	pmem.Flush(mem)
+	t.Log("SKIPPED, in part: flushes do not fault here, so Persist of what cannot be accessed is not tested")
+	return false
+}
+
 // What is beyond the end, from the beginning or after a truncate, cannot be reached; what remains can.
 func TestMapBeyondEnd(t *testing.T) {
 	eachMapped(t, func(t *testing.T, fsys *pmemfs.FS, kind pmemfs.MapFlags) {
@@ -272,7 +288,9 @@ func TestMapBeyondEnd(t *testing.T) {
 		}
 		must(t, f.Truncate(4*page+100))
 		wantFault(t, func() { m.Bytes()[3*page+5] = 1 }, "f", 5*page+5, unix.ENXIO)
-		wantError(t, m.Persist(0, 6*page), unix.ENXIO, "f")
+		if flushesFault(t) {
+			wantError(t, m.Persist(0, 6*page), unix.ENXIO, "f")
+		}
 		wantError(t, m.Populate(0, 6*page), unix.ENXIO, "f")
 		if m.Bytes()[0] != 1 || m.Bytes()[2*page] != 3 {
 			t.Error("what remains has changed")
@@ -602,7 +620,9 @@ func TestServerDies(t *testing.T) {
 	wantError(t, fsys.Mkdir("d", 0o755), unix.ECONNRESET, "d")
 	wantFault(t, func() { m.Bytes()[page] = 2 }, "f", page, pmemfs.ErrServerGone)
 	wantFault(t, func() { m.Bytes()[3*page] = 2 }, "f", 3*page, pmemfs.ErrServerGone)
-	wantError(t, m.Persist(0, 8*page), pmemfs.ErrServerGone, "f")
+	if flushesFault(t) {
+		wantError(t, m.Persist(0, 8*page), pmemfs.ErrServerGone, "f")
+	}
 	wantError(t, m.Populate(0, page), pmemfs.ErrServerGone, "f")
 	_, err = f.Map(0, page, pmemfs.Sync)
 	wantError(t, err, pmemfs.ErrServerGone, "f")

@@ -119,7 +119,8 @@ type filling struct {
 // Figures are the tables and plots of the section, or why there are none.
 func (f *filling) Figures() (string, error) {
 	if f.why != "" {
-		return fmt.Sprintf("**There are no figures**: %s.", strings.TrimSuffix(f.why, ".")), nil
+		why := strings.Join(strings.Fields(f.why), " ")
+		return fmt.Sprintf("**There are no figures**: %s.", strings.TrimSuffix(why, ".")), nil
 	}
 	var b strings.Builder
 	n := 0

@@ -83,13 +83,16 @@ func distinct(rows []report.Row, name func(report.Row) string) (names []string) 
 
 func lineHeight(lines int) vg.Length { return vg.Length(lines) * 0.3 * vg.Inch }
 
-// pointPlot shows medians and quartiles, a line of the plot for each thing that is done (or for each peer if there is only one
-// thing). They are points and no bars: the length of a bar means nothing on a logarithmic axis.
+// pointPlot shows medians and quartiles, a line of the plot for each thing that is done (or for each peer if there are many
+// more of them). They are points and no bars: the length of a bar means nothing on a logarithmic axis.
 func pointPlot(title string, rows []report.Row) (*plot.Plot, int, error) {
 	line := func(r report.Row) string { return r.What }
 	kind := func(r report.Row) string { return r.Peer }
-	if len(distinct(rows, line)) == 1 {
-		title, line, kind = title+": "+rows[0].What, kind, line
+	if things := distinct(rows, line); len(distinct(rows, kind)) > 2*len(things) || len(things) == 1 {
+		line, kind = kind, line
+		if len(things) == 1 {
+			title += ": " + things[0]
+		}
 	}
 	lines, kinds := distinct(rows, line), distinct(rows, kind)
 	q := report.NewPlot(title, unitName(rows[0].Unit), "")

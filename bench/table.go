@@ -90,7 +90,7 @@ func (g *grid) addLimits(rows []report.Row) {
 // down is what the line of a table with a row is called.
 func down(r report.Row) string {
 	if r.XUnit != "" {
-		return size(r)
+		return r.Size()
 	}
 	return r.What
 }
@@ -140,14 +140,6 @@ func compare(rows []report.Row) *report.Table {
 		t.Notes = []string{strings.Join(list, "\n")}
 	}
 	return t
-}
-
-// size is what a row is measured against.
-func size(r report.Row) string {
-	if r.XUnit == "B" {
-		return report.Bytes(r.X)
-	}
-	return report.Thousands(r.X)
 }
 
 // groups are rows that are shown together: what is measured against sizes by itself, and of everything else what is done

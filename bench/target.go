@@ -27,7 +27,7 @@ const (
 	daxFault  = "ext4-DAX: MAP_SYNC, 4 KiB"
 
 	durableUpdate = "durable update of 64 bytes at a random place"
-	holeFault     = "first store to a page of a hole, pages at random"
+	holeFault     = "first store to 2 MiB of a hole, at random"
 	touchWritten  = "first store to each page of written blocks, in order, for a page"
 	onePut        = "durable transactions of one put"
 	laterStore    = "durable store of 8 bytes after the first touch"
@@ -105,7 +105,7 @@ func (t target) judge(parts []report.Part) verdict {
 			if !v.measured || r.Ratio > v.ratio {
 				v.measured, v.ratio, v.at = true, r.Ratio, r.What
 				if r.XUnit != "" {
-					v.at += ", " + size(r)
+					v.at += ", " + r.Size()
 				}
 			}
 		}

@@ -9,8 +9,8 @@
 // directory has returned. On byte-addressable media with commit policy op the latter is so when the operation returns.
 //
 // The write-ahead log is written through a mapping, in blocks that were allocated, filled and made part of the file before:
-// a commit is a copy, the flush of the lines, and a fence. With a server it takes no system call and no request, and without
-// one no transaction of pmemfs's journal. Each window of the log, 64 KiB at first and up to 4 MiB, costs a truncate, a Map
+// a commit is a copy, the flush of the lines, and a fence: no system call, no request, no transaction of pmemfs's journal.
+// (Behind a page cache, or without a server under another commit policy than op, it is a Mapping.Sync.) Each window of the log, 64 KiB at first and up to 4 MiB, costs a truncate, a Map
 // and an Unmap. A log that Pebble reuses has its blocks already.
 //
 // So a log that is being written, and one that a crash has left, is longer than what was written to it: zeros follow, which

@@ -10,40 +10,35 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/pmemfs/pmemfs"
-	"github.com/pmemfs/pmemfs/internal/pathlock"
+	"github.com/pmemfs/pmemfs/internal/adapter"
 )
 
 // ErrLocked is what Lock fails with when somebody has the lock.
-var ErrLocked = pathlock.ErrLocked
+var ErrLocked = adapter.ErrLocked
 
 // New returns fsys as a file system for Pebble: pebble.Options.FS. Names are those of the pool; "/" before them, and what
 // path.Clean removes, makes no difference. It does not own fsys: close the database first, then fsys.
-func New(fsys *pmemfs.FS) vfs.FS { return &fileSystem{fsys} }
+func New(fsys *pmemfs.FS) vfs.FS { return &fileSystem{fsys, adapter.NewMappings(fsys)} }
 
-type fileSystem struct{ fsys *pmemfs.FS }
+type fileSystem struct {
+	fsys     *pmemfs.FS
+	mappings adapter.Mappings
+}
 
 // walCategory is what Pebble calls the writes to its write-ahead log.
 const walCategory vfs.DiskWriteCategory = "pebble-wal"
 
-// clean makes a name of the pool of one of Pebble's.
-func clean(name string) string {
-	if name = path.Clean("/" + name)[1:]; name == "" {
-		return "."
-	}
-	return name
-}
-
 // Create gives the name to a new file, as vfs.Default does: a file that had it lives on under its other names.
 func (s *fileSystem) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	for {
-		f, err := s.fsys.OpenFile(clean(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+		f, err := s.fsys.OpenFile(adapter.Name(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 		if err == nil {
 			return s.forWriting(f, category)
 		}
 		if !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
-		if err := s.fsys.Remove(clean(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.fsys.Remove(adapter.Name(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}
@@ -53,15 +48,15 @@ func (s *fileSystem) forWriting(f *pmemfs.File, category vfs.DiskWriteCategory) 
 	if category != walCategory || s.fsys.MapMask() == 0 {
 		return &tableFile{file: file{f}}, nil
 	}
-	return newLogFile(f, s.fsys.MapMask()&pmemfs.Sync != 0)
+	return newLogFile(f, s.mappings)
 }
 
 func (s *fileSystem) Link(oldname, newname string) error {
-	return s.fsys.Link(clean(oldname), clean(newname))
+	return s.fsys.Link(adapter.Name(oldname), adapter.Name(newname))
 }
 
 func (s *fileSystem) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
-	f, err := s.fsys.OpenFile(clean(name), os.O_RDONLY, 0)
+	f, err := s.fsys.OpenFile(adapter.Name(name), os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +64,7 @@ func (s *fileSystem) Open(name string, opts ...vfs.OpenOption) (vfs.File, error)
 }
 
 func (s *fileSystem) OpenReadWrite(name string, _ vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
-	f, err := s.fsys.OpenFile(clean(name), os.O_RDWR|os.O_CREATE, 0o666)
+	f, err := s.fsys.OpenFile(adapter.Name(name), os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return nil, err
 	}
@@ -84,19 +79,19 @@ func apply(f vfs.File, opts []vfs.OpenOption) vfs.File {
 }
 
 func (s *fileSystem) OpenDir(name string) (vfs.File, error) {
-	f, err := s.fsys.OpenFile(clean(name), os.O_RDONLY, 0)
+	f, err := s.fsys.OpenFile(adapter.Name(name), os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
 	return &directory{file{f}}, nil
 }
 
-func (s *fileSystem) Remove(name string) error { return s.fsys.Remove(clean(name)) }
+func (s *fileSystem) Remove(name string) error { return s.fsys.Remove(adapter.Name(name)) }
 
-func (s *fileSystem) RemoveAll(name string) error { return s.fsys.RemoveAll(clean(name)) }
+func (s *fileSystem) RemoveAll(name string) error { return s.fsys.RemoveAll(adapter.Name(name)) }
 
 func (s *fileSystem) Rename(oldname, newname string) error {
-	return s.fsys.Rename(clean(oldname), clean(newname))
+	return s.fsys.Rename(adapter.Name(oldname), adapter.Name(newname))
 }
 
 // ReuseForWrite keeps the file with its blocks: what was written there is overwritten in place.
@@ -104,7 +99,7 @@ func (s *fileSystem) ReuseForWrite(oldname, newname string, category vfs.DiskWri
 	if err := s.Rename(oldname, newname); err != nil {
 		return nil, err
 	}
-	f, err := s.fsys.OpenFile(clean(newname), os.O_RDWR|os.O_CREATE, 0o666)
+	f, err := s.fsys.OpenFile(adapter.Name(newname), os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return nil, err
 	}
@@ -112,13 +107,15 @@ func (s *fileSystem) ReuseForWrite(oldname, newname string, category vfs.DiskWri
 }
 
 func (s *fileSystem) MkdirAll(dir string, perm os.FileMode) error {
-	return s.fsys.MkdirAll(clean(dir), perm)
+	return s.fsys.MkdirAll(adapter.Name(dir), perm)
 }
 
-func (s *fileSystem) Lock(name string) (io.Closer, error) { return pathlock.Lock(s.fsys, clean(name)) }
+func (s *fileSystem) Lock(name string) (io.Closer, error) {
+	return adapter.Lock(s.fsys, adapter.Name(name))
+}
 
 func (s *fileSystem) List(dir string) ([]string, error) {
-	list, err := s.fsys.ReadDir(clean(dir))
+	list, err := s.fsys.ReadDir(adapter.Name(dir))
 	names := make([]string, len(list))
 	for i, e := range list {
 		names[i] = e.Name()
@@ -127,7 +124,7 @@ func (s *fileSystem) List(dir string) ([]string, error) {
 }
 
 func (s *fileSystem) Stat(name string) (vfs.FileInfo, error) {
-	return newInfo(s.fsys.Stat(clean(name)))
+	return newInfo(s.fsys.Stat(adapter.Name(name)))
 }
 
 func (s *fileSystem) PathBase(name string) string { return path.Base(name) }

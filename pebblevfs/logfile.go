@@ -7,6 +7,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/adapter"
 )
 
 const (
@@ -24,7 +25,7 @@ const (
 // the window before dirty are durable.
 type logFile struct {
 	file
-	sync bool // the window is a Sync mapping: Persist makes its stores durable
+	mappings adapter.Mappings
 
 	pos  int64 // where the next Write or Read begins
 	end  int64 // the size as far as others need to know
@@ -37,12 +38,12 @@ type logFile struct {
 	failed bool            // it cannot be mapped; it is written by calls from now on
 }
 
-func newLogFile(f *pmemfs.File, sync bool) (vfs.File, error) {
+func newLogFile(f *pmemfs.File, mappings adapter.Mappings) (vfs.File, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &logFile{file: file{f}, sync: sync, end: fi.Size(), size: fi.Size(), next: minWindow}, nil
+	return &logFile{file: file{f}, mappings: mappings, end: fi.Size(), size: fi.Size(), next: minWindow}, nil
 }
 
 // Write appends at the position: a copy, and now and then a new window.
@@ -98,11 +99,7 @@ func (f *logFile) advance() error {
 		}
 		f.size = end
 	}
-	kind := pmemfs.Shared
-	if f.sync {
-		kind = pmemfs.Sync
-	}
-	m, err := f.Map(base, int(end-base), kind|pmemfs.Populate)
+	m, err := f.mappings.Map(f.File, base, end-base)
 	if err != nil {
 		return err
 	}
@@ -120,7 +117,7 @@ func (f *logFile) closeWindow() error {
 	return err
 }
 
-// persist makes the window's stores durable. With a Sync mapping: the flush of the lines, and one fence.
+// persist makes the window's stores durable.
 func (f *logFile) persist() error {
 	if f.window == nil {
 		return nil
@@ -129,11 +126,7 @@ func (f *logFile) persist() error {
 	if to == f.dirty {
 		return nil
 	}
-	how := f.window.Sync
-	if f.sync {
-		how = f.window.Persist
-	}
-	if err := how(f.dirty, to-f.dirty); err != nil {
+	if err := f.mappings.Persist(f.window, f.dirty, to-f.dirty); err != nil {
 		return err
 	}
 	f.dirty = to

@@ -2,18 +2,14 @@ package pmem
 
 import (
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/pmemfs/pmemfs/internal/rerun"
 )
 
 // childVariable marks the test binary as the child that reports its methods.
-// execVariable is a command in front of it: how binaries of a foreign GOARCH
-// are run ("qemu-aarch64 -cpu max").
-const (
-	childVariable = "PMEM_TEST_CHILD"
-	execVariable  = "PMEM_TEST_EXEC"
-)
+const childVariable = "PMEM_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) != "" {
@@ -45,20 +41,7 @@ func child() int {
 // runChild returns what a process with these variables prints.
 func runChild(t *testing.T, flush, stream string) string {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if prefix := strings.Fields(os.Getenv(execVariable)); len(prefix) > 0 {
-		if self, err = exec.LookPath(prefix[0]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	args := append(strings.Fields(os.Getenv(execVariable)), os.Args[0])
-	cmd := exec.CommandContext(t.Context(), self)
-	if len(args) > 1 {
-		cmd.Args = args
-	}
+	cmd := rerun.Self()
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", childVariable+"=1", flushVariable+"="+flush, streamVariable+"="+stream)
 	out, err := cmd.Output()
 	if err != nil {

@@ -48,6 +48,11 @@ func number(db *sqlite3.Conn, query string) (n int64, err error) {
 	return n, stmt.Err()
 }
 
+// insert is transaction n: a row that nobody else writes, and one that all do.
+func insert(n int) string {
+	return fmt.Sprintf("BEGIN; INSERT INTO t VALUES (%d, '%0*d'); DELETE FROM last; INSERT INTO last VALUES (%[1]d); COMMIT", n, 50+n*n%1000, n)
+}
+
 // writerRole commits transactions and prints the number of each once it is durable: PLACE MODE [SEED]. With a seed the power
 // is cut when its input ends.
 func writerRole(args []string, in *bufio.Scanner) error {
@@ -76,9 +81,7 @@ func writerRole(args []string, in *bufio.Scanner) error {
 		return err
 	}
 	for n++; ; n++ {
-		err := db.Exec(fmt.Sprintf("BEGIN; INSERT INTO t VALUES (%d, '%0*d'); DELETE FROM last; INSERT INTO last VALUES (%[1]d); COMMIT",
-			n, 50+n*n%1000, n))
-		if err != nil {
+		if err := db.Exec(insert(int(n))); err != nil {
 			return err
 		}
 		fmt.Println(n)

@@ -9,8 +9,8 @@
 // What SQLite has synced is durable, on every medium. With synchronous=FULL, the default, that is every transaction.
 //
 // Databases and write-ahead logs are read and written through mappings, in blocks that were allocated and filled before: in WAL
-// mode, which is recommended, a commit is a copy of its pages to the log, the flush of their lines, and a fence; with a server
-// without a system call or a request. Rollback journals are written by calls. So while a database or a log is open, and after a
+// mode, which is recommended, a commit is a copy of its pages to the log, the flush of their lines, and a fence: no system call, no
+// request. Rollback journals are written by calls. So while a database or a log is open, and after a
 // crash, its file is longer than what was written to it: zeros follow, as behind a database with a chunk size. The last
 // Close cuts them off.
 //

@@ -15,7 +15,7 @@ import (
 	"github.com/ncruces/go-sqlite3/vfs"
 
 	"github.com/pmemfs/pmemfs"
-	"github.com/pmemfs/pmemfs/internal/pathlock"
+	"github.com/pmemfs/pmemfs/internal/adapter"
 )
 
 // store is a file that is read and written through mappings, of all connections of this process that have it open.
@@ -27,7 +27,6 @@ type store struct {
 	name     string
 	file     *pmemfs.File
 	readOnly bool
-	sync     bool // the pieces are Sync mappings: Persist makes stores durable
 	lock     io.Closer
 	users    int // protected by owner.mu
 
@@ -67,10 +66,10 @@ func piece(off int64) (i int, start, end int64) {
 }
 
 func openStore(s *fileSystem, name string, flags vfs.OpenFlag) (*store, error) {
-	st := &store{owner: s, name: name, sync: s.fsys.MapMask()&pmemfs.Sync != 0, pending: true}
+	st := &store{owner: s, name: name, pending: true}
 	var err error
 	if flags&vfs.OPEN_MAIN_DB != 0 && s.fsys.Info().Socket != "" && !s.fsys.Info().ReadOnly {
-		if st.lock, err = pathlock.Lock(s.fsys, name+"-lock"); err != nil {
+		if st.lock, err = adapter.Lock(s.fsys, name+"-lock"); err != nil {
 			return nil, vfs.SystemError(fmt.Errorf("open %s: %w: one process at a time has a database", name, err), sqlite3.BUSY)
 		}
 	}
@@ -137,18 +136,18 @@ func (s *store) mapPiece(off int64, write bool) error {
 		}
 		return nil
 	}
-	kind := pmemfs.Shared
-	switch {
-	case s.readOnly:
-		kind |= pmemfs.ReadOnly
-	case s.sync:
-		kind = pmemfs.Sync
-	}
-	m, err := s.file.Map(start, int(end-start), kind|pmemfs.Populate)
+	m, err := s.mapRange(start, end-start)
 	if err == nil {
 		s.pieces[i] = m
 	}
 	return err
+}
+
+func (s *store) mapRange(off, n int64) (*pmemfs.Mapping, error) {
+	if s.readOnly {
+		return s.file.Map(off, int(n), pmemfs.Shared|pmemfs.ReadOnly)
+	}
+	return s.owner.mappings.Map(s.file, off, n)
 }
 
 // access calls f with the mapped bytes from off on, n of them or fewer, and returns their number. An error says that they
@@ -226,8 +225,8 @@ func (s *store) note(w span, byCall bool) {
 	s.dirty = append(s.dirty, w)
 }
 
-// persist makes everything durable that was written before. With Sync mappings that is, for each run of bytes, the flush of
-// its lines and a fence.
+// persist makes everything durable that was written before. That is, for each run of bytes, the flush of
+// its lines and a fence where the medium allows that.
 func (s *store) persist() error {
 	s.state.Lock()
 	dirty, pending := s.dirty, s.pending
@@ -252,11 +251,7 @@ func (s *store) persistAll(dirty []span) error {
 		for w.off < min(w.end, s.physical) {
 			i, start, end := piece(w.off)
 			end = min(end, w.end, s.physical)
-			how := s.pieces[i].Sync
-			if s.sync {
-				how = s.pieces[i].Persist
-			}
-			if err := how(int(w.off-start), int(end-w.off)); err != nil {
+			if err := s.owner.mappings.Persist(s.pieces[i], int(w.off-start), int(end-w.off)); err != nil {
 				return err
 			}
 			w.off = end

@@ -14,6 +14,7 @@ import (
 	"github.com/ncruces/go-sqlite3/vfs"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/adapter"
 )
 
 // Register makes fsys a VFS of SQLite, by a name that databases are opened with: "file:/orders.db?vfs=NAME". It does not own
@@ -22,22 +23,15 @@ func Register(name string, fsys *pmemfs.FS) { vfs.Register(name, New(fsys)) }
 
 // New makes a VFS of fsys. All connections of this process to one database must be by the same one.
 func New(fsys *pmemfs.FS) vfs.VFS {
-	return &fileSystem{fsys: fsys, stores: map[string]*store{}}
+	return &fileSystem{fsys: fsys, mappings: adapter.NewMappings(fsys), stores: map[string]*store{}}
 }
 
 type fileSystem struct {
-	fsys *pmemfs.FS
+	fsys     *pmemfs.FS
+	mappings adapter.Mappings
 
 	mu     sync.Mutex
 	stores map[string]*store // protected by mu; of the files that are open, by name
-}
-
-// clean makes a name of the pool of one of SQLite's.
-func clean(name string) string {
-	if name = path.Clean("/" + name)[1:]; name == "" {
-		return "."
-	}
-	return name
 }
 
 // temporary are files that nobody needs after a crash, and that have no name: they are the default VFS's.
@@ -51,9 +45,9 @@ func (s *fileSystem) Open(name string, flags vfs.OpenFlag) (vfs.File, vfs.OpenFl
 		return vfs.Find("").Open("", flags)
 	}
 	if flags&(vfs.OPEN_MAIN_DB|vfs.OPEN_WAL) == 0 {
-		return s.openJournal(clean(name), flags)
+		return s.openJournal(adapter.Name(name), flags)
 	}
-	st, err := s.open(clean(name), flags)
+	st, err := s.open(adapter.Name(name), flags)
 	if err != nil {
 		return nil, flags, err
 	}
@@ -123,7 +117,7 @@ func (s *fileSystem) openJournal(name string, flags vfs.OpenFlag) (vfs.File, vfs
 
 // Delete removes a file. When that is durable the pool's commit policy says, unless syncDir asks for it.
 func (s *fileSystem) Delete(name string, syncDir bool) error {
-	name = clean(name)
+	name = adapter.Name(name)
 	s.mu.Lock()
 	delete(s.stores, name) // who has it open keeps it
 	s.mu.Unlock()
@@ -145,7 +139,7 @@ func (s *fileSystem) Access(name string, flags vfs.AccessFlag) (bool, error) {
 	how := os.O_RDONLY
 	switch flags {
 	case vfs.ACCESS_EXISTS:
-		_, err := s.fsys.Stat(clean(name))
+		_, err := s.fsys.Stat(adapter.Name(name))
 		if errors.Is(err, fs.ErrNotExist) {
 			return false, nil
 		}
@@ -153,7 +147,7 @@ func (s *fileSystem) Access(name string, flags vfs.AccessFlag) (bool, error) {
 	case vfs.ACCESS_READWRITE:
 		how = os.O_RDWR
 	}
-	f, err := s.fsys.OpenFile(clean(name), how, 0)
+	f, err := s.fsys.OpenFile(adapter.Name(name), how, 0)
 	if err != nil {
 		return false, nil
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/cmd/pmemfs/internal/bench"
+	"github.com/pmemfs/pmemfs/internal/medium"
 )
 
 // bench has a verb below it for each benchmark.
@@ -162,7 +163,7 @@ mapping.
 			}
 			r, err := bench.MeasureLatency(a.ctx, o)
 			if err != nil {
-				return nil, benchRemedy(err)
+				return nil, benchRemedy(err, "--dir")
 			}
 			return &latencyResult{r}, files.write(cmd, r)
 		},
@@ -180,9 +181,13 @@ func (a *app) benchProgress(what string, total int64) (add func(int64), done fun
 	return p.add, p.clear
 }
 
-func benchRemedy(err error) error {
-	if errors.Is(err, bench.ErrMedium) {
-		return &failure{err, exitUnable, "--dir /dev/shm, or a directory on a DAX mount"}
+// benchRemedy knows what may be wrong with the place that a flag names.
+func benchRemedy(err error, flag string) error {
+	switch {
+	case errors.Is(err, bench.ErrMedium):
+		return &failure{err, exitUnable, flag + " /dev/shm, or a directory on a DAX mount"}
+	case errors.Is(err, medium.ErrExists):
+		return &failure{err, exitUnable, "--force, if it is a pool and what is in it may be lost"}
 	}
 	return err
 }

@@ -47,8 +47,9 @@ func (c *compareFlags) check(a *app, cmd *cobra.Command) error {
 
 // partFields are what the objects of comparisons have, for their help.
 const partFields = `With --json: title; machine: cpu, cpus, kernel, go, flush_method, medium, granularity, emulated; rows, each with what (is
-done), peer (that does it), unit (ns), median, q1, q3 (of the rounds, each the mean of its operations), limit (median of
-raw), ratio (median to limit), durable (it is when the operation returns), note; notes: what could not be measured.
+done), peer (that does it), unit (ns), median, q1, q3 (of the rounds: each stands for the mean of its operations, or for the
+median of those that are timed one by one), limit (median of raw), ratio (median to limit), durable (it is
+when the operation returns), note; notes: what could not be measured.
 `
 
 type partResult struct{ *report.Part }

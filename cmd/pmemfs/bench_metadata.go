@@ -30,7 +30,7 @@ streamed to the medium, and a fence.
 			}
 			part, err := bench.MeasureMetadata(a.ctx, o)
 			if err != nil {
-				return nil, benchRemedy(err)
+				return nil, benchRemedy(err, "--pool")
 			}
 			return &partResult{part}, nil
 		},

@@ -28,7 +28,7 @@ parts leave of the whole. All take their turns, in rounds.
 			}
 			part, err := bench.MeasureProfile(a.ctx, o)
 			if err != nil {
-				return nil, benchRemedy(err)
+				return nil, benchRemedy(err, "--dir")
 			}
 			return &partResult{part}, nil
 		},

@@ -35,7 +35,7 @@ median, q1, q3 (of the rounds), durable (it is when the operation returns); note
 			}
 			part, err := bench.MeasureScale(a.ctx, o)
 			if err != nil {
-				return nil, benchRemedy(err)
+				return nil, benchRemedy(err, "--dir")
 			}
 			return &partResult{part}, nil
 		},
@@ -61,7 +61,7 @@ func (a *app) benchLoad() *cobra.Command {
 	f.StringVar(&o.Dir, "dir", "", "")
 	f.StringVar(&o.Name, "name", "load", "")
 	f.StringVar(&o.What, "what", "", "")
-	f.Int64Var(&o.Start, "start", 0, "")
+	f.BoolVar(&o.Gate, "gate", false, "")
 	f.DurationVar(&o.Time, "time", time.Second, "")
 	return cmd
 }

@@ -140,6 +140,7 @@ func TestBenchOnDisk(t *testing.T) {
 		t.Skip("this machine's directory for temporary files is memory")
 	}
 	fails(t, exitUnable, []string{"by a system call only", "try: --dir"}, "bench", "latency", "--dir", dir)
+	fails(t, exitUnable, []string{"by a system call only", "try: --pool"}, "bench", "ways", "--pool", dir, "--dir", dir)
 	benchLeaves(t, dir)
 }
 

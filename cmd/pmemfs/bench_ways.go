@@ -35,7 +35,7 @@ takes at least: a plain mapping of the same medium, with flush and fence.
 			o.Size = int64(bytes)
 			part, err := bench.MeasureWays(a.ctx, o)
 			if err != nil {
-				return nil, benchRemedy(err)
+				return nil, benchRemedy(err, "--pool")
 			}
 			return &partResult{part}, nil
 		},

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/pmemfs/pmemfs/internal/rerun"
 )
 
 // The test binary is the command when this variable is set. What it starts (the demo's server and writers) inherits it.
@@ -42,11 +44,7 @@ type outcome struct {
 
 // command prepares the command with arguments.
 func command(args ...string) *exec.Cmd {
-	self, err := os.Executable()
-	if err != nil {
-		panic(err)
-	}
-	cmd := exec.Command(self, args...)
+	cmd := rerun.Self(args...)
 	// The race detector waits a second at the end of each process, unless told not to.
 	cmd.Env = append(os.Environ(), commandVariable+"=1", "TZ=UTC", "GORACE=atexit_sleep_ms=0")
 	return cmd

@@ -19,6 +19,7 @@ import (
 
 	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/internal/fusefs"
+	"github.com/pmemfs/pmemfs/internal/rerun"
 	"github.com/pmemfs/pmemfs/internal/server"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
@@ -252,16 +253,12 @@ const (
 
 // start starts the process in the background, and returns when it is ready or has failed.
 func (m *mountVerb) start() error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	read, write, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer read.Close()
-	cmd := exec.Command(self, append(arguments(os.Args), "--detached")...)
+	cmd := rerun.Self(append(arguments(os.Args), "--detached")...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, []*os.File{write}
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	err = cmd.Start()

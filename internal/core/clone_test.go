@@ -49,9 +49,9 @@ func TestClonePowerCut(t *testing.T) {
 	for _, stage := range []Options{{}, {Stage: true}} {
 		for _, op := range longClones {
 			t.Run(fmt.Sprintf("%s, staged %v", op.name, stage.Stage), func(t *testing.T) {
-				p := powerCut{op: op, settled: true, mount: stage, deep: 13, opts: crash.Options{
+				p := powerCut{op: op, settled: true, mount: stage, deep: 13, opts: fewer(crash.Options{
 					Exhaustive: 64, Samples: 6, Lines: 6, Seed: seedOf(op.name),
-				}}
+				})}
 				p.before = func(o *opTree) { scattered(t, o.open, 2*stepPages+3) }
 				stats := p.run(t)
 				for _, f := range p.failures {

@@ -132,6 +132,8 @@ var callRounds = sync.OnceValue(func() uint32 { return measureSpin(callSpin) })
 
 // Do makes a call, of a message of at most CallBytes, and returns the answer. lost says whether the connection, without
 // which nobody serves calls, is lost. ErrUntaken, ErrUnanswered.
+//
+// Costs: nothing but memory where both sides poll; otherwise up to three system calls on this side, two on the other.
 func (c *Calls) Do(message []byte, lost func() bool) ([]byte, error) {
 	c.using.RLock()
 	defer c.using.RUnlock()

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/pmemfs/pmemfs/internal/medium/mediumtest"
 )
 
 // callServer serves the calls of a page until the test ends.
@@ -228,6 +230,7 @@ func TestCallsOfLiar(t *testing.T) {
 		add32(&liar.shared.callBell, rand.Uint32N(2))
 		futexWake(&liar.shared.callBell)
 	}
+	mediumtest.NeedAddress(t)
 	if err := p.File().Truncate(0); err != nil {
 		t.Fatal(err)
 	}

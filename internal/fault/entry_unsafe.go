@@ -403,6 +403,12 @@ func mapAnswer(e *rangeEntry, s *faultSlot, page uint64, write bool) Code {
 	} else if flags&slotWritable != 0 {
 		prot |= unix.PROT_WRITE
 	}
+	// The page tables are filled by one call, in place of a fault in the kernel for each page. Memory that does not wait
+	// for the first store is mapped fastest as if it were read.
+	populate := flags&slotPopulate != 0 && prot&unix.PROT_WRITE != 0
+	if populate && how&unix.MAP_SYNC == 0 {
+		how |= unix.MAP_POPULATE
+	}
 	r := systemCall(unix.SYS_MMAP, uintptr(address), uintptr(length), prot, how|unix.MAP_FIXED, uintptr(fd), uintptr(offset))
 	if failed(r) {
 		store32(&e.noDowngrade, 1)
@@ -416,8 +422,8 @@ func mapAnswer(e *rangeEntry, s *faultSlot, page uint64, write bool) Code {
 		forbid(address, length)
 		return unserved(c)
 	}
-	if flags&slotPopulate != 0 && prot&unix.PROT_WRITE != 0 {
-		// One call for all pages in place of a fault in the kernel for each. An older kernel refuses, and has these.
+	if populate && how&unix.MAP_SYNC != 0 {
+		// As if each page were stored to. An older kernel refuses, and has a fault for each.
 		systemCall(unix.SYS_MADVISE, uintptr(address), uintptr(length), unix.MADV_POPULATE_WRITE, 0, 0, 0)
 	}
 	return CodeOK

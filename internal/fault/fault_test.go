@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
@@ -19,6 +18,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/rerun"
 )
 
 var roles = map[string]func() error{
@@ -459,7 +460,7 @@ func serverRole() error {
 	if err != nil {
 		return err
 	}
-	orphan := exec.Command(os.Args[0])
+	orphan := rerun.Self()
 	orphan.Env = append(os.Environ(), roleVariable+"=orphan")
 	orphan.Stdout, orphan.Stderr = os.Stdout, os.Stderr
 	orphan.ExtraFiles = []*os.File{page.File(), os.NewFile(3, "data")}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,12 +16,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/rerun"
 )
 
 // The tests run clients, and where it has to be killed the server, as processes of their own: this test binary, started
 // again with roleVariable naming a function of the table roles. A role talks to the test by lines on its standard input
-// and output. On another CPU's emulator (GOARCH=arm64 go test -exec qemu-aarch64) binfmt_misc must know the emulator, so
-// that the roles start.
+// and output.
 const roleVariable = "PMEMFS_FAULT_TEST_ROLE"
 
 const testTimeout = time.Minute // of any single wait: far beyond what it takes, so that a hang is a failure
@@ -51,7 +53,7 @@ type process struct {
 // startRole starts a role. Its files begin at descriptor 3.
 func startRole(t testing.TB, role string, env []string, files ...*os.File) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(os.Args[0]), lines: make(chan string, 64), stderr: new(strings.Builder)}
+	p := &process{t: t, cmd: rerun.Self(), lines: make(chan string, 64), stderr: new(strings.Builder)}
 	p.cmd.Env = append(append(os.Environ(), roleVariable+"="+role, "GOTRACEBACK=single"), env...)
 	p.cmd.ExtraFiles = files
 	p.cmd.Stderr = p.stderr
@@ -142,6 +144,9 @@ const testMapping = 7
 
 func newTestFile(t testing.TB, pages, blocks int64) *testFile {
 	t.Helper()
+	if segvEntryAddress() == 0 {
+		t.Skipf("SKIPPED, nothing was tested: page faults cannot be handled on %s", runtime.GOARCH)
+	}
 	if _, err := os.Stat("/dev/shm"); err != nil {
 		t.Skipf("SKIPPED, nothing was tested: no /dev/shm: %v", err)
 	}

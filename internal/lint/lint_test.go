@@ -28,6 +28,7 @@ var layers = map[string][]string{
 	"internal/core":              {"internal/layout", "internal/medium", "internal/journal", "internal/alloc", "internal/progress"},
 	"internal/crash/explore":     {"internal/crash", "internal/medium", "internal/layout", "internal/alloc", "internal/core"},
 	"internal/progress":          {},
+	"internal/rerun":             {},
 	"internal/grant":             {},
 	"internal/fault":             {},
 	"internal/session":           {"internal/medium"},
@@ -42,9 +43,9 @@ var layers = map[string][]string{
 	"test/vm/guest":     {".", "test/vm/port"},
 	"test/vm":           {"test/vm/port"},
 	"internal/pooltest": {".", "internal/server"},
-	"internal/pathlock": {"."},
-	"pebblevfs":         {".", "internal/pathlock"},
-	"sqlitevfs":         {".", "internal/pathlock"},
+	"internal/adapter":  {"."},
+	"pebblevfs":         {".", "internal/adapter"},
+	"sqlitevfs":         {".", "internal/adapter"},
 }
 
 // sources calls fn for each Go file outside testdata with its folder.

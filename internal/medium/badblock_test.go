@@ -34,6 +34,7 @@ func spoiled(t *testing.T, dir string, block int64) (*Pool, *mapped) {
 
 func spoil(t *testing.T, a *mapped, block int64) {
 	t.Helper()
+	mediumtest.NeedAddress(t)
 	if err := mediumtest.Spoil(a.mem[block*pageSize : (block+1)*pageSize]); err != nil {
 		t.Fatal(err)
 	}
@@ -145,6 +146,7 @@ func TestHeal(t *testing.T) {
 // TestCutOffFileIsNotHealed: a file that was cut off under a pool is an error, too, and is not made longer, which would turn
 // what was lost into zeros.
 func TestCutOffFileIsNotHealed(t *testing.T) {
+	mediumtest.NeedAddress(t)
 	path := newPool(t, tmpfs(t), 4*pageSize, 16*pageSize)
 	p, err := Open(path, Options{})
 	if err != nil {
@@ -169,6 +171,7 @@ func TestCutOffFileIsNotHealed(t *testing.T) {
 
 // TestFullHostFileSystem: where a sparse file of a pool finds no room, a store is an ENOSPC, and works again when there is.
 func TestFullHostFileSystem(t *testing.T) {
+	mediumtest.NeedAddress(t)
 	dir := mounted(t, "tmpfs", 64*pageSize)
 	p, err := Open(newPool(t, dir, 4*pageSize, 128*pageSize), Options{})
 	if err != nil {

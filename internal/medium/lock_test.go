@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/rerun"
 )
 
 // Tests of what other processes see start this test binary again, in a role.
@@ -69,7 +71,7 @@ func beServer(path string) error {
 	if err != nil {
 		return err
 	}
-	client := exec.Command(os.Args[0])
+	client := rerun.Self()
 	client.Env = append(os.Environ(), roleVariable+"=client")
 	client.Stdin, client.Stdout, client.Stderr = os.Stdin, os.Stdout, os.Stderr
 	client.ExtraFiles = []*os.File{f}
@@ -121,7 +123,7 @@ func start(t *testing.T, role string, files ...*os.File) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{Cmd: exec.Command(os.Args[0]), in: inWrite, out: bufio.NewReader(outRead)}
+	p := &process{Cmd: rerun.Self(), in: inWrite, out: bufio.NewReader(outRead)}
 	p.Env = append(os.Environ(), roleVariable+"="+role)
 	p.Stdin, p.Stdout, p.Stderr, p.ExtraFiles = inRead, outWrite, os.Stderr, files
 	if err := p.Start(); err != nil {

@@ -288,7 +288,7 @@ func (p *Pool) mapDevice(d finding, o Options) error {
 	return p.mapSplit(d, d.roundUp(metaSize))
 }
 
-// blank says of the first bytes of a device whether there is nothing: no pool, and nothing else that would be lost.
+// blank says whether a device has nothing at its beginning: no pool, and nothing else that would be lost.
 func blank(start []byte) bool { return bytes.Equal(start[:pageSize], make([]byte, pageSize)) }
 
 func (p *Pool) mapSplit(d finding, metaSize int64) (err error) {

@@ -301,7 +301,7 @@ func (d *finding) conclude(name string) {
 		DomainMemoryController: "a store is durable when its cache lines are flushed and fenced",
 		DomainPageCache:        "a store is durable after fdatasync, not by CPU instructions (this is what libpmem calls is_pmem 0)",
 		DomainVolatile: "VOLATILE: EMULATED persistent memory; everything is lost when power fails or the machine is started again. " +
-			"Stores survive a crash of the process, and the instructions of a memory-controller domain are executed",
+			"Stores survive a crash of the process, and the instructions of a memory-controller domain that the CPU has are executed",
 	}
 	d.note("conclusion for "+name, "from the above", "persistence domain %v, granularity %v: %s", d.domain, d.domain.Granularity(), texts[d.domain])
 }

@@ -45,9 +45,21 @@ func (p *Part) Table(what string) *Table {
 			durable = "yes"
 		}
 		quartiles := Value(r.Q1, r.Unit) + "–" + Value(r.Q3, r.Unit)
-		t.Rows = append(t.Rows, []string{r.Peer, Value(r.Median, r.Unit), quartiles, ratio, durable, r.Note})
+		peer := r.Peer
+		if r.XUnit != "" {
+			peer += ", " + r.Size()
+		}
+		t.Rows = append(t.Rows, []string{peer, Value(r.Median, r.Unit), quartiles, ratio, durable, r.Note})
 	}
 	return t
+}
+
+// Size writes what a row is measured against: "4 KiB", "1,000".
+func (r *Row) Size() string {
+	if r.XUnit == "B" {
+		return Bytes(r.X)
+	}
+	return Thousands(r.X)
 }
 
 // Value writes a figure with its unit.

@@ -23,6 +23,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/pmemfs/pmemfs/internal/rerun"
 )
 
 // Some tests start this binary again, in a role.
@@ -49,7 +51,7 @@ func TestMain(m *testing.M) {
 // child starts this binary in a role. It ends with the test at the latest.
 func child(t *testing.T, role string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
-	c := exec.Command(os.Args[0])
+	c := rerun.Self()
 	c.Env = append(os.Environ(), roleVariable+"="+role)
 	c.Stderr = os.Stderr
 	in, err := c.StdinPipe()

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/HdrHistogram/hdrhistogram-go"
+
 	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/internal/report"
 )
@@ -28,6 +30,33 @@ type figure struct {
 	durable          bool
 	took             time.Duration // by the operations of this turn
 	ns               []float64     // of one operation, a round each
+
+	// each has the operations of this turn where they are timed by themselves: their median counts, and not their mean, so
+	// that what interrupts a few of them is not in it. Else it is nil.
+	each *hdrhistogram.Histogram
+}
+
+// add takes an operation that was timed by itself.
+func (f *figure) add(took time.Duration) error {
+	f.took += took
+	return f.each.RecordValue(int64(took))
+}
+
+// begin forgets the last turn.
+func (f *figure) begin() {
+	f.took = 0
+	if f.each != nil {
+		f.each.Reset()
+	}
+}
+
+// end keeps what one of the n operations of this turn took.
+func (f *figure) end(n int) {
+	ns := float64(f.took) / float64(n)
+	if f.each != nil {
+		ns = float64(f.each.ValueAtPercentile(50))
+	}
+	f.ns = append(f.ns, ns)
 }
 
 // measure times n operations.
@@ -49,6 +78,7 @@ type contestant struct {
 	least, most int // n is at least and at most
 	n           int
 	turn        func(n int) error
+	before      func() error // what has to be done before each turn; nil: nothing
 }
 
 func newContestant(least, most int, turn func(n int) error, figures ...*figure) *contestant {
@@ -58,7 +88,12 @@ func newContestant(least, most int, turn func(n int) error, figures ...*figure) 
 // run has a turn, and returns how long its operations took. An access to a mapping that fails becomes an error.
 func (c *contestant) run(n int) (sum time.Duration, err error) {
 	for _, f := range c.figures {
-		f.took = 0
+		f.begin()
+	}
+	if c.before != nil {
+		if err := c.before(); err != nil {
+			return 0, err
+		}
 	}
 	if caught := pmemfs.Catch(func() { err = c.turn(n) }); caught != nil {
 		err = caught
@@ -105,7 +140,7 @@ func compare(ctx context.Context, o *CompareOptions, what string, all []*contest
 				return err
 			}
 			for _, f := range c.figures {
-				f.ns = append(f.ns, float64(f.took)/float64(c.n))
+				f.end(c.n)
 			}
 			if ctx.Err() != nil {
 				return context.Cause(ctx)

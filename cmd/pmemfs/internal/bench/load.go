@@ -25,7 +25,7 @@ type LoadOptions struct {
 	Dir    string // of the kernel's
 	Name   string // of a directory of its own
 	What   string // that it does
-	Start  int64  // when, in nanoseconds since 1970; 0: at once
+	Gate   bool   // begin when descriptor 3, of which others have the writing end, is at its end
 	Time   time.Duration
 }
 
@@ -41,15 +41,12 @@ func Load(ctx context.Context, o LoadOptions, stdout io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, end()) }()
 	fmt.Fprintln(stdout, "ready")
-	start := time.Now()
-	if o.Start != 0 {
-		start = time.Unix(0, o.Start)
-		if wait := time.Until(start); wait > 0 {
-			time.Sleep(wait)
-		} else {
-			return fmt.Errorf("ready %v too late", -wait)
+	if o.Gate {
+		if _, err := io.Copy(io.Discard, os.NewFile(3, "gate")); err != nil {
+			return err
 		}
 	}
+	start := time.Now()
 	n := 0
 	for ; ctx.Err() == nil && time.Since(start) < o.Time; n++ {
 		if err := do(n); err != nil {
@@ -192,10 +189,8 @@ func (s *scale) throughput(ctx context.Context) (err error) {
 	return nil
 }
 
-// warmUp is what processes that work together have to get ready.
-const warmUp = 300 * time.Millisecond
-
-// together returns how many operations per second so many processes do. Without a socket they work in a directory.
+// together returns how many operations per second so many processes do, which begin at the same time. Without a socket they
+// work in a directory.
 func (s *scale) together(ctx context.Context, o LoadOptions, clients int64) (perSecond float64, err error) {
 	dir, err := os.MkdirTemp(s.dir, "load-")
 	if err != nil {
@@ -205,16 +200,30 @@ func (s *scale) together(ctx context.Context, o LoadOptions, clients int64) (per
 	if o.Socket == "" {
 		o.Dir = dir
 	}
-	o.Start = time.Now().Add(warmUp).UnixNano()
+	gate, open, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer gate.Close()
+	defer open.Close()
+	o.Gate = true
 	var all []*child.Process
 	for i := range clients {
 		o.Name = fmt.Sprintf("%s-%d", filepath.Base(dir), i)
-		p, err := s.children.Start("a client", nil, o.args()...)
+		p, err := s.children.Start("a client", []*os.File{gate}, o.args()...)
 		if err != nil {
 			return 0, err
 		}
 		defer p.Kill()
 		all = append(all, p)
+	}
+	for _, p := range all {
+		if _, err := p.Line(ctx); err != nil { // it is ready
+			return 0, err
+		}
+	}
+	if err := open.Close(); err != nil {
+		return 0, err
 	}
 	for _, p := range all {
 		n, err := count(ctx, p)
@@ -227,20 +236,18 @@ func (s *scale) together(ctx context.Context, o LoadOptions, clients int64) (per
 }
 
 // count is what a client prints in the end.
-func count(ctx context.Context, p *child.Process) (n int, err error) {
-	for range 2 {
-		line, err := p.Line(ctx)
-		if err != nil {
-			return 0, err
-		}
-		n, _ = strconv.Atoi(line) // the first line says that it is ready
+func count(ctx context.Context, p *child.Process) (int, error) {
+	line, err := p.Line(ctx)
+	if err != nil {
+		return 0, err
 	}
-	return n, p.Wait(ctx)
+	n, err := strconv.Atoi(line)
+	return n, errors.Join(err, p.Wait(ctx))
 }
 
 func (o *LoadOptions) args() []string {
 	return []string{
 		"bench-load", "--socket", o.Socket, "--pool", o.Pool, "--dir", o.Dir, "--name", o.Name, "--what", o.What,
-		"--start", fmt.Sprint(o.Start), "--time", o.Time.String(),
+		"--gate=" + strconv.FormatBool(o.Gate), "--time", o.Time.String(),
 	}
 }

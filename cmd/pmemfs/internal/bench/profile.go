@@ -248,7 +248,7 @@ func (p *profile) mapRun() (*figure, error) {
 func (p *profile) created(what, peer, note string, create func(name string) error, remove func(name string) error) *figure {
 	n := 0
 	name := func(i int) string { return fmt.Sprintf("file-%07d", i) }
-	return p.stage(what, peer, note, 5000, func() error { n = 0; return nil }, func(i int) error { n = i + 1; return create(name(i)) }, func() (err error) {
+	return p.stage(what, peer, note, 2000, func() error { n = 0; return nil }, func(i int) error { n = i + 1; return create(name(i)) }, func() (err error) {
 		for i := range n {
 			err = errors.Join(err, remove(name(i)))
 		}

@@ -60,16 +60,16 @@ func MeasureWays(ctx context.Context, o WaysOptions) (_ *report.Part, err error)
 }
 
 // update adds a way to make one durable. do is given a place.
-func (w *ways) update(peer string, durable bool, note string, do func(off int) error) {
-	w.stores(whatUpdate, peer, durable, note, do)
+func (w *ways) update(peer string, durable bool, note string, do func(off int) error) *contestant {
+	return w.stores(whatUpdate, peer, durable, note, do)
 }
 
 // stores adds a way to make a store durable, at random places that are aligned to lines. Each is timed by itself, as
 // storeBatch does it, or a CPU would be at the next before one is durable, the farther the fewer instructions a way has.
-func (w *ways) stores(what, peer string, durable bool, note string, do func(off int) error) {
+func (w *ways) stores(what, peer string, durable bool, note string, do func(off int) error) *contestant {
 	random := rand.New(rand.NewPCG(1, 2))
 	lines := uint64(w.size / pmem.LineSize)
-	f := &figure{what: what, peer: peer, durable: durable, note: note}
+	f := &figure{what: what, peer: peer, durable: durable, note: note, each: newHistogram()}
 	turn := func(n int) error {
 		for range n {
 			choice := random.Uint64()
@@ -77,14 +77,16 @@ func (w *ways) stores(what, peer string, durable bool, note string, do func(off 
 			off := int((choice + uint64(start)) % lines * pmem.LineSize)
 			err := do(off)
 			settled.Add(1)
-			f.took += time.Since(epoch) - start
-			if err != nil {
+			took := time.Since(epoch) - start
+			if err := errors.Join(err, f.add(took)); err != nil {
 				return fmt.Errorf("%s: %s: %w", peer, what, err)
 			}
 		}
 		return nil
 	}
-	w.all = append(w.all, newContestant(16, 1<<30, turn, f))
+	c := newContestant(16, 1<<30, turn, f)
+	w.all = append(w.all, c)
+	return c
 }
 
 // through is an update by way of memory.
@@ -196,10 +198,8 @@ func (w *ways) addPeers() error {
 			return err
 		}
 		w.later(synced.unmap)
-		if err := synced.touchAll(); err != nil {
-			return err
-		}
-		w.update(p.name+": MAP_SYNC, flush", true, "", synced.through(synced.persist))
+		c := w.update(p.name+": MAP_SYNC, flush", true, "", synced.through(synced.persist))
+		c.before = synced.touchAll // after the others' syncs the kernel wants to know of stores again
 	}
 	return nil
 }

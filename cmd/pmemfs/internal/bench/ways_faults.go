@@ -183,9 +183,12 @@ func (w *ways) peerMappables(p *peer, filled bool) ([]*mappable, error) {
 }
 
 // touches adds first stores to pages in an order, through mappings that are new in each turn, and newer when it has come
-// to its end.
+// to its end. Where each of them is a fault, whatever it maps, they are timed one by one.
 func (w *ways) touches(m *mappable, what, peer string, order []int, least int, store func(v *view, page int) error) {
 	f := &figure{what: what, peer: peer, durable: m.durable, note: m.note}
+	if len(order) == int(w.size/hugePage) {
+		f.each = newHistogram()
+	}
 	turn := func(n int) (err error) {
 		for ; n > 0 && err == nil; n -= len(order) {
 			err = m.touch(f, order[:min(n, len(order))], store)
@@ -206,16 +209,23 @@ func (m *mappable) touch(f *figure, pages []int, store func(v *view, page int) e
 		return err
 	}
 	defer func() { err = errors.Join(err, v.unmap()) }()
-	start := time.Now()
+	start := time.Since(epoch)
 	for _, page := range pages {
 		if m.zero != nil {
 			m.zero(page)
 		}
-		if err := store(v, page); err != nil {
+		err := store(v, page)
+		if now := time.Since(epoch); f.each != nil {
+			err = errors.Join(err, f.add(now-start))
+			start = now
+		}
+		if err != nil {
 			return err
 		}
 	}
-	f.took += time.Since(start)
+	if f.each == nil {
+		f.took += time.Since(epoch) - start
+	}
 	return nil
 }
 
@@ -256,7 +266,7 @@ func (w *ways) addFaults() error {
 		w.touches(m, "first store to 2 MiB of a hole, at random", m.peer, pieces, 1, storeByte)
 		w.touches(m, "first store to each page of a hole, in order, for a page", m.peer, inOrder, 16*fewPages, storeByte)
 		if m.durable && m.peer != raw {
-			w.touches(m, whatUpdate, m.peer+", first touch of a hole", scattered, fewPages, storeUpdate)
+			w.touches(m, whatUpdate, m.peer+", first touch of a hole", pieces, 1, storeUpdate)
 		}
 	}
 	for _, m := range filled {
@@ -281,9 +291,10 @@ func (w *ways) storesAfter(m *mappable) error {
 		return err
 	}
 	w.later(v.unmap)
-	w.stores("durable store of 8 bytes after the first touch", m.peer, true, m.note, func(off int) error {
+	c := w.stores("durable store of 8 bytes after the first touch", m.peer, true, m.note, func(off int) error {
 		binary.LittleEndian.PutUint64(v.mem[off:], uint64(off))
 		return v.persist(off, storeSize)
 	})
-	return v.touchAll()
+	c.before = v.touchAll
+	return nil
 }

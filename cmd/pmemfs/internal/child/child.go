@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pmemfs/pmemfs/internal/rerun"
 )
 
 // patience is how long a child may take to say something or to end.
@@ -21,7 +23,6 @@ const patience = 30 * time.Second
 // Group is the children of this process. The kernel kills them when the thread that has started them ends, which must
 // therefore be one that ends with this process: all are started by the goroutine that is locked to it.
 type Group struct {
-	self  string
 	start chan func()
 	mu    sync.Mutex
 	all   []*Process // protected by mu
@@ -29,11 +30,10 @@ type Group struct {
 
 // NewGroup returns a group without children. It must be closed.
 func NewGroup() (*Group, error) {
-	self, err := os.Executable()
-	if err != nil {
+	if err := rerun.Self().Err; err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	g := &Group{self: self, start: make(chan func())}
+	g := &Group{start: make(chan func())}
 	go func() {
 		runtime.LockOSThread()
 		for f := range g.start {
@@ -67,7 +67,7 @@ type Process struct {
 // must be few lines, for Line.
 func (g *Group) Start(name string, files []*os.File, args ...string) (*Process, error) {
 	p := &Process{
-		name: name, cmd: exec.Command(g.self, args...), lines: make(chan string, 4), ended: make(chan struct{}),
+		name: name, cmd: rerun.Self(args...), lines: make(chan string, 4), ended: make(chan struct{}),
 	}
 	p.cmd.Stderr = &p.stderr
 	p.cmd.ExtraFiles = files

@@ -1,6 +1,4 @@
-// Package pathlock has locks on names of a pool, which exclude others in this process and, where a server serves several, in
-// all of them. They end with their holder, however that ends, and nobody waits.
-package pathlock
+package adapter
 
 import (
 	"bytes"
@@ -30,8 +28,9 @@ type heldLock struct {
 
 const blockSize = 4096
 
-// Lock takes the lock of a name, whose file is created if need be, until the Closer is closed. The file's contents are the
-// lock's own. ErrLocked: somebody has it, as the error says.
+// Lock takes the lock of a name, which excludes others in this process and, where a server serves several, in all of them.
+// It ends with its holder, however that ends, and nobody waits. The name is that of a file, which is created if need be, and
+// whose contents are the lock's own. ErrLocked: somebody has it, as the error says.
 func Lock(fsys *pmemfs.FS, name string) (io.Closer, error) {
 	key := heldLock{fsys, name}
 	held.Lock()
