@@ -230,9 +230,30 @@ func serverPidfd(conn *net.UnixConn) int {
 	err = raw.Control(func(fd uintptr) {
 		if n, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD); err == nil {
 			pidfd = n
+		} else if errors.Is(err, unix.ENOPROTOOPT) { // before Linux 6.5
+			pidfd = pidfdByNumber(int(fd))
 		}
 	})
 	if err != nil {
+		return -1
+	}
+	return pidfd
+}
+
+// pidfdByNumber returns a descriptor of the process that listens at the other end of a socket, -1 if there is none. Its number
+// was another's only if it has ended, which ends the connection: that is looked at last.
+func pidfdByNumber(socket int) int {
+	u, err := unix.GetsockoptUcred(socket, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return -1
+	}
+	pidfd, err := unix.PidfdOpen(int(u.Pid), 0)
+	if err != nil {
+		return -1
+	}
+	ends := []unix.PollFd{{Fd: int32(socket), Events: unix.POLLRDHUP}}
+	if n, err := unix.Poll(ends, 0); n != 0 || err != nil {
+		unix.Close(pidfd)
 		return -1
 	}
 	return pidfd

@@ -16,19 +16,20 @@ type medium struct {
 	ways  []string
 	// nvdimm: the platform says what its persistence domain is. Else nobody does.
 	nvdimm bool
+	size   int64 // MiB
 }
 
 var (
 	allWays = []string{"sync", "direct", "shared", "write"}
 	media   = []*medium{
-		{"ext4-dax", "/mnt/ext4", "fsdax", allWays, true},
-		{"xfs-dax", "/mnt/xfs", "fsdax", allWays, true},
-		{"devdax-4k", "/dev/dax-4k", "devdax", allWays, true},
+		{"ext4-dax", "/mnt/ext4", "fsdax", allWays, true, 384},
+		{"xfs-dax", "/mnt/xfs", "fsdax", allWays, true, 384},
+		{"devdax-4k", "/dev/dax-4k", "devdax", allWays, true, 128},
 		// Its pages are larger than the blocks of pmemfs, so that nothing can be mapped.
-		{"devdax-2m", "/dev/dax-2m", "devdax", []string{"write"}, true},
-		{"legacy-dax", "/mnt/legacy", "fsdax", allWays, false},
+		{"devdax-2m", "/dev/dax-2m", "devdax", []string{"write"}, true, 112},
+		{"legacy-dax", "/mnt/legacy", "fsdax", allWays, false, 128},
 		// Only the host can make stores durable, when it is asked to: the kernel refuses MAP_SYNC.
-		{"virtio-pmem", "/mnt/virtio", "page-cache", []string{"shared", "write"}, false},
+		{"virtio-pmem", "/mnt/virtio", "page-cache", []string{"shared", "write"}, false, 128},
 	}
 )
 

@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -57,8 +59,11 @@ func TestVM(t *testing.T) {
 		}
 		s.rounds = n
 	}
-	var err error
-	if s.config, err = newConfig(s.ctx, s.dir, nil); err != nil {
+	tests, err := buildTests(s.ctx, s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.config, err = newConfig(s.ctx, s.dir, tests); err != nil {
 		t.Skipf("SKIPPED, NOTHING WAS TESTED: %v", err)
 	}
 	s.media = s.dir
@@ -74,6 +79,7 @@ func TestVM(t *testing.T) {
 	s.boot("mem-ctrl", "format")
 	s.each("info", s.info)
 	s.each("demo", s.demo)
+	s.each("tests", s.tests)
 	s.each("mkfs", s.mkfs)
 	s.crash(1)
 	for round := 2; round <= s.rounds; round++ {
@@ -170,11 +176,57 @@ func (s *suite) demo(m *medium) error {
 		return nil
 	}
 	start := time.Now()
-	_, err := s.guest("pmemfs", "demo", "/modules", "--quick", "--json", "--dir", m.place)
-	if err == nil {
-		ok(m, "demo: %.1f s", time.Since(start).Seconds())
+	out, err := s.guest("pmemfs", "demo", "/modules", "--quick", "--json", "--dir", m.place)
+	if err != nil {
+		return err
 	}
-	return err
+	var result struct {
+		Survived int `json:"writers_survived"`
+	}
+	if err := json.Unmarshal(out, &result); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	if survive := slices.Contains(m.ways, "sync"); survive != (result.Survived > 0) {
+		return fmt.Errorf("%d writers survived the death of their server: %s", result.Survived, out)
+	}
+	ok(m, "demo: %.1f s, %d writers survived the death of their server", time.Since(start).Seconds(), result.Survived)
+	return nil
+}
+
+// tests runs tests of the library that make pools in directories, which are below the mount then.
+func (s *suite) tests(m *medium) error {
+	if m.device() {
+		return nil
+	}
+	commands := []string{"PMEMFS_TEST_PLACES=" + m.place + " medium.test -test.v -test.run '^TestCreateStoreReopen$/^place'"}
+	if m.size >= 256 {
+		commands = append(commands, "mkdir "+m.place+"/shm && mount --bind "+m.place+"/shm /dev/shm && "+
+			"pmemfs.test -test.v -test.short -test.run '^(TestMap.*|TestRestart|TestDirect|TestSync.*)$'; code=$?; umount /dev/shm; exit $code")
+	}
+	passed := 0
+	for _, command := range commands {
+		out, err := s.guest("sh", "-c", command)
+		if err != nil {
+			return err
+		}
+		passed += bytes.Count(out, []byte("--- PASS"))
+	}
+	ok(m, "tests: %d passed", passed)
+	return nil
+}
+
+// buildTests builds the test binaries that run in the guest.
+func buildTests(ctx context.Context, dir string) (files []string, err error) {
+	for _, pkg := range []string{module, module + "/internal/medium"} {
+		file := filepath.Join(dir, filepath.Base(pkg)+".test")
+		cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-ldflags=-s -w", "-o", file, pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("go test -c %s: %w: %s", pkg, err, out)
+		}
+		files = append(files, file)
+	}
+	return files, nil
 }
 
 func (s *suite) mkfs(m *medium) error {
