@@ -57,8 +57,11 @@ func TestVM(t *testing.T) {
 		}
 		s.rounds = n
 	}
-	var err error
-	if s.config, err = newConfig(s.ctx, s.dir, nil); err != nil {
+	tests, err := runBuild(s.ctx, filepath.Join(s.dir, commandTest), "test", "-c", module+"/cmd/pmemfs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.config, err = newConfig(s.ctx, s.dir, []string{tests}); err != nil {
 		t.Skipf("SKIPPED, NOTHING WAS TESTED: %v", err)
 	}
 	s.media = s.dir
@@ -85,8 +88,13 @@ func TestVM(t *testing.T) {
 	}
 	s.boot("mem-ctrl")
 	s.lastLook()
+	s.boot("mem-ctrl")
+	s.badBlocks()
 	say("%d boots, %.0f s", s.boots, time.Since(s.start).Seconds())
 }
+
+// commandTest is the program with the tests of the command.
+const commandTest = "pmemfs.test"
 
 // persistences are what a platform can say of its persistence domain.
 var persistences = []string{"mem-ctrl", "cpu", ""}
@@ -124,7 +132,7 @@ func (s *suite) boot(persistence string, format ...string) {
 	if _, err := s.guest(append([]string{"guest", "prepare"}, format...)...); err != nil {
 		s.Fatal(err)
 	}
-	say("boot %d of %d, persistence domain %q: %.1f s, media %.1f s", s.boots, s.rounds+1, persistence, booted.Seconds(),
+	say("boot %d of %d, persistence domain %q: %.1f s, media %.1f s", s.boots, s.rounds+2, persistence, booted.Seconds(),
 		(time.Since(start) - booted).Seconds())
 }
 
