@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -50,16 +51,22 @@ func appendRecords(args []string) error {
 		return err
 	}
 	socket := "/run/" + strings.ReplaceAll(strings.Trim(pool, "/"), "/", "-") + ".sock"
-	if err := serve(pool, socket); err != nil {
+	server, err := serve(pool, socket)
+	if err != nil {
 		return err
 	}
+	defer server.Kill()
 	fsys, err := pmemfs.Dial(socket, pmemfs.Wait(time.Minute))
 	if err != nil {
 		return err
 	}
 	var appenders []*appender
+	turn := &sync.Mutex{}
 	for _, w := range ways {
 		a := &appender{way: w, fsys: fsys}
+		if fsys.Info().Medium.Granularity == pmemfs.Page {
+			a.turn = turn
+		}
 		offered := fsys.MapMask()&w.flags == w.flags
 		if !offered {
 			err = a.refused()
@@ -88,20 +95,23 @@ func parseCertain(args []string) (map[string]uint64, error) {
 	return certain, nil
 }
 
-// serve starts a server for the pool, which dies with the machine, and waits until it is ready.
-func serve(pool, socket string) error {
+// serve starts a server for the pool and waits until it is ready.
+func serve(pool, socket string) (*os.Process, error) {
 	cmd := exec.Command("pmemfs", "serve", pool, "--socket", socket)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return err
+		return nil, err
 	}
-	_, err = bufio.NewReader(out).ReadString('\n')
-	return named(err, "serve "+pool)
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		cmd.Process.Kill()
+		return nil, fmt.Errorf("serve %s: %w", pool, err)
+	}
+	return cmd.Process, nil
 }
 
 // appendForever runs the appenders side by side and prints how far they are.
@@ -142,6 +152,23 @@ type appender struct {
 	way
 	fsys *pmemfs.FS
 	done atomic.Uint64 // records that are durable
+	// turn is held by the appender that is at work, for turnTime at a time; nil: all are. Behind a page cache one way's
+	// fdatasync makes durable what another has stored and forgotten, which would never be seen.
+	turn *sync.Mutex
+}
+
+const turnTime = 250 * time.Millisecond
+
+// yield lets the others have their turn when that of a is over, and returns when its next one ends.
+func (a *appender) yield(end time.Time) time.Time {
+	if a.turn == nil || time.Now().Before(end) {
+		return end
+	}
+	if !end.IsZero() {
+		a.turn.Unlock()
+	}
+	a.turn.Lock() // those who wait longest are first
+	return time.Now().Add(turnTime)
 }
 
 // segment is a file that is being appended to.
@@ -247,7 +274,8 @@ func (a *appender) appendFrom(n uint64) error {
 		return err
 	}
 	var record [recordSize]byte
-	for {
+	for end := (time.Time{}); ; {
+		end = a.yield(end)
 		makeRecord(record[:], a.name, n)
 		off := int(n%recordsPerSegment) * recordSize
 		if s.mapping != nil {
