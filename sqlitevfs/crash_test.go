@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/ncruces/go-sqlite3"
 
@@ -92,6 +93,10 @@ func writerRole(args []string, in *bufio.Scanner) error {
 func verify(t *testing.T, place, mode string, acknowledged int64) {
 	t.Helper()
 	fsys, db, err := open(place, mode)
+	for end := time.Now().Add(10 * time.Second); errors.Is(err, sqlite3.BUSY) && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond) // the server may not know yet that the one before is dead, and holds its lock
+		fsys, db, err = open(place, mode)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -113,6 +113,10 @@ func TestMetrics(t *testing.T) {
 	}
 
 	families := scrape(t, url)
+	for values(t, families)["clients"] != 2 { // put's may not have gone yet
+		time.Sleep(10 * time.Millisecond)
+		families = scrape(t, url)
+	}
 	got := values(t, families)
 	want := numbers(t, s.socket) // a client that comes, asks two things, and is counted in the answer
 	want.Clients--

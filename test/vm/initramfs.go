@@ -114,11 +114,15 @@ func (a *initramfs) close() error {
 
 // buildStatic builds a main package of this module, statically linked.
 func buildStatic(ctx context.Context, dir, pkg string) (string, error) {
-	file := filepath.Join(dir, path.Base(pkg))
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", file, pkg)
+	return runBuild(ctx, filepath.Join(dir, path.Base(pkg)), "build", "-trimpath", "-ldflags=-s -w", pkg)
+}
+
+// runBuild has the go command make a file, statically linked.
+func runBuild(ctx context.Context, file, verb string, arguments ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", append([]string{verb, "-o", file}, arguments...)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build %s: %w: %s", pkg, err, out)
+		return "", fmt.Errorf("%s: %w: %s", cmd, err, out)
 	}
 	return file, nil
 }

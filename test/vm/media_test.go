@@ -33,6 +33,28 @@ var (
 	}
 )
 
+// badBlocks runs the test that has the kernel list blocks of the file systems on DAX as bad.
+func (s *suite) badBlocks() {
+	s.Helper()
+	var places []string
+	for _, m := range media {
+		if m.kind == "fsdax" {
+			places = append(places, m.place)
+		}
+	}
+	out, err := s.guest("env", "TMPDIR=/dev/shm", "PMEMFS_TEST_BADBLOCKS="+strings.Join(places, ":"), "command.test", "-test.v",
+		"-test.run", "^TestKernelListsBadBlocks$")
+	for _, m := range media {
+		switch {
+		case m.kind != "fsdax":
+		case err != nil || !strings.Contains(string(out), "--- PASS: TestKernelListsBadBlocks/"+path.Base(m.place)+" "):
+			s.Errorf("FAIL  %s bad blocks: %v\n%s", m.name, err, out)
+		default:
+			ok(m, "bad blocks: listed, refused, healed by overwriting")
+		}
+	}
+}
+
 // device says whether the medium is one, which a pool takes whole.
 func (m *medium) device() bool { return m.kind == "devdax" }
 

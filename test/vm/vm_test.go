@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -91,6 +90,8 @@ func TestVM(t *testing.T) {
 	}
 	s.boot("mem-ctrl")
 	s.lastLook()
+	s.boot("mem-ctrl")
+	s.badBlocks()
 	say("%d boots, %.0f s", s.boots, time.Since(s.start).Seconds())
 }
 
@@ -130,7 +131,7 @@ func (s *suite) boot(persistence string, format ...string) {
 	if _, err := s.guest(append([]string{"guest", "prepare"}, format...)...); err != nil {
 		s.Fatal(err)
 	}
-	say("boot %d of %d, persistence domain %q: %.1f s, media %.1f s", s.boots, s.rounds+1, persistence, booted.Seconds(),
+	say("boot %d of %d, persistence domain %q: %.1f s, media %.1f s", s.boots, s.rounds+2, persistence, booted.Seconds(),
 		(time.Since(start) - booted).Seconds())
 }
 
@@ -201,7 +202,7 @@ func (s *suite) tests(m *medium) error {
 	commands := []string{"PMEMFS_TEST_PLACES=" + m.place + " medium.test -test.v -test.run '^TestCreateStoreReopen$/^place'"}
 	if m.size >= 256 {
 		commands = append(commands, "mkdir "+m.place+"/shm && mount --bind "+m.place+"/shm /dev/shm && "+
-			"pmemfs.test -test.v -test.short -test.run '^(TestMap.*|TestRestart|TestDirect|TestSync.*)$'; code=$?; umount /dev/shm; exit $code")
+			"library.test -test.v -test.short -test.run '^(TestMap.*|TestRestart|TestDirect|TestSync.*)$'; code=$?; umount /dev/shm; exit $code")
 	}
 	passed := 0
 	for _, command := range commands {
@@ -215,14 +216,15 @@ func (s *suite) tests(m *medium) error {
 	return nil
 }
 
-// buildTests builds the test binaries that run in the guest.
+// testPrograms are the packages whose tests run in the guest, by the names of the programs there.
+var testPrograms = map[string]string{"library.test": module, "medium.test": module + "/internal/medium", "command.test": module + "/cmd/pmemfs"}
+
+// buildTests builds the programs with the tests.
 func buildTests(ctx context.Context, dir string) (files []string, err error) {
-	for _, pkg := range []string{module, module + "/internal/medium"} {
-		file := filepath.Join(dir, filepath.Base(pkg)+".test")
-		cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-ldflags=-s -w", "-o", file, pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("go test -c %s: %w: %s", pkg, err, out)
+	for name, pkg := range testPrograms {
+		file, err := runBuild(ctx, filepath.Join(dir, name), "test", "-c", "-trimpath", "-ldflags=-s -w", pkg)
+		if err != nil {
+			return nil, err
 		}
 		files = append(files, file)
 	}
