@@ -116,6 +116,9 @@ func (l *link) do(q *wire.Request) (*wire.Reply, error) {
 	return nil, err
 }
 
+// A slot holds what may be in one.
+const _ = uint(fault.CallBytes - wire.MaxShort)
+
 // call does a short request through the fault page. ErrUntaken: it was not done, and can be sent.
 func (l *link) call(q *wire.Request) (*wire.Reply, error) {
 	frame, err := wire.AppendRequest(make([]byte, 0, 256+len(q.Path)+len(q.Path2)+len(q.Data)), q)

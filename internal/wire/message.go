@@ -246,7 +246,7 @@ func (q *Request) Short() bool {
 		OpMapSync, OpMknod, OpForget, OpStatfs:
 		return true
 	case OpRead:
-		return q.Length <= MaxShort-MaxPath
+		return q.Length <= MaxShort-2*MaxDetail // a reply with data has no names
 	case OpSetAttr:
 		return q.Valid&SetSize == 0
 	}

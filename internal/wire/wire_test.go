@@ -409,3 +409,29 @@ func FuzzReply(f *testing.F) {
 		}
 	})
 }
+
+// TestShort: a block is read and written by short requests, and what is short fits, in both directions.
+func TestShort(t *testing.T) {
+	block := make([]byte, 4096)
+	name := strings.Repeat("n", MaxPath)
+	for _, q := range []Request{{Op: OpRead, Length: 4096}, {Op: OpWrite, Data: block}} {
+		if !q.Short() {
+			t.Errorf("%v of a block is not short", q.Op)
+		}
+		if frame, err := AppendRequest(nil, &q); err != nil || len(Body(frame)) > MaxShort {
+			t.Errorf("%v: %d bytes, %v", q.Op, len(frame), err)
+		}
+	}
+	longest := Request{Op: OpRead}
+	for longest.Length = 0; longest.Short(); longest.Length++ {
+	}
+	for what, r := range map[string]Reply{
+		"data":       {Data: make([]byte, longest.Length-1), Detail: name, Attr: &Attr{}},
+		"a target":   {Name: name, Detail: name, Attr: &Attr{}},
+		"statistics": {Statfs: &Statfs{}},
+	} {
+		if frame, err := AppendReply(nil, &r); err != nil || len(Body(frame)) > MaxShort {
+			t.Errorf("a reply with %s: %d bytes, %v", what, len(frame), err)
+		}
+	}
+}
