@@ -27,11 +27,11 @@ const (
 // disturbances are what another client can do to files of its own, which it has mapped, so that grants are broken.
 var disturbances = []struct {
 	name string
-	do   func(f *busyFile) error
+	do   func(f *grantedFile) error
 }{
-	{"truncate", (*busyFile).truncate},
-	{"relocate", (*busyFile).relocate},
-	{"clone", (*busyFile).clone},
+	{"truncate", (*grantedFile).truncate},
+	{"relocate", (*grantedFile).relocate},
+	{"clone", (*grantedFile).clone},
 }
 
 // Disturbances are the names of what another client can do.
@@ -106,7 +106,7 @@ func (o *BusyOptions) steps(fsys *pmemfs.FS) (steps []step, err error) {
 		if len(o.Do) == 0 {
 			break
 		}
-		f, err := newBusyFile(fsys, fmt.Sprintf("busy %d", i))
+		f, err := newGrantedFile(fsys, fmt.Sprintf("busy %d", i), busyFileSize)
 		if err != nil {
 			return nil, err
 		}
@@ -132,38 +132,38 @@ func (o *BusyOptions) steps(fsys *pmemfs.FS) (steps []step, err error) {
 	return steps, nil
 }
 
-// busyFile is a file of the other client: mapped, and all of it granted.
-type busyFile struct {
+// grantedFile is a file of a client: mapped, and all of it granted.
+type grantedFile struct {
 	file    *pmemfs.File
 	mapping *pmemfs.Mapping
 }
 
-func newBusyFile(fsys *pmemfs.FS, name string) (*busyFile, error) {
+func newGrantedFile(fsys *pmemfs.FS, name string, size int) (*grantedFile, error) {
 	f, err := fsys.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.Truncate(busyFileSize); err != nil {
+	if err := f.Truncate(int64(size)); err != nil {
 		return nil, err
 	}
-	m, err := f.Map(0, busyFileSize, pmemfs.Sync|pmemfs.Populate)
-	return &busyFile{f, m}, err
+	m, err := f.Map(0, size, pmemfs.Sync|pmemfs.Populate)
+	return &grantedFile{f, m}, err
 }
 
 // again has everything granted that was taken back, holes filled.
-func (f *busyFile) again() error { return f.mapping.Populate(0, busyFileSize) }
+func (f *grantedFile) again() error { return f.mapping.Populate(0, busyFileSize) }
 
-func (f *busyFile) truncate() error {
+func (f *grantedFile) truncate() error {
 	return errors.Join(f.file.Truncate(rand.Int64N(busyFileSize)), f.file.Truncate(busyFileSize), f.again())
 }
 
-func (f *busyFile) relocate() error {
+func (f *grantedFile) relocate() error {
 	return errors.Join(f.file.Relocate(0, busyFileSize), f.again())
 }
 
 // clone takes the right to store away from all that have it; then each first store to a block copies it, if the clone is still
 // there: here the mapping itself stores, by being populated.
-func (f *busyFile) clone() error {
+func (f *grantedFile) clone() error {
 	fsys, name := f.file.FS(), f.file.Name()+" clone"
 	return errors.Join(f.file.Clone(name), f.again(), fsys.Remove(name))
 }

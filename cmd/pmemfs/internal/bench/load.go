@@ -103,17 +103,11 @@ func (o *LoadOptions) connect() (*pmemfs.FS, error) {
 
 // storeMapped is a store to random lines of a Sync mapping. All of it is granted first.
 func storeMapped(fsys *pmemfs.FS, name string) (func(int) error, error) {
-	f, err := fsys.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := newGrantedFile(fsys, name, loadFile)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.Truncate(loadFile); err != nil {
-		return nil, err
-	}
-	m, err := f.Map(0, loadFile, pmemfs.Sync|pmemfs.Populate)
-	if err != nil {
-		return nil, err
-	}
+	m := f.mapping
 	return storeLines(m.Bytes(), func(off int) error { return m.Persist(off, pmem.LineSize) }), nil
 }
 
