@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 func init() { roles["visitor"] = visitorRole }
@@ -103,11 +104,11 @@ func TestOtherUsers(t *testing.T) {
 		t.Run(fmt.Sprintf("%s-%s-%s-%s", c.mode, c.uid, c.gid, c.group), func(t *testing.T) {
 			socket, srv := serve(t, pool, c.mode, c.socketGroup)
 			must(t, os.Chmod(filepath.Dir(socket), 0o755))
-			visitor := start(t, "visitor", socket, c.uid, c.gid, c.group)
+			visitor := pooltest.Start(t, "visitor", socket, c.uid, c.gid, c.group)
 			for _, want := range c.want {
-				visitor.expect(want)
+				visitor.Expect(want)
 			}
-			visitor.finish()
+			visitor.Finish()
 			fsys := dial(t, socket)
 			if info, err := fsys.Stat("public/clone"); err == nil && fmt.Sprint(info.Sys().(*pmemfs.Stat).UID) != c.uid {
 				t.Errorf("the clone belongs to user %d", info.Sys().(*pmemfs.Stat).UID)
@@ -118,7 +119,7 @@ func TestOtherUsers(t *testing.T) {
 				}
 			}
 			must(t, fsys.Close())
-			srv.finish()
+			srv.Finish()
 		})
 	}
 }

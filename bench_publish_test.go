@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 // What it takes to have a set of changes to a file of 64 MiB appear at once, durably: by Publish, and as everywhere else, by
@@ -21,7 +22,7 @@ var changedBlocks = []int{1, 16, 256}
 // benchPool serves a pool that has room for copies.
 func benchPool(b *testing.B) *pmemfs.FS {
 	b.Helper()
-	pool := filepath.Join(shmDir(b), "pool")
+	pool := filepath.Join(pooltest.Dir(b), "pool")
 	if err := pmemfs.Format(pool, pmemfs.FormatOptions{Size: 1 << 30}); err != nil {
 		b.Fatal(err)
 	}
@@ -62,7 +63,7 @@ func BenchmarkStoreAndPublish(b *testing.B) {
 
 // BenchmarkReplace copies, changes, syncs and renames, whatever the number of blocks.
 func BenchmarkReplace(b *testing.B) {
-	b.Run("tmpfs", func(b *testing.B) { benchReplaceHost(b, shmDir(b)) })
+	b.Run("tmpfs", func(b *testing.B) { benchReplaceHost(b, pooltest.Dir(b)) })
 	b.Run("disk", func(b *testing.B) { benchReplaceHost(b, b.TempDir()) })
 	b.Run("pmemfs", func(b *testing.B) {
 		fsys := benchPool(b)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 // benchEach runs a benchmark on an embedded pool and on one that a server in another process serves.
@@ -91,7 +92,7 @@ func BenchmarkFault(b *testing.B) {
 // a block costs while a clone has it, too, at random places.
 func BenchmarkClone(b *testing.B) {
 	const size = 1 << 30
-	pool := filepath.Join(shmDir(b), "pool")
+	pool := filepath.Join(pooltest.Dir(b), "pool")
 	must(b, pmemfs.Format(pool, pmemfs.FormatOptions{Size: 3 << 30}))
 	socket, _ := serve(b, pool)
 	fsys := dial(b, socket)

@@ -19,11 +19,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 func init() {
 	roles["client"] = clientRole
-	if slices.Contains(os.Args, clientDrops) && os.Getenv(roleVariable) == "client" {
+	if slices.Contains(os.Args, clientDrops) && os.Getenv(pooltest.RoleVariable) == "client" {
 		runtime.LockOSThread() // what the kernel shows as the process's capabilities are those of its first thread
 	}
 }
@@ -381,7 +382,7 @@ func dropCapability() error {
 }
 
 // remoteClient carries orders out in a process of its own.
-type remoteClient struct{ *child }
+type remoteClient struct{ *pooltest.Child }
 
 func startClient(t testing.TB, socket string, what ...string) *remoteClient {
 	t.Helper()
@@ -390,18 +391,18 @@ func startClient(t testing.TB, socket string, what ...string) *remoteClient {
 
 func startClientWith(t testing.TB, prepare func(*exec.Cmd), socket string, what ...string) *remoteClient {
 	t.Helper()
-	c := &remoteClient{startWith(t, prepare, "client", append([]string{socket}, what...)...)}
-	c.out.Buffer(nil, 4<<20)
-	c.expect("ready")
+	c := &remoteClient{pooltest.StartWith(t, prepare, "client", append([]string{socket}, what...)...)}
+	c.Out.Buffer(nil, 4<<20)
+	c.Expect("ready")
 	return c
 }
 
 func (c *remoteClient) obey(o order) (a answer) {
-	c.t.Helper()
+	c.T.Helper()
 	line, err := json.Marshal(o)
-	must(c.t, err)
-	c.tell("%s", line)
-	must(c.t, json.Unmarshal([]byte(c.line()), &a))
+	must(c.T, err)
+	c.Tell("%s", line)
+	must(c.T, json.Unmarshal([]byte(c.Line()), &a))
 	return a
 }
 

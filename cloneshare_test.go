@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 func init() { roles["counter"] = counterRole }
@@ -110,7 +111,7 @@ func counterRole(args []string, in *bufio.Scanner) error {
 	if err != nil {
 		return err
 	}
-	ctx := untilEnd(in)
+	ctx := pooltest.UntilEnd(in)
 	for n := uint64(1); ctx.Err() == nil; n++ {
 		at := int(n%counterSlots)*page + number*8
 		binary.LittleEndian.PutUint64(m.Bytes()[at:], n)
@@ -145,10 +146,10 @@ func TestCloneUnderStores(t *testing.T) {
 	fsys := dial(t, socket)
 	const counters = 4
 	f := sized(t, fsys, "f", counters*counterPages)
-	var children []*child
+	var children []*pooltest.Child
 	for i := range counters {
-		c := start(t, "counter", socket, "f", strconv.Itoa(i))
-		c.expect("counting")
+		c := pooltest.Start(t, "counter", socket, "f", strconv.Itoa(i))
+		c.Expect("counting")
 		children = append(children, c)
 	}
 	look := func(name string) (last [counters]uint64) {
@@ -206,7 +207,7 @@ func TestCloneUnderStores(t *testing.T) {
 		t.Errorf("in %d rounds the counters went on %d times", rounds, moved)
 	}
 	for _, c := range children {
-		c.finish()
+		c.Finish()
 	}
 	look("f")
 	var before [][counters]uint64
@@ -215,7 +216,7 @@ func TestCloneUnderStores(t *testing.T) {
 	}
 	// And all of that is on the medium.
 	pool := fsys.Info().Pool
-	srv.kill()
+	srv.Kill()
 	fsys.Close() // an error: the server is gone
 	fsys = openPool(t, pool, pmemfs.Wait(10*time.Second))
 	for i, name := range kept {

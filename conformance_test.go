@@ -728,7 +728,7 @@ const conformancePage = "docs/guarantees.md"
 func TestConformance(t *testing.T) {
 	socket, _ := serve(t, newPool(t))
 	holder := startClient(t, socket)
-	table := conform(t, dial(t, socket), holder, holder.cmd.Process.Pid, false)
+	table := conform(t, dial(t, socket), holder, holder.Cmd.Process.Pid, false)
 	if t.Failed() {
 		return
 	}

@@ -231,7 +231,7 @@ func (p *loopPlace) crash(t *testing.T, policy string, after time.Duration) {
 		})
 	}
 	time.Sleep(after) // nobody waits for anything: the server dies wherever it is
-	srv.kill()
+	srv.Kill()
 	all.Wait()
 	p.look(t, policy)
 	p.rounds++

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 // inPieces is what a fragmented file holds.
@@ -106,15 +107,15 @@ func TestDefragmentUnderStores(t *testing.T) {
 	begun := func(counter, client int) uint64 {
 		return binary.LittleEndian.Uint64(inPieces(pages)[at(counter, client):])
 	}
-	var children []*child
+	var children []*pooltest.Child
 	for range clients {
-		c := start(t, "mapper", socket, "f", strconv.Itoa(pages*page))
-		c.expect("mapped")
+		c := pooltest.Start(t, "mapper", socket, "f", strconv.Itoa(pages*page))
+		c.Expect("mapped")
 		children = append(children, c)
 	}
 	for i, c := range children {
 		for p := range counters {
-			c.tell("count %d %d", at(p, i), counts)
+			c.Tell("count %d %d", at(p, i), counts)
 		}
 	}
 	var done atomic.Bool
@@ -135,9 +136,9 @@ func TestDefragmentUnderStores(t *testing.T) {
 	})
 	for _, c := range children {
 		for range counters {
-			c.expect("counted")
+			c.Expect("counted")
 		}
-		c.finish()
+		c.Finish()
 	}
 	done.Store(true)
 	moving.Wait()

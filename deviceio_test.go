@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 func init() {
@@ -113,7 +114,7 @@ func TestWriteTo(t *testing.T) {
 			must(t, f.PunchHole(hole[0], hole[1]))
 			clear(model[hole[0] : hole[0]+hole[1]])
 		}
-		name := filepath.Join(shmDir(t), "target")
+		name := filepath.Join(pooltest.Dir(t), "target")
 		for _, pos := range []int64{
 			0, 1, page - 1, page, 8<<20 - 100, 8 << 20, 9<<20 - 5, 13<<20 + 17, size - 700000, size - page, size - 1, size, size + 5,
 		} {
@@ -191,7 +192,7 @@ func TestWriteToDirect(t *testing.T) {
 func TestReadFrom(t *testing.T) {
 	const size = 10<<20 + 777
 	source := numbered(size)
-	plain := osFile(t, filepath.Join(shmDir(t), "source"), source, os.O_RDONLY)
+	plain := osFile(t, filepath.Join(pooltest.Dir(t), "source"), source, os.O_RDONLY)
 	eachMapped(t, func(t *testing.T, fsys *pmemfs.FS, _ pmemfs.MapFlags) {
 		for _, before := range []int{0, 5, 9<<20 + 3, 20 << 20} {
 			for i, pos := range []int64{0, 1, page, 8<<20 - 600000, 9<<20 + 3} {
@@ -317,7 +318,7 @@ func TestReadFromWritten(t *testing.T) {
 	const size = 2<<20 + 5
 	eachMapped(t, func(t *testing.T, fsys *pmemfs.FS, kind pmemfs.MapFlags) {
 		data := numbered(size)
-		source := osFile(t, filepath.Join(shmDir(t), "source"), data, os.O_RDONLY)
+		source := osFile(t, filepath.Join(pooltest.Dir(t), "source"), data, os.O_RDONLY)
 		read := func(f *pmemfs.File, want int64) error {
 			t.Helper()
 			seek(t, source, 0)
@@ -385,7 +386,7 @@ func TestReadFromWritten(t *testing.T) {
 // A source that fails or ends early leaves the file as long as what was read.
 func TestReadFromFails(t *testing.T) {
 	data := numbered(9 << 20)
-	name := filepath.Join(shmDir(t), "source")
+	name := filepath.Join(pooltest.Dir(t), "source")
 	socket, _ := serve(t, newPool(t))
 	fsys := dial(t, socket)
 	for _, size := range []int64{0, 3, 20 << 20} {
@@ -448,7 +449,7 @@ func TestWriteToFails(t *testing.T) {
 		_, err := f.Write(data)
 		must(t, err)
 		for _, room := range []int{0, 1, 100000, 8 << 20, 9<<20 + 1} {
-			name := filepath.Join(shmDir(t), "target")
+			name := filepath.Join(pooltest.Dir(t), "target")
 			w := openOS(t, name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 			seek(t, f, 0)
 			if n, err := f.WriteTo(&failing{w, room}); n != int64(room) || err != errFull {
@@ -496,7 +497,7 @@ func TestWriteToPins(t *testing.T) {
 		_, err := f.Write(data)
 		must(t, err)
 		seek(t, f, 0)
-		name := filepath.Join(shmDir(t), "target")
+		name := filepath.Join(pooltest.Dir(t), "target")
 		windows := 0
 		_, err = f.WriteTo(&waiting{openOS(t, name, os.O_WRONLY|os.O_CREATE), func(p []byte) {
 			if windows++; windows == 2 {
@@ -548,7 +549,7 @@ func moverRole(args []string, in *bufio.Scanner) error {
 	if _, err := fmt.Sscan(args[2], &size); err != nil {
 		return err
 	}
-	over := untilEnd(in)
+	over := pooltest.UntilEnd(in)
 	fmt.Println("moving")
 	for {
 		switch err := f.Relocate(0, int64(size)); {
@@ -572,11 +573,11 @@ func TestTransfersWhileRelocated(t *testing.T) {
 	fsys := dial(t, socket)
 	const size = 10<<20 + 4321
 	data := numbered(size)
-	name := filepath.Join(shmDir(t), "other")
+	name := filepath.Join(pooltest.Dir(t), "other")
 	f := create(t, fsys, "f")
 	must(t, f.Truncate(size))
-	mover := start(t, "mover", socket, "f", fmt.Sprint(size))
-	mover.expect("moving")
+	mover := pooltest.Start(t, "mover", socket, "f", fmt.Sprint(size))
+	mover.Expect("moving")
 	for i := range 12 {
 		for j := range data {
 			data[j] += byte(i)
@@ -593,9 +594,9 @@ func TestTransfersWhileRelocated(t *testing.T) {
 		}
 		wantFile(t, name, data)
 	}
-	must(t, mover.in.Close())
-	mover.expect("moved true")
-	mover.finish()
+	must(t, mover.In.Close())
+	mover.Expect("moved true")
+	mover.Finish()
 }
 
 // Several goroutines share one file's position: each byte goes to one of them.
@@ -610,7 +611,7 @@ func TestWriteToShared(t *testing.T) {
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	seen := map[uint64]bool{}
-	dir := shmDir(t)
+	dir := pooltest.Dir(t)
 	for i := range 4 {
 		name := filepath.Join(dir, fmt.Sprint(i))
 		w := openOS(t, name, os.O_WRONLY|os.O_CREATE)
@@ -643,7 +644,7 @@ func TestManyTransfers(t *testing.T) {
 	data := numbered(9 << 20)
 	write(t, fsys, "f", string(data))
 	want := sha256.Sum256(data)
-	dir := shmDir(t)
+	dir := pooltest.Dir(t)
 	var inside, all sync.WaitGroup
 	inside.Add(transfers)
 	for i := range transfers {
@@ -679,7 +680,7 @@ func TestCloseDuringTransfer(t *testing.T) {
 		_, err := f.Write(data)
 		must(t, err)
 		seek(t, f, 0)
-		name := filepath.Join(shmDir(t), "target")
+		name := filepath.Join(pooltest.Dir(t), "target")
 		closed := make(chan error, 1)
 		n, err := f.WriteTo(&waiting{openOS(t, name, os.O_WRONLY|os.O_CREATE), func([]byte) {
 			go func() { closed <- fsys.Close() }()
@@ -713,9 +714,9 @@ func TestServerDiesDuringTransfer(t *testing.T) {
 		_, err := f.Write(numbered(8 << 20))
 		must(t, err)
 		seek(t, f, 0)
-		target := openOS(t, filepath.Join(shmDir(t), "target"), os.O_WRONLY|os.O_CREATE)
+		target := openOS(t, filepath.Join(pooltest.Dir(t), "target"), os.O_WRONLY|os.O_CREATE)
 		_, err = f.WriteTo(&waiting{target, func(p []byte) {
-			srv.kill()
+			srv.Kill()
 			_, err := f.Stat()
 			wantError(t, err, pmemfs.ErrServerGone, "f")
 			if loads {
@@ -771,7 +772,7 @@ func TestTransfersPageCache(t *testing.T) {
 		if r, w := count.Read.Load(), count.Written.Load(); r != 0 || w != 5 { // a part of a sector is copied
 			t.Errorf("%d bytes were read and %d written by messages", r, w)
 		}
-		srv.finish()
+		srv.Finish()
 	})
 	t.Run("embedded", func(t *testing.T) { check(t, openPool(t, pool)) })
 	wantContent(t, openPool(t, pool), "f", string(data))
@@ -807,16 +808,16 @@ func TestReadFromKilled(t *testing.T) {
 	socket, _ := serve(t, newPool(t))
 	fsys := dial(t, socket)
 	data := numbered(20 << 20)
-	source := osFile(t, filepath.Join(shmDir(t), "source"), data, os.O_RDONLY)
+	source := osFile(t, filepath.Join(pooltest.Dir(t), "source"), data, os.O_RDONLY)
 	for range 10 {
-		c := start(t, "copier", socket, "f", source.Name())
-		c.expect("copied")
+		c := pooltest.Start(t, "copier", socket, "f", source.Name())
+		c.Expect("copied")
 		eventually(t, "it is in the middle", func() bool { // the size changes window by window
 			fi, err := fsys.Stat("f")
 			must(t, err)
 			return 0 < fi.Size() && fi.Size() < int64(len(data))
 		})
-		c.kill()
+		c.Kill()
 		got, err := fsys.ReadFile("f")
 		must(t, err)
 		if len(got) > len(data) {

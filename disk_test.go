@@ -257,7 +257,7 @@ func TestDiskPowerCut(t *testing.T) {
 					must(t, overwriteListed(fsys, listFiles-1))
 				}
 				d.cutPower(t)
-				srv.kill()
+				srv.Kill()
 				fsys.Close() // an error: the server is gone
 				d.powerBack(t)
 
@@ -296,7 +296,7 @@ func TestDiskSyncOfWhatIsFound(t *testing.T) {
 		must(t, f.Sync())
 		_, err = f.WriteAt([]byte("written"), 0) // in place
 		must(t, err)
-		srv.kill()
+		srv.Kill()
 		fsys.Close() // an error: the server is gone
 
 		socket, srv = serveWith(t, pool, "interval=1h")
@@ -306,7 +306,7 @@ func TestDiskSyncOfWhatIsFound(t *testing.T) {
 		must(t, err)
 		must(t, f.Sync())
 		d.cutPower(t)
-		srv.kill()
+		srv.Kill()
 		fsys.Close()
 		d.powerBack(t)
 		fsys = openPool(t, pool)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
@@ -287,18 +288,18 @@ func export(t *testing.T, f *pmemfs.File) *os.File {
 }
 
 // inherit starts an importer with a descriptor.
-func inherit(t *testing.T, uid string, f *os.File) *child {
+func inherit(t *testing.T, uid string, f *os.File) *pooltest.Child {
 	t.Helper()
-	return startWith(t, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{f} }, "importer", uid)
+	return pooltest.StartWith(t, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{f} }, "importer", uid)
 }
 
 // ask tells an importer what to do and checks how its answer begins.
-func (c *child) ask(want, format string, args ...any) string {
-	c.t.Helper()
-	c.tell(format, args...)
-	got := c.line()
+func ask(c *pooltest.Child, want, format string, args ...any) string {
+	c.T.Helper()
+	c.Tell(format, args...)
+	got := c.Line()
 	if !strings.HasPrefix(got, want) {
-		c.t.Errorf("told to "+format+" the child says %q, want %q", append(args, got, want)...)
+		c.T.Errorf("told to "+format+" the child says %q, want %q", append(args, got, want)...)
 	}
 	return got
 }
@@ -328,23 +329,23 @@ func TestImportUnprivileged(t *testing.T) {
 	f := filled(t, fsys, "flagged", 4*page)
 	must(t, f.AllowDirect())
 	c := inherit(t, "65534", export(t, f))
-	c.ask("EACCES", "dial %s", socket)
-	c.ask("imported flagged", "import")
-	c.ask("done", "map Direct %d", 4*page)
-	c.ask("done", "store 5000 77")
-	c.ask("77", "load 5000")
-	wantSealed(t, f, c.cmd.Process.Pid)
+	ask(c, "EACCES", "dial %s", socket)
+	ask(c, "imported flagged", "import")
+	ask(c, "done", "map Direct %d", 4*page)
+	ask(c, "done", "store 5000 77")
+	ask(c, "77", "load 5000")
+	wantSealed(t, f, c.Cmd.Process.Pid)
 	b := make([]byte, 1)
 	if _, err := f.ReadAt(b, 5000); err != nil || b[0] != 77 {
 		t.Error(b, err)
 	}
-	c.ask("done", "write-at hello")
-	c.ask("done", "unmap")
+	ask(c, "done", "write-at hello")
+	ask(c, "done", "unmap")
 	must(t, f.Truncate(0))
-	c.ask("EPERM", "allow")
-	c.finish()
+	ask(c, "EPERM", "allow")
+	c.Finish()
 	must(t, fsys.Close())
-	srv.finish()
+	srv.Finish()
 }
 
 // Without the flag the importer's own privileges decide; the flag may be set later, and is this open file's only.
@@ -357,23 +358,23 @@ func TestImportUnflagged(t *testing.T) {
 	must(t, err)
 	c, d := inherit(t, "65534", export(t, f)), inherit(t, "65534", export(t, other))
 	root := inherit(t, "0", export(t, other))
-	for _, c := range []*child{c, d, root} {
-		c.ask("imported f", "import")
+	for _, c := range []*pooltest.Child{c, d, root} {
+		ask(c, "imported f", "import")
 	}
-	for _, c := range []*child{c, d} {
-		answer := c.ask("EPERM", "map Direct %d", page)
+	for _, c := range []*pooltest.Child{c, d} {
+		answer := ask(c, "EPERM", "map Direct %d", page)
 		for _, want := range []string{"CAP_LINUX_IMMUTABLE", "group", "flagged"} {
 			if !strings.Contains(answer, want) {
 				t.Errorf("%q does not name %q", answer, want)
 			}
 		}
 	}
-	root.ask("done", "map Direct %d", page)
+	ask(root, "done", "map Direct %d", page)
 	must(t, f.AllowDirect())
-	c.ask("done", "map Direct %d", page)
-	d.ask("EPERM", "map Direct %d", page)
-	for _, c := range []*child{c, d, root} {
-		c.finish()
+	ask(c, "done", "map Direct %d", page)
+	ask(d, "EPERM", "map Direct %d", page)
+	for _, c := range []*pooltest.Child{c, d, root} {
+		c.Finish()
 	}
 }
 
@@ -386,32 +387,32 @@ func TestImportTwice(t *testing.T) {
 	f := sized(t, fsys, "f", 4*page)
 	exported := export(t, f)
 	near, far := pair(t, unix.SOCK_STREAM)
-	c := startWith(t, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{far} }, "importer", "65534+socket")
+	c := pooltest.StartWith(t, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{far} }, "importer", "65534+socket")
 	must(t, sendFile(near, exported))
 	d := inherit(t, "65533", exported)
 	must(t, exported.Close())
 	must(t, f.Close())
 	for range 20 {
-		for _, c := range []*child{c, d} {
-			c.tell("import-again")
+		for _, c := range []*pooltest.Child{c, d} {
+			c.Tell("import-again")
 		}
-		for _, c := range []*child{c, d} {
-			c.expect("done")
+		for _, c := range []*pooltest.Child{c, d} {
+			c.Expect("done")
 		}
 	}
-	for _, c := range []*child{c, d} {
-		c.ask("imported f", "import")
-		c.ask("done", "map Sync %d", 4*page)
+	for _, c := range []*pooltest.Child{c, d} {
+		ask(c, "imported f", "import")
+		ask(c, "done", "map Sync %d", 4*page)
 	}
-	c.ask("done", "store 100 1")
-	d.ask("1", "load 100")
-	d.ask("done", "store %d 2", 3*page)
-	c.ask("2", "load %d", 3*page)
-	c.ask("done", "truncate %d", page)
-	d.ask("ENXIO", "load %d", 3*page)
-	c.finish()
-	d.ask("1", "load 100")
-	d.finish()
+	ask(c, "done", "store 100 1")
+	ask(d, "1", "load 100")
+	ask(d, "done", "store %d 2", 3*page)
+	ask(c, "2", "load %d", 3*page)
+	ask(c, "done", "truncate %d", page)
+	ask(d, "ENXIO", "load %d", 3*page)
+	c.Finish()
+	ask(d, "1", "load 100")
+	d.Finish()
 }
 
 // An importer of a handle for reading gets a data area for reading.
@@ -426,16 +427,16 @@ func TestImportReadOnly(t *testing.T) {
 	must(t, f.AllowDirect())
 	exported := export(t, f)
 	c := inherit(t, "65534", exported)
-	c.ask("imported f", "import")
-	c.ask("EBADF", "map Sync %d", page)
-	c.ask("EBADF", "map Direct %d", page)
-	c.ask("EBADF", "write x")
-	c.ask("EINVAL", "truncate 0")
-	c.ask("done", "map Direct|ReadOnly %d", page)
-	c.ask("0", "load 0")
-	wantSealed(t, reopened(t, fsys, "f", os.O_RDWR), c.cmd.Process.Pid)
-	c.ask(fmt.Sprintf("open %d, map permission denied, open again permission denied", unix.O_RDONLY), "descriptors %s", pool)
-	c.finish()
+	ask(c, "imported f", "import")
+	ask(c, "EBADF", "map Sync %d", page)
+	ask(c, "EBADF", "map Direct %d", page)
+	ask(c, "EBADF", "write x")
+	ask(c, "EINVAL", "truncate 0")
+	ask(c, "done", "map Direct|ReadOnly %d", page)
+	ask(c, "0", "load 0")
+	wantSealed(t, reopened(t, fsys, "f", os.O_RDWR), c.Cmd.Process.Pid)
+	ask(c, fmt.Sprintf("open %d, map permission denied, open again permission denied", unix.O_RDONLY), "descriptors %s", pool)
+	c.Finish()
 
 	// Whoever asks for less gets less.
 	g := filled(t, fsys, "g", page)
@@ -465,14 +466,14 @@ func TestImportAppend(t *testing.T) {
 	write(t, fsys, "log", "one ")
 	f := reopened(t, fsys, "log", os.O_RDWR|os.O_APPEND)
 	c := inherit(t, "65534", export(t, f))
-	c.ask("imported log", "import")
-	c.ask("done", "write two,")
+	ask(c, "imported log", "import")
+	ask(c, "done", "write two,")
 	_, err := f.WriteString("three,")
 	must(t, err)
-	c.ask("done", "write four.")
-	c.ask("EINVAL", "write-at x")
-	c.ask("one two,three,four.", "read")
-	c.finish()
+	ask(c, "done", "write four.")
+	ask(c, "EINVAL", "write-at x")
+	ask(c, "one two,three,four.", "read")
+	c.Finish()
 }
 
 // The exporter is killed; who has the descriptor goes on, and may still import.
@@ -482,26 +483,26 @@ func TestExporterDies(t *testing.T) {
 	fsys := dial(t, socket)
 	filled(t, fsys, "f", page)
 	near, far := pair(t, unix.SOCK_STREAM)
-	exporter := startWith(t, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{far} }, "exporter", socket, "f")
-	exporter.expect("sent")
+	exporter := pooltest.StartWith(t, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{far} }, "exporter", socket, "f")
+	exporter.Expect("sent")
 	exported, err := receiveFile(near)
 	must(t, err)
 	defer exported.Close()
 	c := inherit(t, "65534", exported)
-	c.ask("imported f", "import")
-	c.ask("done", "map Direct %d", page)
-	exporter.kill()
+	ask(c, "imported f", "import")
+	ask(c, "done", "map Direct %d", page)
+	exporter.Kill()
 	eventually(t, "the exporter's session has ended", func() bool { return stats(t, fsys).Clients == 2 })
-	c.ask("done", "store 7 1")
-	c.ask("done", "write-at abc")
-	wantSealed(t, reopened(t, fsys, "f", os.O_RDWR), c.cmd.Process.Pid)
+	ask(c, "done", "store 7 1")
+	ask(c, "done", "write-at abc")
+	wantSealed(t, reopened(t, fsys, "f", os.O_RDWR), c.Cmd.Process.Pid)
 	d := inherit(t, "65534", exported)
-	d.ask("imported f", "import")
-	d.ask("done", "map Direct %d", page)
-	d.ask("1", "load 7")
-	d.ask("97", "load 0")
-	c.finish()
-	d.finish()
+	ask(d, "imported f", "import")
+	ask(d, "done", "map Direct %d", page)
+	ask(d, "1", "load 7")
+	ask(d, "97", "load 0")
+	c.Finish()
+	d.Finish()
 }
 
 func stats(t *testing.T, fsys *pmemfs.FS) pmemfs.Stats {
@@ -518,10 +519,10 @@ func TestImporterDies(t *testing.T) {
 	f := filled(t, fsys, "f", page)
 	must(t, f.AllowDirect())
 	c := inherit(t, "65534", export(t, f))
-	c.ask("imported f", "import")
-	c.ask("done", "map Direct %d", page)
-	wantSealed(t, f, c.cmd.Process.Pid)
-	c.kill()
+	ask(c, "imported f", "import")
+	ask(c, "done", "map Direct %d", page)
+	wantSealed(t, f, c.Cmd.Process.Pid)
+	c.Kill()
 	eventually(t, "the seal has gone", func() bool { return f.Truncate(0) == nil })
 }
 
@@ -533,10 +534,10 @@ func TestImportReachesNothingElse(t *testing.T) {
 	f := create(t, fsys, "f")
 	for _, uid := range []string{"65534", "0"} {
 		c := inherit(t, uid, export(t, f))
-		c.ask("imported f", "import")
-		c.ask("all refused", "names")
-		c.ask("done", "write-at works")
-		c.finish()
+		ask(c, "imported f", "import")
+		ask(c, "all refused", "names")
+		ask(c, "done", "write-at works")
+		c.Finish()
 	}
 	wantContent(t, fsys, "f", "works")
 	list, err := fsys.ReadDir(".")
@@ -551,9 +552,9 @@ func TestImportInAnothersName(t *testing.T) {
 	fsys := dial(t, socket)
 	exported := export(t, create(t, fsys, "f"))
 	mine, sent := pair(t, unix.SOCK_STREAM)
-	c := startWith(t, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{exported, sent} }, "impostor")
+	c := pooltest.StartWith(t, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{exported, sent} }, "impostor")
 	must(t, sent.Close())
-	c.finish()
+	c.Finish()
 	if n, err := mine.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 		t.Error("the server has answered:", n, err)
 	}
@@ -680,7 +681,7 @@ func TestImportFromDeadServer(t *testing.T) {
 	must(t, err)
 	defer m.Unmap()
 	must(t, pmemfs.Catch(func() { m.Bytes()[0] = 1 }))
-	srv.kill()
+	srv.Kill()
 	_, err = pmemfs.Import(exported, pmemfs.Reconnect(0))
 	wantError(t, err, pmemfs.ErrServerGone, "anew")
 	wantError(t, err, pmemfs.ErrServerGone, "import f")

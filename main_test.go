@@ -6,123 +6,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/pmemfs/pmemfs"
-	"github.com/pmemfs/pmemfs/internal/rerun"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 	"github.com/pmemfs/pmemfs/internal/server"
 )
 
-// The test binary runs itself again as a server or as a client program: PMEMFS_TEST_ROLE says as what.
-const roleVariable = "PMEMFS_TEST_ROLE"
+// roles are what the test binary can run itself again as: see pooltest.Role.
+var roles = map[string]pooltest.Role{"server": serverRole}
 
-// roles get their arguments, and talk to the test over standard input and output, a line at a time.
-var roles = map[string]func(args []string, in *bufio.Scanner) error{
-	"server": serverRole,
-}
-
-func TestMain(m *testing.M) {
-	name := os.Getenv(roleVariable)
-	if name == "" {
-		os.Exit(m.Run())
-	}
-	go func() { // nothing that a test starts may outlive it for long
-		time.Sleep(2 * time.Minute)
-		stacks := make([]byte, 1<<20)
-		fmt.Fprintf(os.Stderr, "%s: not over after two minutes\n%s\n", name, stacks[:runtime.Stack(stacks, true)])
-		os.Exit(3)
-	}()
-	if err := roles[name](os.Args[1:], bufio.NewScanner(os.Stdin)); err != nil {
-		fmt.Fprintln(os.Stderr, name+":", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
-
-// child is a process that plays a role.
-type child struct {
-	t   testing.TB
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Scanner
-}
-
-func start(t testing.TB, role string, args ...string) *child {
-	return startWith(t, nil, role, args...)
-}
-
-func startWith(t testing.TB, prepare func(*exec.Cmd), role string, args ...string) *child {
-	t.Helper()
-	c := &child{t: t, cmd: rerun.Self(args...)}
-	c.cmd.Env = append(os.Environ(), roleVariable+"="+role)
-	c.cmd.Stderr = os.Stderr
-	if prepare != nil {
-		prepare(c.cmd)
-	}
-	var err error
-	if c.in, err = c.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := c.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.out = bufio.NewScanner(out)
-	if err := c.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.kill)
-	return c
-}
-
-// kill ends the process as a crash would.
-func (c *child) kill() {
-	c.cmd.Process.Kill()
-	c.cmd.Wait()
-}
-
-// expect waits for a line of the child.
-func (c *child) expect(want string) {
-	c.t.Helper()
-	if got := c.line(); got != want {
-		c.t.Fatalf("the child says %q, want %q", got, want)
-	}
-}
-
-func (c *child) line() string {
-	c.t.Helper()
-	if !c.out.Scan() {
-		c.t.Fatalf("the child has ended: %v", c.cmd.Wait())
-	}
-	return c.out.Text()
-}
-
-// tell sends the child a line.
-func (c *child) tell(format string, args ...any) {
-	c.t.Helper()
-	if _, err := fmt.Fprintf(c.in, format+"\n", args...); err != nil {
-		c.t.Fatal(err)
-	}
-}
-
-// finish closes the child's input and waits for its good end.
-func (c *child) finish() {
-	c.t.Helper()
-	c.in.Close()
-	for c.out.Scan() {
-		c.t.Errorf("the child says %q when it should have finished", c.out.Text())
-	}
-	if err := c.cmd.Wait(); err != nil {
-		c.t.Error(err)
-	}
-}
+func TestMain(m *testing.M) { pooltest.Main(m, roles) }
 
 // serverConfig is what a test can have a server do otherwise.
 type serverConfig struct {
@@ -162,31 +59,7 @@ func serverRole(args []string, in *bufio.Scanner) error {
 	if err != nil {
 		return err
 	}
-	return serveUntilEnd(srv, args[1], access, in)
-}
-
-// serveUntilEnd listens, says so, serves until the input ends, and closes the server.
-func serveUntilEnd(srv *server.Server, socket string, access server.Access, in *bufio.Scanner) error {
-	l, err := server.Listen(socket, access)
-	if err != nil {
-		return errors.Join(err, srv.Close())
-	}
-	fmt.Println("serving")
-	if err := srv.Serve(untilEnd(in), l); err != nil {
-		return err
-	}
-	return srv.Close()
-}
-
-// untilEnd returns a context that is over when the input ends.
-func untilEnd(in *bufio.Scanner) context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		for in.Scan() {
-		}
-		cancel()
-	}()
-	return ctx
+	return pooltest.ServeUntilEnd(srv, args[1], access, in)
 }
 
 // dialFile connects to a server and opens a file there, for a role.
@@ -203,23 +76,12 @@ func dialFile(socket, name string) (*pmemfs.FS, *pmemfs.File, error) {
 }
 
 // serve runs a server in a process of its own.
-func serve(t testing.TB, pool string, more ...string) (socket string, c *child) {
+func serve(t testing.TB, pool string, more ...string) (socket string, c *pooltest.Child) {
 	t.Helper()
-	socket = filepath.Join(shmDir(t), "socket")
-	c = start(t, "server", append([]string{pool, socket}, more...)...)
-	c.expect("serving")
+	socket = filepath.Join(pooltest.Dir(t), "socket")
+	c = pooltest.Start(t, "server", append([]string{pool, socket}, more...)...)
+	c.Expect("serving")
 	return socket, c
-}
-
-// shmDir is a directory in memory.
-func shmDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "pmemfs-"+strings.ReplaceAll(t.Name(), "/", "-"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 const testPoolSize = 64 << 20
@@ -227,7 +89,7 @@ const testPoolSize = 64 << 20
 // newPool formats a pool in memory.
 func newPool(t testing.TB) string {
 	t.Helper()
-	pool := filepath.Join(shmDir(t), "pool")
+	pool := filepath.Join(pooltest.Dir(t), "pool")
 	if err := pmemfs.Format(pool, pmemfs.FormatOptions{Size: testPoolSize, Label: "test"}); err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 	"github.com/pmemfs/pmemfs/pmem"
 )
 
@@ -487,38 +488,38 @@ func TestTwoProcesses(t *testing.T) {
 	fsys := dial(t, socket)
 	f := sized(t, fsys, "f", 16*page)
 	m := mapped(t, f, 0, 16*page, pmemfs.Sync)
-	other := start(t, "mapper", socket, "f", strconv.Itoa(16*page))
-	other.expect("mapped")
+	other := pooltest.Start(t, "mapper", socket, "f", strconv.Itoa(16*page))
+	other.Expect("mapped")
 	for i := range 16 {
-		other.tell("load %d", i*page)
-		other.expect("0") // a hole is granted as zeros, and they go
+		other.Tell("load %d", i*page)
+		other.Expect("0") // a hole is granted as zeros, and they go
 		m.Bytes()[i*page] = byte(i + 100)
-		other.tell("load %d", i*page)
-		other.expect(fmt.Sprint(i + 100))
-		other.tell("store %d %d", i*page+1, i+200-i%2*200)
-		other.expect("stored")
+		other.Tell("load %d", i*page)
+		other.Expect(fmt.Sprint(i + 100))
+		other.Tell("store %d %d", i*page+1, i+200-i%2*200)
+		other.Expect("stored")
 		if got := m.Bytes()[i*page+1]; got != byte(i+200-i%2*200) {
 			t.Errorf("page %d: %d", i, got)
 		}
 	}
 	must(t, f.Relocate(0, 16*page))
-	other.tell("load %d", 7*page)
-	other.expect("107")
+	other.Tell("load %d", 7*page)
+	other.Expect("107")
 	must(t, fsys.Rename("f", "g"))
 	must(t, f.Truncate(4*page))
-	other.tell("store %d 1", 5*page+17)
-	if got := other.line(); !strings.Contains(got, fmt.Sprintf("access f: offset %d: beyond the end", 5*page+17)) {
+	other.Tell("store %d 1", 5*page+17)
+	if got := other.Line(); !strings.Contains(got, fmt.Sprintf("access f: offset %d: beyond the end", 5*page+17)) {
 		t.Errorf("%q names neither the file nor the offset", got)
 	}
-	other.tell("load %d", 3*page)
-	other.expect("103")
+	other.Tell("load %d", 3*page)
+	other.Expect("103")
 	must(t, fsys.Remove("g"))
-	other.tell("store %d 9", 2*page)
-	other.expect("stored")
+	other.Tell("store %d 9", 2*page)
+	other.Expect("stored")
 	if m.Bytes()[2*page] != 9 {
 		t.Error("a removed file is not shared any more")
 	}
-	other.finish()
+	other.Finish()
 }
 
 // While several processes count in shared pages, this one moves, truncates and extends what is around and under the
@@ -528,15 +529,15 @@ func TestCountersUnderRelocation(t *testing.T) {
 	fsys := dial(t, socket)
 	const pages, counts, clients = 8, 200000, 3
 	f := sized(t, fsys, "f", pages*page)
-	var children []*child
+	var children []*pooltest.Child
 	for range clients {
-		c := start(t, "mapper", socket, "f", strconv.Itoa(2*pages*page))
-		c.expect("mapped")
+		c := pooltest.Start(t, "mapper", socket, "f", strconv.Itoa(2*pages*page))
+		c.Expect("mapped")
 		children = append(children, c)
 	}
 	for i, c := range children {
 		for p := range pages {
-			c.tell("count %d %d", p*page+64*i, counts)
+			c.Tell("count %d %d", p*page+64*i, counts)
 		}
 	}
 	var done atomic.Bool
@@ -555,9 +556,9 @@ func TestCountersUnderRelocation(t *testing.T) {
 	})
 	for _, c := range children {
 		for range pages {
-			c.expect("counted")
+			c.Expect("counted")
 		}
-		c.finish()
+		c.Finish()
 	}
 	done.Store(true)
 	moving.Wait()
@@ -579,25 +580,25 @@ func TestClientDies(t *testing.T) {
 	before, err := fsys.Statfs()
 	must(t, err)
 	f := sized(t, fsys, "f", 8*page)
-	c := start(t, "mapper", socket, "f", strconv.Itoa(8*page))
-	c.expect("mapped")
-	c.tell("store %d 1", 5*page)
-	c.expect("stored")
-	must(t, c.cmd.Process.Signal(unix.SIGSTOP))
-	wantError(t, f.Truncate(page), unix.EBUSY, fmt.Sprint(c.cmd.Process.Pid))
+	c := pooltest.Start(t, "mapper", socket, "f", strconv.Itoa(8*page))
+	c.Expect("mapped")
+	c.Tell("store %d 1", 5*page)
+	c.Expect("stored")
+	must(t, c.Cmd.Process.Signal(unix.SIGSTOP))
+	wantError(t, f.Truncate(page), unix.EBUSY, fmt.Sprint(c.Cmd.Process.Pid))
 	if fi, err := f.Stat(); err != nil || fi.Size() != 8*page {
 		t.Error(fi, err)
 	}
-	must(t, c.cmd.Process.Signal(unix.SIGCONT))
+	must(t, c.Cmd.Process.Signal(unix.SIGCONT))
 	must(t, f.Truncate(6*page))
-	c.tell("load %d", 5*page)
-	c.expect("1")
-	c.tell("pin 0 10")
-	c.expect("pinned")
-	wantError(t, f.Truncate(0), pmemfs.ErrSealed, fmt.Sprint(c.cmd.Process.Pid))
+	c.Tell("load %d", 5*page)
+	c.Expect("1")
+	c.Tell("pin 0 10")
+	c.Expect("pinned")
+	wantError(t, f.Truncate(0), pmemfs.ErrSealed, fmt.Sprint(c.Cmd.Process.Pid))
 	must(t, fsys.Remove("f"))
 	must(t, f.Close())
-	c.kill()
+	c.Kill()
 	eventually(t, "the blocks of a dead client's file are free", func() bool {
 		after, err := fsys.Statfs()
 		must(t, err)
@@ -614,7 +615,7 @@ func TestServerDies(t *testing.T) {
 	m := mapped(t, f, 0, 8*page, pmemfs.Sync)
 	m.Bytes()[page] = 1
 	must(t, m.Persist(0, page+1))
-	srv.kill()
+	srv.Kill()
 	_, err := f.Stat()
 	wantError(t, err, pmemfs.ErrServerGone, "f")
 	wantError(t, fsys.Mkdir("d", 0o755), unix.ECONNRESET, "d")
@@ -644,7 +645,7 @@ func TestServerEnds(t *testing.T) {
 	f := sized(t, fsys, "f", 8*page)
 	m := mapped(t, f, 0, 8*page, pmemfs.Sync|pmemfs.Populate)
 	m.Bytes()[page] = 1
-	srv.finish()
+	srv.Finish()
 	wantFault(t, func() { m.Bytes()[page] = 2 }, "f", page, pmemfs.ErrServerGone)
 	embedded := openPool(t, pool)
 	data, err := embedded.ReadFile("f")
@@ -659,8 +660,8 @@ func TestSecondServer(t *testing.T) {
 	pool := newPool(t)
 	socket, srv := serve(t, pool)
 	_, err := pmemfs.Open(pool)
-	wantError(t, err, unix.EBUSY, fmt.Sprint(srv.cmd.Process.Pid))
-	if info := dial(t, socket).Info(); info.PID != srv.cmd.Process.Pid || info.Socket != socket || info.Pool != pool {
+	wantError(t, err, unix.EBUSY, fmt.Sprint(srv.Cmd.Process.Pid))
+	if info := dial(t, socket).Info(); info.PID != srv.Cmd.Process.Pid || info.Socket != socket || info.Pool != pool {
 		t.Errorf("%+v", info)
 	}
 }
@@ -694,7 +695,7 @@ func TestPageCache(t *testing.T) {
 		check(t, fsys)
 		_, err := sized(t, fsys, "g", page).Map(0, page, pmemfs.Sync)
 		wantError(t, err, unix.EOPNOTSUPP, "byte-addressable")
-		srv.finish()
+		srv.Finish()
 	})
 	t.Run("embedded", func(t *testing.T) { check(t, openPool(t, pool)) })
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/pmemfs/pmemfs/internal/core"
 	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium/mediumtest"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 	"github.com/pmemfs/pmemfs/internal/server"
 )
 
@@ -47,7 +48,7 @@ func badServerRole(args []string, in *bufio.Scanner) error {
 		}
 		write.Close()
 	}()
-	return serveUntilEnd(srv, args[1], server.Access{GID: -1}, bufio.NewScanner(read))
+	return pooltest.ServeUntilEnd(srv, args[1], server.Access{GID: -1}, bufio.NewScanner(read))
 }
 
 // badMedium is a pool whose blocks can be made bad.
@@ -55,7 +56,7 @@ type badMedium struct {
 	t      *testing.T
 	fsys   *pmemfs.FS
 	pool   string
-	server *child // nil: embedded
+	server *pooltest.Child // nil: embedded
 	kind   pmemfs.MapFlags
 }
 
@@ -67,9 +68,9 @@ func eachBadMedium(t *testing.T, f func(t *testing.T, m *badMedium)) {
 	})
 	t.Run("dialled", func(t *testing.T) {
 		pool := newPool(t)
-		socket := filepath.Join(shmDir(t), "socket")
-		c := start(t, "server with bad blocks", pool, socket)
-		c.expect("serving")
+		socket := filepath.Join(pooltest.Dir(t), "socket")
+		c := pooltest.Start(t, "server with bad blocks", pool, socket)
+		c.Expect("serving")
 		f(t, &badMedium{t: t, fsys: dial(t, socket), pool: pool, server: c, kind: pmemfs.Sync})
 		if _, err := os.Stat(socket); err != nil {
 			t.Errorf("the server is gone: %v", err)
@@ -104,8 +105,8 @@ func (m *badMedium) spoil(area string, off int64, mapped bool) {
 		}
 	}
 	if m.server != nil {
-		m.server.tell("%s %d", area, off)
-		m.server.expect("bad: <nil>")
+		m.server.Tell("%s %d", area, off)
+		m.server.Expect("bad: <nil>")
 	}
 }
 

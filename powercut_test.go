@@ -17,6 +17,7 @@ import (
 
 	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/internal/medium"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 	"github.com/pmemfs/pmemfs/internal/server"
 )
 
@@ -40,7 +41,7 @@ func powerServerRole(args []string, in *bufio.Scanner) error {
 		return err
 	}
 	fmt.Println("serving")
-	return server.Run(untilEnd(in), srv, l, func(*server.Server) { fmt.Println("back") })
+	return server.Run(pooltest.UntilEnd(in), srv, l, func(*server.Server) { fmt.Println("back") })
 }
 
 // sequenceRole stores numbers, one after the other: SOCKET FIRST. Each goes to 8 places that are a page and a line apart,
@@ -112,11 +113,11 @@ func storeNumber(fsys *pmemfs.FS, maps [2]*pmemfs.Mapping, n uint64) error {
 }
 
 // powerServe runs a server with power cuts in a process of its own.
-func powerServe(t *testing.T, pool string, seed uint64) (socket string, c *child) {
+func powerServe(t *testing.T, pool string, seed uint64) (socket string, c *pooltest.Child) {
 	t.Helper()
-	socket = filepath.Join(shmDir(t), "socket")
-	c = start(t, "power server", pool, socket, fmt.Sprint(seed))
-	c.expect("serving")
+	socket = filepath.Join(pooltest.Dir(t), "socket")
+	c = pooltest.Start(t, "power server", pool, socket, fmt.Sprint(seed))
+	c.Expect("serving")
 	return socket, c
 }
 
@@ -148,7 +149,7 @@ func TestPowerCutsUnderClient(t *testing.T) {
 			next, evicted, lost := uint64(1), 0, int64(0)
 			for cut := range cuts {
 				last, r := cutUnderClient(t, socket, next, 1+cut*7%20)
-				c.expect("back")
+				c.Expect("back")
 				lost += r.Lost
 				values, forgotten := readNumbers(t, socket)
 				for i, v := range values {
@@ -166,9 +167,9 @@ func TestPowerCutsUnderClient(t *testing.T) {
 				next = values[0] + 1
 				if cut%6 == 5 { // at rest, too, it is a good pool: after a kill and after a good end
 					if cut%12 == 5 {
-						c.kill()
+						c.Kill()
 					} else {
-						c.finish()
+						c.Finish()
 					}
 					checkClean(t, pool)
 					if seed != 0 {
@@ -177,7 +178,7 @@ func TestPowerCutsUnderClient(t *testing.T) {
 					socket, c = powerServe(t, pool, seed)
 				}
 			}
-			c.finish()
+			c.Finish()
 			checkClean(t, pool)
 			t.Logf("%d numbers, %d lines lost, %d times a number that was not persisted survived", next, lost, evicted)
 			if lost == 0 {
@@ -193,9 +194,9 @@ func TestPowerCutsUnderClient(t *testing.T) {
 // cutUnderClient runs the client from a number on, cuts the power when it has told of a few, and returns the last it told of.
 func cutUnderClient(t *testing.T, socket string, first uint64, few int) (last uint64, r pmemfs.PowerCutReport) {
 	t.Helper()
-	client := start(t, "sequence", socket, fmt.Sprint(first))
+	client := pooltest.Start(t, "sequence", socket, fmt.Sprint(first))
 	for range few {
-		if _, err := fmt.Sscan(client.line(), &last); err != nil {
+		if _, err := fmt.Sscan(client.Line(), &last); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -207,12 +208,12 @@ func cutUnderClient(t *testing.T, socket string, first uint64, few int) (last ui
 	if _, err := fsys.Stat("."); !errors.Is(err, pmemfs.ErrServerGone) {
 		t.Errorf("after the cut: %v", err)
 	}
-	for client.out.Scan() {
-		if _, err := fmt.Sscan(client.out.Text(), &last); err != nil {
+	for client.Out.Scan() {
+		if _, err := fmt.Sscan(client.Out.Text(), &last); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := client.cmd.Wait(); err != nil {
+	if err := client.Cmd.Wait(); err != nil {
 		t.Fatalf("the client: %v", err)
 	}
 	return last, r
@@ -322,11 +323,11 @@ func TestPowerCutOnDisk(t *testing.T) {
 	}
 	socket, c := powerServe(t, pool, 0)
 	last, r := cutUnderClient(t, socket, 1, 2)
-	c.expect("back")
+	c.Expect("back")
 	if values, forgotten := readNumbers(t, socket); values[7] < last || forgotten != 0 || r.Lost == 0 {
 		t.Errorf("%d was durable, then there is %d and %d; %+v", last, values, forgotten, r)
 	}
-	c.kill()
+	c.Kill()
 	checkClean(t, pool)
 	fsys := openPool(t, pool)
 	if b, err := fsys.ReadFile("numbers"); err != nil || binary.LittleEndian.Uint64(b[place(7):]) < last {
@@ -361,38 +362,38 @@ func TestPowerCutOnlyByChoice(t *testing.T) {
 	if _, err := dial(t, socket, pmemfs.OpenReadOnly()).CutPower(); !errors.Is(err, unix.EROFS) {
 		t.Errorf("a client that may only read: %v", err)
 	}
-	c.finish()
+	c.Finish()
 }
 
 // TestPowerCutWithStoppedClient: one that cannot give its mappings back does not keep the power on.
 func TestPowerCutWithStoppedClient(t *testing.T) {
 	pool := newPool(t)
 	socket, c := powerServe(t, pool, 3)
-	client := start(t, "sequence", socket, "1")
-	client.expect("1")
-	if err := client.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+	client := pooltest.Start(t, "sequence", socket, "1")
+	client.Expect("1")
+	if err := client.Cmd.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := dial(t, socket).CutPower(); err != nil {
 		t.Fatal(err)
 	}
-	c.expect("back")
+	c.Expect("back")
 	fsys := dial(t, socket)
 	if err := fsys.WriteFile("life goes on", []byte("yes"), 0o600); err != nil {
 		t.Error(err)
 	}
-	if err := client.cmd.Process.Signal(unix.SIGCONT); err != nil {
+	if err := client.Cmd.Process.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	for client.out.Scan() {
+	for client.Out.Scan() {
 	}
-	if err := client.cmd.Wait(); err != nil {
+	if err := client.Cmd.Wait(); err != nil {
 		t.Errorf("the client: %v", err)
 	}
 	if b, err := fsys.ReadFile("life goes on"); err != nil || string(b) != "yes" {
 		t.Errorf("%q, %v", b, err)
 	}
-	c.finish()
+	c.Finish()
 	checkClean(t, pool)
 }
 

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 func init() {
@@ -217,8 +218,8 @@ func TestPublishReaders(t *testing.T) {
 		must(t, err)
 		maps = append(maps, mapped(t, f, 0, blocks*page, pmemfs.Shared|pmemfs.ReadOnly))
 	}
-	c := start(t, "publisher", socket, "f", "g", strconv.Itoa(blocks))
-	c.expect("ready")
+	c := pooltest.Start(t, "publisher", socket, "f", "g", strconv.Itoa(blocks))
+	c.Expect("ready")
 	var stop atomic.Bool
 	var readers sync.WaitGroup
 	var seen [3]uint64
@@ -243,8 +244,8 @@ func TestPublishReaders(t *testing.T) {
 	time.Sleep(tortureTime() / 10)
 	stop.Store(true)
 	readers.Wait()
-	c.in.Close()
-	n, err := strconv.Atoi(c.line())
+	c.In.Close()
+	n, err := strconv.Atoi(c.Line())
 	if err != nil || n < 10 {
 		t.Errorf("%d publishes, %v", n, err)
 	}
@@ -289,29 +290,29 @@ func TestPublishIndexKilled(t *testing.T) {
 	fsys := dial(t, d.socket, pmemfs.Reconnect(time.Minute))
 	acknowledged, want := uint64(0), map[uint64]uint64{}
 	for kill := range kills {
-		c := start(t, "indexer", d.socket)
+		c := pooltest.Start(t, "indexer", d.socket)
 		var batches uint64
-		if _, err := fmt.Sscanf(c.line(), "open %d", &batches); err != nil || batches < acknowledged {
+		if _, err := fmt.Sscanf(c.Line(), "open %d", &batches); err != nil || batches < acknowledged {
 			t.Fatalf("%d batches, %d were committed, %v", batches, acknowledged, err)
 		}
 		wait := time.Duration(rand.Int64N(int64(20 * time.Millisecond)))
 		if kill == 0 {
 			wait = time.Second // the first batch is all keys
 		}
-		begin := func() { time.AfterFunc(wait, func() { c.cmd.Process.Kill() }) }
+		begin := func() { time.AfterFunc(wait, func() { c.Cmd.Process.Kill() }) }
 		if kill%2 == 0 { // at any time; every other one when it has committed, however busy the machine is
 			begin()
 		}
 		if kill%50 == 25 {
 			d.restart()
 		}
-		for n := 1; c.out.Scan(); n++ {
-			fmt.Sscanf(c.out.Text(), "committed %d", &batches)
+		for n := 1; c.Out.Scan(); n++ {
+			fmt.Sscanf(c.Out.Text(), "committed %d", &batches)
 			if kill%2 == 1 && n == 2 {
 				begin()
 			}
 		}
-		c.cmd.Wait()
+		c.Cmd.Wait()
 		// The server may still be publishing what the dead one has asked for: the file is looked at as it is at one instant.
 		must(t, fsys.Clone("index", "look"))
 		b, err := fsys.ReadFile("look")

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 	"github.com/pmemfs/pmemfs/internal/server"
 )
 
@@ -45,7 +46,7 @@ func heirRole(args []string, in *bufio.Scanner) error {
 	if err != nil {
 		return err
 	}
-	return serveUntilEnd(srv, args[1], server.Access{GID: -1}, in)
+	return pooltest.ServeUntilEnd(srv, args[1], server.Access{GID: -1}, in)
 }
 
 // dynasty is a pool, and its servers one after the other.
@@ -53,7 +54,7 @@ type dynasty struct {
 	t                     *testing.T
 	pool, socket, runtime string
 	commit                string // policy
-	server                *child
+	server                *pooltest.Child
 	log                   *syncBuffer // of the server that is now
 }
 
@@ -65,7 +66,7 @@ func newDynasty(t *testing.T) *dynasty {
 // found starts the first server of a pool.
 func found(t *testing.T, pool, commit string) *dynasty {
 	t.Helper()
-	d := &dynasty{t: t, pool: pool, runtime: shmDir(t), socket: filepath.Join(shmDir(t), "socket"), commit: commit}
+	d := &dynasty{t: t, pool: pool, runtime: pooltest.Dir(t), socket: filepath.Join(pooltest.Dir(t), "socket"), commit: commit}
 	d.start()
 	return d
 }
@@ -79,27 +80,27 @@ func (d *dynasty) start() {
 			d.t.Logf("the server says: %s", d.log)
 		}
 	}()
-	d.server.expect("serving")
+	d.server.Expect("serving")
 }
 
 // try starts a server, which may refuse.
 func (d *dynasty) try(survivors, wait string) {
 	d.t.Helper()
 	d.log = new(syncBuffer)
-	d.server = startWith(d.t, func(c *exec.Cmd) { c.Stderr = d.log }, "heir", d.pool, d.socket, d.runtime, d.commit, survivors, wait)
+	d.server = pooltest.StartWith(d.t, func(c *exec.Cmd) { c.Stderr = d.log }, "heir", d.pool, d.socket, d.runtime, d.commit, survivors, wait)
 }
 
 // restart kills the server and starts another.
 func (d *dynasty) restart() {
 	d.t.Helper()
-	d.server.kill()
+	d.server.Kill()
 	d.start()
 }
 
 // finish ends the last server in good order, and looks at what is left.
 func (d *dynasty) finish() {
 	d.t.Helper()
-	d.server.finish()
+	d.server.Finish()
 	if left, err := os.ReadDir(d.runtime); len(left) > 0 || err != nil {
 		d.t.Errorf("left in the runtime directory: %v, %v", left, err)
 	}
@@ -268,38 +269,38 @@ func (p *program) fault(m *pmemfs.Mapping, first, pages, threads int) (string, e
 }
 
 // launch starts a program.
-func (d *dynasty) launch(more ...string) *child {
+func (d *dynasty) launch(more ...string) *pooltest.Child {
 	d.t.Helper()
-	c := startWith(d.t, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, more...) }, "program", d.socket)
-	c.expect("ready")
+	c := pooltest.StartWith(d.t, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, more...) }, "program", d.socket)
+	c.Expect("ready")
 	return c
 }
 
-// answer tells a child something and returns its answer.
-func (c *child) answer(format string, args ...any) string {
-	c.t.Helper()
-	c.tell(format, args...)
-	return c.line()
+// answerOf tells a child something and returns its answer.
+func answerOf(c *pooltest.Child, format string, args ...any) string {
+	c.T.Helper()
+	c.Tell(format, args...)
+	return c.Line()
 }
 
-// orders are obeyed one by one, without an error.
-func (c *child) orders(lines ...string) {
-	c.t.Helper()
+// giveOrders has a child obey orders, one by one, without an error.
+func giveOrders(c *pooltest.Child, lines ...string) {
+	c.T.Helper()
 	for _, line := range lines {
-		if answer := c.answer("%s", line); strings.HasPrefix(answer, "error") {
-			c.t.Fatalf("%s: %s", line, answer)
+		if answer := answerOf(c, "%s", line); strings.HasPrefix(answer, "error") {
+			c.T.Fatalf("%s: %s", line, answer)
 		}
 	}
 }
 
-func (c *child) pid() int { return c.cmd.Process.Pid }
+func pidOf(c *pooltest.Child) int { return c.Cmd.Process.Pid }
 
-// stop stops a child, and returns when all its threads have stopped.
-func (c *child) stop(t *testing.T) {
+// stopChild stops a child, and returns when all its threads have stopped.
+func stopChild(t *testing.T, c *pooltest.Child) {
 	t.Helper()
-	must(t, c.cmd.Process.Signal(unix.SIGSTOP))
+	must(t, c.Cmd.Process.Signal(unix.SIGSTOP))
 	eventually(t, "the process has stopped", func() bool {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", c.pid()))
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pidOf(c)))
 		must(t, err)
 		return len(threads) > 0 && !slices.ContainsFunc(threads, func(name string) bool {
 			stat, err := os.ReadFile(name)
@@ -362,8 +363,8 @@ func TestRestart(t *testing.T) {
 	must(t, err)
 
 	sealer, other := d.launch(), d.launch()
-	sealer.orders("open direct", "map direct.direct 16", "spin direct.direct 0 16 2")
-	other.orders("open sync", "map sync.sync 64", "spin sync.sync 0 32 2",
+	giveOrders(sealer, "open direct", "map direct.direct 16", "spin direct.direct 0 16 2")
+	giveOrders(other, "open sync", "map sync.sync 64", "spin sync.sync 0 32 2",
 		"open shared", "map shared.shared 64", "store shared.shared 3 33",
 		"open readonly", "map readonly.readonly 4", "load readonly.readonly 1",
 		"map readonly.populated 4", "pin readonly.populated 1 2",
@@ -376,27 +377,27 @@ func TestRestart(t *testing.T) {
 		again := dial(t, d.socket)
 		f, err := again.OpenFile("direct", os.O_RDWR, 0)
 		must(t, err)
-		sealedBy(t, "truncate of what is sealed", f.Truncate(page), sealer.pid(), false)
-		sealedBy(t, "punch of what is sealed", f.PunchHole(15*page, page), sealer.pid(), false)
+		sealedBy(t, "truncate of what is sealed", f.Truncate(page), pidOf(sealer), false)
+		sealedBy(t, "punch of what is sealed", f.PunchHole(15*page, page), pidOf(sealer), false)
 		must(t, f.Truncate(17*page))
 		g, err := again.OpenFile("readonly", os.O_RDWR, 0)
 		must(t, err)
-		sealedBy(t, "punch of what is pinned", g.PunchHole(2*page, page), other.pid(), true)
+		sealedBy(t, "punch of what is pinned", g.PunchHole(2*page, page), pidOf(other), true)
 		must(t, g.PunchHole(3*page, page))
 		h, err := again.OpenFile("sync", os.O_RDWR, 0)
 		must(t, err)
 		relocate(t, h, 64*page) // under the feet of one who counts there
 		must(t, again.Close())
-		if got := other.answer("load removed.populated 5"); got != "55" {
+		if got := answerOf(other, "load removed.populated 5"); got != "55" {
 			t.Errorf("a file without name holds %s", got)
 		}
-		if got := other.answer("load shared.shared 3"); got != "33" {
+		if got := answerOf(other, "load shared.shared 3"); got != "33" {
 			t.Errorf("a shared mapping holds %s", got)
 		}
-		other.orders("load readonly.readonly 3", "write direct more", "size shared")
+		giveOrders(other, "load readonly.readonly 3", "write direct more", "size shared")
 	}
-	for _, c := range []*child{sealer, other} {
-		if n, err := strconv.Atoi(c.answer("halt x")); err != nil || n == 0 {
+	for _, c := range []*pooltest.Child{sealer, other} {
+		if n, err := strconv.Atoi(answerOf(c, "halt x")); err != nil || n == 0 {
 			t.Errorf("counted %d, %v", n, err)
 		}
 	}
@@ -405,20 +406,20 @@ func TestRestart(t *testing.T) {
 	if fi.Size() != 17*page {
 		t.Errorf("the file has %d bytes", fi.Size())
 	}
-	other.orders("unpin readonly.populated", "unmap removed.populated")
+	giveOrders(other, "unpin readonly.populated", "unmap removed.populated")
 	must(t, fsys.Truncate("readonly", 0))
-	sealer.orders("unmap direct.direct")
+	giveOrders(sealer, "unmap direct.direct")
 	must(t, direct.Truncate(0))
-	if info := fsys.Info(); info.PID != d.server.pid() {
-		t.Errorf("the server is said to be process %d, it is %d", info.PID, d.server.pid())
+	if info := fsys.Info(); info.PID != pidOf(d.server) {
+		t.Errorf("the server is said to be process %d, it is %d", info.PID, pidOf(d.server))
 	}
 	eventually(t, "the file without name is gone", func() bool {
 		now, err := fsys.Statfs()
 		must(t, err)
 		return now.FreeInodes == before.FreeInodes+1
 	})
-	sealer.finish()
-	other.finish()
+	sealer.Finish()
+	other.Finish()
 	must(t, fsys.Close())
 	d.finish()
 }
@@ -428,10 +429,10 @@ func TestRestartOfTorture(t *testing.T) {
 	d := newDynasty(t)
 	fsys := dial(t, d.socket)
 	f := sized(t, fsys, "counters", (torturePages+tortureTail)*page)
-	var writers []*child
+	var writers []*pooltest.Child
 	for i := range tortureWriters {
-		c := start(t, "torturer", d.socket, "counters", strconv.Itoa(i))
-		c.expect("ready")
+		c := pooltest.Start(t, "torturer", d.socket, "counters", strconv.Itoa(i))
+		c.Expect("ready")
 		writers = append(writers, c)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -459,13 +460,13 @@ func TestRestartOfTorture(t *testing.T) {
 	moving.Wait()
 	totals := make([]uint64, 0, tortureWriters*tortureThreads)
 	for _, c := range writers {
-		c.in.Close()
+		c.In.Close()
 		for range tortureThreads {
-			n, err := strconv.ParseUint(c.line(), 10, 64)
+			n, err := strconv.ParseUint(c.Line(), 10, 64)
 			must(t, err)
 			totals = append(totals, n)
 		}
-		must(t, c.cmd.Wait())
+		must(t, c.Cmd.Wait())
 	}
 	must(t, fsys.Close())
 	d.finish()
@@ -489,17 +490,17 @@ func TestRestartWhileAllThreadsFault(t *testing.T) {
 	fsys := dial(t, d.socket)
 	sized(t, fsys, "f", 256*page)
 	c := d.launch("GOMAXPROCS=1")
-	c.orders("open f", "map f.sync 256", "store f.sync 0 1")
-	d.server.stop(t)
-	c.tell("fault f.sync 64 128 4")
-	eventually(t, "a thread waits for a page", func() bool { return waitsForPage(t, c.pid(), d.runtime) })
+	giveOrders(c, "open f", "map f.sync 256", "store f.sync 0 1")
+	stopChild(t, d.server)
+	c.Tell("fault f.sync 64 128 4")
+	eventually(t, "a thread waits for a page", func() bool { return waitsForPage(t, pidOf(c), d.runtime) })
 	d.restart()
-	c.expect("ok")
-	if got := c.answer("load f.sync 65"); got != "1" {
+	c.Expect("ok")
+	if got := answerOf(c, "load f.sync 65"); got != "1" {
 		t.Errorf("the page holds %s", got)
 	}
-	c.orders("unmap f.sync", "close f")
-	c.finish()
+	giveOrders(c, "unmap f.sync", "close f")
+	c.Finish()
 	must(t, fsys.Close())
 	d.finish()
 }
@@ -541,16 +542,16 @@ func TestRestartWithStoppedClient(t *testing.T) {
 	sized(t, fsys, "f", 8*page)
 	sized(t, fsys, "removed", 8*page)
 	c := d.launch()
-	c.orders("open f", "map f.sync 8", "store f.sync 3 7", "open removed", "map removed.populated 8")
+	giveOrders(c, "open f", "map f.sync 8", "store f.sync 3 7", "open removed", "map removed.populated 8")
 	for i := range 8 {
-		c.orders(fmt.Sprintf("store removed.populated %d %d", i, 100+i))
+		giveOrders(c, fmt.Sprintf("store removed.populated %d %d", i, 100+i))
 	}
-	c.orders("remove removed", "close removed")
-	c.stop(t)
+	giveOrders(c, "remove removed", "close removed")
+	stopChild(t, c)
 	d.restart()
 	f, err := fsys.OpenFile("f", os.O_RDWR, 0)
 	must(t, err)
-	wantError(t, f.Truncate(page), unix.EBUSY, strconv.Itoa(c.pid()))
+	wantError(t, f.Truncate(page), unix.EBUSY, strconv.Itoa(pidOf(c)))
 	if fi, err := f.Stat(); err != nil || fi.Size() != 8*page {
 		t.Error(fi, err)
 	}
@@ -561,22 +562,22 @@ func TestRestartWithStoppedClient(t *testing.T) {
 		_, err = big.Write(fill)
 	}
 	wantError(t, err, unix.ENOSPC, "big")
-	must(t, c.cmd.Process.Signal(unix.SIGCONT))
+	must(t, c.Cmd.Process.Signal(unix.SIGCONT))
 	for i := range 8 {
-		if got := c.answer("load removed.populated %d", i); got != strconv.Itoa(100+i) {
+		if got := answerOf(c, "load removed.populated %d", i); got != strconv.Itoa(100+i) {
 			t.Errorf("page %d of a file without name holds %s", i, got)
 		}
 	}
-	if got := c.answer("load f.sync 3"); got != "7" {
+	if got := answerOf(c, "load f.sync 3"); got != "7" {
 		t.Errorf("page 3 holds %s", got)
 	}
 	must(t, f.Truncate(page))
-	if got := c.answer("load f.sync 3"); !strings.Contains(got, "beyond the end") {
+	if got := answerOf(c, "load f.sync 3"); !strings.Contains(got, "beyond the end") {
 		t.Errorf("beyond the end: %s", got)
 	}
 	must(t, big.Close())
 	must(t, f.Close())
-	c.finish()
+	c.Finish()
 	must(t, fsys.Close())
 	d.finish()
 }
@@ -588,24 +589,24 @@ func TestRestartAfterClientDied(t *testing.T) {
 	fsys := dial(t, d.socket)
 	before, err := fsys.Statfs()
 	must(t, err)
-	var clients []*child
+	var clients []*pooltest.Child
 	for _, name := range []string{"a", "b"} {
 		must(t, sized(t, fsys, name, 64*page).Close())
 		c := d.launch()
-		c.orders("open "+name, "map "+name+".populated 64", "store "+name+".populated 5 1",
+		giveOrders(c, "open "+name, "map "+name+".populated 64", "store "+name+".populated 5 1",
 			"pin "+name+".populated 0 5", "remove "+name)
 		clients = append(clients, c)
 	}
-	clients[1].stop(t)
-	d.server.kill()
-	clients[0].kill()
+	stopChild(t, clients[1])
+	d.server.Kill()
+	clients[0].Kill()
 	d.start()
 	s, err := fsys.Stats()
 	must(t, err)
 	if s.Clients != 2 { // this one, and the one that is stopped
 		t.Errorf("%d clients", s.Clients)
 	}
-	clients[1].kill()
+	clients[1].Kill()
 	eventually(t, "what dead clients had is free", func() bool {
 		now, err := fsys.Statfs()
 		must(t, err)
@@ -621,17 +622,17 @@ func TestRestartAfterClientDied(t *testing.T) {
 func TestRestartWithoutComingBack(t *testing.T) {
 	d := newDynasty(t)
 	c := d.launch()
-	c.stop(t)
-	d.server.kill()
+	stopChild(t, c)
+	d.server.Kill()
 	d.try("adopt", "10ms")
-	d.server.expect("serving")
-	want := fmt.Sprintf("process %d, a client of an earlier server, has not connected again", c.pid())
+	d.server.Expect("serving")
+	want := fmt.Sprintf("process %d, a client of an earlier server, has not connected again", pidOf(c))
 	eventually(t, "the log names it", func() bool { return strings.Contains(d.log.String(), want) })
-	must(t, c.cmd.Process.Signal(unix.SIGCONT))
+	must(t, c.Cmd.Process.Signal(unix.SIGCONT))
 	fsys := dial(t, d.socket)
 	sized(t, fsys, "f", page)
-	c.orders("open f") // it is welcome all the same
-	c.finish()
+	giveOrders(c, "open f") // it is welcome all the same
+	c.Finish()
 	must(t, fsys.Close())
 	d.finish()
 	if n := strings.Count(d.log.String(), want); n != 1 {
@@ -646,29 +647,29 @@ func TestRestartRefused(t *testing.T) {
 	sized(t, setup, "f", 8*page)
 	must(t, setup.Close())
 	c := d.launch()
-	c.orders("open f", "map f.populated 8", "store f.populated 3 7")
-	d.server.kill()
+	giveOrders(c, "open f", "map f.populated 8", "store f.populated 3 7")
+	d.server.Kill()
 	for _, survivors := range []string{"refuse", "wait"} {
 		d.try(survivors, "50ms")
-		if err := d.server.cmd.Wait(); err == nil {
+		if err := d.server.Cmd.Wait(); err == nil {
 			t.Fatalf("%s: the server ends well", survivors)
 		}
-		if log := d.log.String(); !strings.Contains(log, "is still mapped by process "+strconv.Itoa(c.pid())) {
+		if log := d.log.String(); !strings.Contains(log, "is still mapped by process "+strconv.Itoa(pidOf(c))) {
 			t.Errorf("%s: %s", survivors, log)
 		}
 	}
-	if _, err := pmemfs.Open(d.pool); !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), strconv.Itoa(c.pid())) {
+	if _, err := pmemfs.Open(d.pool); !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), strconv.Itoa(pidOf(c))) {
 		t.Errorf("an owner without clients: %v", err)
 	}
-	if got := c.answer("load f.populated 3"); got != "7" {
+	if got := answerOf(c, "load f.populated 3"); got != "7" {
 		t.Errorf("the page holds %s", got)
 	}
 	d.start()
-	c.orders("store f.populated 3 8", "size f")
-	d.server.kill()
+	giveOrders(c, "store f.populated 3 8", "size f")
+	d.server.Kill()
 	d.try("wait", "30s")
-	c.finish()
-	d.server.expect("serving")
+	c.Finish()
+	d.server.Expect("serving")
 	d.finish()
 }
 
@@ -684,20 +685,20 @@ func TestRestartBesideAnUnknownClient(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := newDynasty(t)
 			c := d.launch()
-			d.server.kill()
+			d.server.Kill()
 			dirs, err := filepath.Glob(d.runtime + "/pmemfs-*")
 			if err != nil || len(dirs) != 1 {
 				t.Fatal(dirs, err)
 			}
 			must(t, harm(dirs[0]))
 			d.try("adopt", "50ms")
-			if err := d.server.cmd.Wait(); err == nil {
+			if err := d.server.Cmd.Wait(); err == nil {
 				t.Fatal("the pool is opened")
 			}
-			if log := d.log.String(); !strings.Contains(log, strconv.Itoa(c.pid())) {
+			if log := d.log.String(); !strings.Contains(log, strconv.Itoa(pidOf(c))) {
 				t.Errorf("%s", log)
 			}
-			c.kill()
+			c.Kill()
 			d.start()
 			d.finish()
 		})
@@ -751,20 +752,20 @@ func TestRestartOfIntervals(t *testing.T) {
 	f := sized(t, fsys, "f", page)
 	m := mapped(t, f, 0, page, pmemfs.Shared)
 	m.Bytes()[0] = 1
-	d.server.kill()
+	d.server.Kill()
 	_, err := f.Stat()
 	wantError(t, err, pmemfs.ErrServerGone, "f")
 	wantFault(t, func() { m.Bytes()[0] = 2 }, "f", 0, pmemfs.ErrServerGone)
 	d.try("refuse", "1s") // it has let go of the pool
-	d.server.expect("serving")
-	d.server.finish()
+	d.server.Expect("serving")
+	d.server.Finish()
 }
 
 // TestRestartInForeignDirectory: where the runtime directory cannot be trusted, clients end with their server, as the
 // log says.
 func TestRestartInForeignDirectory(t *testing.T) {
 	d := &dynasty{
-		t: t, pool: newPool(t), runtime: filepath.Join(shmDir(t), "missing"), socket: filepath.Join(shmDir(t), "socket"),
+		t: t, pool: newPool(t), runtime: filepath.Join(pooltest.Dir(t), "missing"), socket: filepath.Join(pooltest.Dir(t), "socket"),
 		commit: "op",
 	}
 	d.start()
@@ -773,11 +774,11 @@ func TestRestartInForeignDirectory(t *testing.T) {
 	if log := d.log.String(); strings.Count(log, "no client will outlive") != 1 || !strings.Contains(log, d.runtime) {
 		t.Errorf("the log says %q", log)
 	}
-	d.server.kill()
+	d.server.Kill()
 	_, err := f.Stat()
 	wantError(t, err, pmemfs.ErrServerGone, "f")
 	d.start()
-	d.server.finish()
+	d.server.Finish()
 }
 
 // TestRestartHasAnEnd: without another server patience ends, and everything with it.
@@ -787,7 +788,7 @@ func TestRestartHasAnEnd(t *testing.T) {
 	f := sized(t, fsys, "f", 8*page)
 	m := mapped(t, f, 0, 8*page, pmemfs.Sync)
 	m.Bytes()[page] = 1
-	d.server.kill()
+	d.server.Kill()
 	if got := m.Bytes()[page]; got != 1 && got != 0 {
 		t.Error(got)
 	}
@@ -796,7 +797,7 @@ func TestRestartHasAnEnd(t *testing.T) {
 	wantFault(t, func() { m.Bytes()[page] = 2 }, "f", page, pmemfs.ErrServerGone)
 	// It has let go of the pool, so a server need not take it over.
 	d.try("refuse", "1s")
-	d.server.expect("serving")
+	d.server.Expect("serving")
 	_, err = f.Stat()
 	wantError(t, err, pmemfs.ErrServerGone, "f")
 	d.finish()
@@ -824,11 +825,11 @@ func TestRestartClose(t *testing.T) {
 	fsys := dial(t, d.socket, pmemfs.Reconnect(time.Hour))
 	m, err := sized(t, fsys, "f", 8*page).Map(0, 8*page, pmemfs.Sync)
 	must(t, err)
-	d.server.kill()
+	d.server.Kill()
 	must(t, fsys.Close())
 	wantFault(t, func() { m.Bytes()[page] = 2 }, "f", page, pmemfs.ErrUnmapped)
 	d.try("refuse", "1s")
-	d.server.expect("serving")
+	d.server.Expect("serving")
 	d.finish()
 }
 
@@ -843,7 +844,7 @@ func TestRestartRequests(t *testing.T) {
 	must(t, err)
 	unpin, err := pinned.Pin(0, page)
 	must(t, err)
-	d.server.stop(t)
+	stopChild(t, d.server)
 	type call struct {
 		name string
 		do   func() error
@@ -882,7 +883,7 @@ func TestRestartRequests(t *testing.T) {
 		run(c)
 	}
 	eventually(t, "all are under way", func() bool { return goroutinesIn("(*link).do(") == len(under) })
-	d.server.kill()
+	d.server.Kill()
 	eventually(t, "the connection is lost", func() bool { return goroutinesIn("(*link).do(") == 0 })
 	for _, c := range after {
 		run(c)
@@ -923,7 +924,7 @@ func TestRestartDuringTransfer(t *testing.T) {
 	_, err := f.Write(data)
 	must(t, err)
 	seek(t, f, 0)
-	target := openOS(t, filepath.Join(shmDir(t), "target"), os.O_WRONLY|os.O_CREATE)
+	target := openOS(t, filepath.Join(pooltest.Dir(t), "target"), os.O_WRONLY|os.O_CREATE)
 	deaths := 0
 	n, err := f.WriteTo(&waiting{target, func(p []byte) {
 		if deaths < 3 {

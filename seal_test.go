@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 	"github.com/pmemfs/pmemfs/internal/server"
 )
 
@@ -332,8 +333,8 @@ func TestDirectNeverFaults(t *testing.T) {
 			if granted.GrantedBlocks != 64 {
 				t.Errorf("%+v", granted)
 			}
-			must(t, srv.cmd.Process.Signal(unix.SIGSTOP))
-			woken := time.AfterFunc(20*time.Second, func() { srv.cmd.Process.Signal(unix.SIGCONT) })
+			must(t, srv.Cmd.Process.Signal(unix.SIGSTOP))
+			woken := time.AfterFunc(20*time.Second, func() { srv.Cmd.Process.Signal(unix.SIGCONT) })
 			for at := 0; at < 64*page; at += page {
 				if flags&pmemfs.ReadOnly == 0 {
 					m.Bytes()[at+1]++
@@ -344,7 +345,7 @@ func TestDirectNeverFaults(t *testing.T) {
 			if !woken.Stop() {
 				t.Error("an access has waited for the server")
 			}
-			must(t, srv.cmd.Process.Signal(unix.SIGCONT))
+			must(t, srv.Cmd.Process.Signal(unix.SIGCONT))
 			if after := frames(t, fsys); after != granted {
 				t.Errorf("before the accesses %+v, after them %+v", granted, after)
 			}
@@ -378,7 +379,7 @@ func TestSealEnds(t *testing.T) {
 		c := startClient(t, socket)
 		handle := do(t, c, order{Do: "open", Name: "f", Flags: unix.O_RDWR}).Handle
 		do(t, c, order{Do: "map", Off: page, N: 4 * page, Flags: uint32(pmemfs.Direct)})
-		return c, pmemfs.SealedError{PID: c.cmd.Process.Pid, Handle: handle, Offset: page, Length: 4 * page}
+		return c, pmemfs.SealedError{PID: c.Cmd.Process.Pid, Handle: handle, Offset: page, Length: 4 * page}
 	}
 	t.Run("unmap", func(t *testing.T) {
 		c, seal := hold(t)
@@ -389,7 +390,7 @@ func TestSealEnds(t *testing.T) {
 		do(t, c, order{Do: "unmap"})
 		must(t, f.Relocate(0, 8*page))
 	})
-	for name, end := range map[string]func(*remoteClient){"kill": (*remoteClient).kill, "exit": (*remoteClient).finish} {
+	for name, end := range map[string]func(*remoteClient){"kill": (*remoteClient).Kill, "exit": (*remoteClient).Finish} {
 		t.Run(name, func(t *testing.T) {
 			c, seal := hold(t)
 			wantSealedBy(t, f.PunchHole(2*page, page), seal)
@@ -463,7 +464,7 @@ func TestSealOfRemovedFile(t *testing.T) {
 	do(t, clients[0], order{Do: "unmap"})
 	_, err = filler.Write(make([]byte, page))
 	wantError(t, err, unix.ENOSPC, "filler")
-	clients[1].kill()
+	clients[1].Kill()
 	eventually(t, "the blocks of a removed file are free when nobody has sealed them any more", func() bool {
 		st, err := fsys.Statfs()
 		must(t, err)
@@ -801,14 +802,14 @@ func TestSealPrivilege(t *testing.T) {
 				}
 				wantError(t, err, c.want, "f")
 				wantError(t, err, c.want, "CAP_LINUX_IMMUTABLE")
-				wantError(t, err, c.want, fmt.Sprintf("process %d", client.cmd.Process.Pid))
+				wantError(t, err, c.want, fmt.Sprintf("process %d", client.Cmd.Process.Pid))
 				if i == 4 { // a handle that it could not flag is not flagged
 					wantError(t, client.obey(order{Do: "map", N: page, Flags: uint32(pmemfs.Direct)}).err(), c.want, "f")
 				}
 			}
 			do(t, client, order{Do: "map", Map: 3, N: 4 * page, Flags: uint32(pmemfs.Shared)})
 			do(t, client, order{Do: "pin", Map: 3, N: 4 * page})
-			client.finish()
+			client.Finish()
 		})
 	}
 	other := dial(t, socket)
@@ -1042,7 +1043,7 @@ func TestSealLimits(t *testing.T) {
 // An idle pool has no records, however large it is and however much is in it; a mapping of a contiguous GiB costs a handful.
 func TestSealFrames(t *testing.T) {
 	const size = 1 << 30
-	pool := filepath.Join(shmDir(t), "pool")
+	pool := filepath.Join(pooltest.Dir(t), "pool")
 	must(t, pmemfs.Format(pool, pmemfs.FormatOptions{Size: size + size/4}))
 	socket, _ := serve(t, pool, "600", "-1", serverConfig{Limits: server.Limits{SealedBytes: size}}.String())
 	fsys := dial(t, socket)

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 // The model: a few processes open, map, seal, pin, freeze, write, cut and move a few files, and are killed, in any order. What
@@ -121,7 +122,7 @@ func (v verdict) check(err error) error {
 type world struct {
 	t       *testing.T
 	since   time.Time
-	server  *child
+	server  *pooltest.Child
 	socket  string
 	fsys    *pmemfs.FS
 	clients [modelClients]*remoteClient
@@ -143,10 +144,10 @@ func newWorld(t *testing.T) *world {
 // end makes room for another world.
 func (w *world) end() {
 	for _, c := range w.clients {
-		c.finish()
+		c.Finish()
 	}
 	must(w.t, w.fsys.Close())
-	w.server.finish()
+	w.server.Finish()
 }
 
 // model is one check.
@@ -193,7 +194,7 @@ func (m *model) holders(file int, first, end int64) (list []pmemfs.SealedError) 
 			lo, hi := s.blocks()
 			if lo < end && first < hi {
 				list = append(list, pmemfs.SealedError{
-					PID: m.clients[mp.client].cmd.Process.Pid, Handle: mp.handle, Offset: lo * page, Length: (hi - lo) * page, Pin: pin,
+					PID: m.clients[mp.client].Cmd.Process.Pid, Handle: mp.handle, Offset: lo * page, Length: (hi - lo) * page, Pin: pin,
 				})
 			}
 		}
@@ -629,7 +630,7 @@ func (m *model) doKill(rt *rapid.T) {
 		return
 	}
 	i := m.client()
-	m.clients[i].kill()
+	m.clients[i].Kill()
 	m.maps = slices.DeleteFunc(m.maps, func(mp *modelMapping) bool { return mp.client == i })
 	eventually(m.t, "a killed client holds nothing", func() bool {
 		return frames(m.t, m.fsys).Mappings == int64(len(m.maps))

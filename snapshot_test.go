@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 func inSnapshot(dir, name, file string) string {
@@ -150,10 +151,10 @@ func TestSnapshotHeld(t *testing.T) {
 		}
 	}
 	c := d.launch()
-	c.orders("open dir/sub/f", "map dir/sub/f.sync 4", "store dir/sub/f.sync 1 7", "pin dir/sub/f.sync 2 1")
+	giveOrders(c, "open dir/sub/f", "map dir/sub/f.sync 4", "store dir/sub/f.sync 1 7", "pin dir/sub/f.sync 2 1")
 	bySeal := func(err error) bool {
 		var sealed *pmemfs.SealedError
-		return errors.As(err, &sealed) && sealed.PID == c.pid() && errors.Is(err, unix.EBUSY)
+		return errors.As(err, &sealed) && sealed.PID == pidOf(c) && errors.Is(err, unix.EBUSY)
 	}
 	refused("pinned", bySeal)
 	skipped, err := fsys.Snapshot("dir", "without", pmemfs.SnapshotSkipSealed)
@@ -165,39 +166,39 @@ func TestSnapshotHeld(t *testing.T) {
 	}
 	must(t, fsys.RemoveSnapshot("dir", "without"))
 	must(t, fsys.Remove("dir/"+pmemfs.SnapshotsName))
-	c.orders("unpin dir/sub/f.sync", "store dir/sub/f.sync 1 8")
+	giveOrders(c, "unpin dir/sub/f.sync", "store dir/sub/f.sync 1 8")
 
-	c.stop(t)
+	stopChild(t, c)
 	refused("stopped", func(err error) bool { return errors.Is(err, unix.EBUSY) })
-	must(t, c.cmd.Process.Signal(unix.SIGCONT))
+	must(t, c.Cmd.Process.Signal(unix.SIGCONT))
 	eventually(t, "a snapshot can be taken again", func() bool {
 		_, err := fsys.Snapshot("dir", "s", 0)
 		return err == nil
 	})
-	c.orders("store dir/sub/f.sync 1 9")
+	giveOrders(c, "store dir/sub/f.sync 1 9")
 	got, err := fsys.ReadFile(inSnapshot("dir", "s", "sub/f"))
 	if must(t, err); got[page] != 8 {
 		t.Errorf("the snapshot has %d, want what was stored before it", got[page])
 	}
 	// A mapping of the snapshot's file shows what is there, to another process, too.
 	reader := d.launch()
-	if answer := reader.answer("open %s", inSnapshot("dir", "s", "sub/f")); !strings.Contains(answer, "read-only file system") {
+	if answer := answerOf(reader, "open %s", inSnapshot("dir", "s", "sub/f")); !strings.Contains(answer, "read-only file system") {
 		t.Errorf("opening a file of it for writing: %s", answer)
 	}
 	s, err := fsys.OpenFile(inSnapshot("dir", "s", "sub/f"), os.O_RDONLY, 0)
 	must(t, err)
 	m, err := s.Map(0, 4*page, pmemfs.Shared|pmemfs.ReadOnly)
 	must(t, err)
-	c.orders("store dir/sub/f.sync 2 1")
+	giveOrders(c, "store dir/sub/f.sync 2 1")
 	if m.Bytes()[page] != 8 || m.Bytes()[2*page] != 0 {
 		t.Error("a mapping of the snapshot shows what was stored later")
 	}
-	if got := c.answer("load dir/sub/f.sync 1"); got != "9" {
+	if got := answerOf(c, "load dir/sub/f.sync 1"); got != "9" {
 		t.Errorf("the file has %s", got)
 	}
 	must(t, errors.Join(m.Unmap(), s.Close()))
-	for _, c := range []*child{c, reader} {
-		c.finish()
+	for _, c := range []*pooltest.Child{c, reader} {
+		c.Finish()
 	}
 	must(t, fsys.Close())
 	d.finish()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 // The torture of snapshots: processes store numbers through Sync mappings, each the same number to all of its places, one after
@@ -207,14 +208,14 @@ func (s *snapshotTaker) remove() error {
 func TestSnapshotTorture(t *testing.T) {
 	d := newDynasty(t)
 	s := &snapshotTaker{t: t, fsys: dial(t, d.socket, pmemfs.Reconnect(time.Minute)), taken: map[string]cut{}}
-	var writers []*child
+	var writers []*pooltest.Child
 	for w := range cutWriters {
 		must(t, s.fsys.Mkdir(fmt.Sprintf("writer-%d", w), 0o755))
 		for i := range cutFiles {
 			must(t, ready(t, s.fsys, cutFile(w, i), cutSlots).Close())
 		}
-		c := start(t, "sequence writer", d.socket, strconv.Itoa(w))
-		c.expect("ready")
+		c := pooltest.Start(t, "sequence writer", d.socket, strconv.Itoa(w))
+		c.Expect("ready")
 		writers = append(writers, c)
 	}
 	r := rand.New(rand.NewPCG(3, 9))
@@ -240,10 +241,10 @@ func TestSnapshotTorture(t *testing.T) {
 	s.verify()
 	total := uint64(0)
 	for w, c := range writers {
-		c.in.Close()
-		n, err := strconv.ParseUint(c.line(), 10, 64)
+		c.In.Close()
+		n, err := strconv.ParseUint(c.Line(), 10, 64)
 		must(t, err)
-		must(t, c.cmd.Wait())
+		must(t, c.Cmd.Wait())
 		for i := range cutFiles {
 			data, err := s.fsys.ReadFile(cutFile(w, i))
 			must(t, err)

@@ -20,12 +20,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 func init() { roles["syncer"] = syncerRole }
 
 // serveWith runs a server with a commit policy.
-func serveWith(t testing.TB, pool, policy string) (socket string, srv *child) {
+func serveWith(t testing.TB, pool, policy string) (socket string, srv *pooltest.Child) {
 	t.Helper()
 	var c serverConfig
 	must(t, c.Commit.UnmarshalText([]byte(policy)))
@@ -33,9 +34,9 @@ func serveWith(t testing.TB, pool, policy string) (socket string, srv *child) {
 }
 
 // crashed kills a server as a crash would, ends its clients here, and opens what is left of the pool.
-func crashed(t testing.TB, srv *child, pool string, clients ...*pmemfs.FS) *pmemfs.FS {
+func crashed(t testing.TB, srv *pooltest.Child, pool string, clients ...*pmemfs.FS) *pmemfs.FS {
 	t.Helper()
-	srv.kill()
+	srv.Kill()
 	for _, c := range clients {
 		c.Close() // an error: the server is gone
 	}
@@ -140,11 +141,11 @@ func traced(t *testing.T, socket, file string) (calls [][]string) {
 	if out, err := exec.Command(strace, "-f", "-o", log, "true").CombinedOutput(); err != nil {
 		t.Skipf("SKIPPED: strace may not trace here: %v: %s", err, out)
 	}
-	c := startWith(t, func(c *exec.Cmd) {
+	c := pooltest.StartWith(t, func(c *exec.Cmd) {
 		c.Path, c.Args = strace, append([]string{strace, "-f", "-qq", "-y", "-o", log}, c.Args...)
 		c.Env = append(c.Env, "GODEBUG=asyncpreemptoff=1") // no signals between the marks
 	}, "syncer", socket, file)
-	c.finish()
+	c.Finish()
 	text, err := os.ReadFile(log)
 	must(t, err)
 	marked := fmt.Sprintf("getpriority(%#x", markedCall)

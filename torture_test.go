@@ -16,6 +16,7 @@ import (
 	"unsafe"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/pooltest"
 )
 
 // The torture: processes with several goroutines each count in words of their own, side by side in the pages of one
@@ -159,10 +160,10 @@ func TestTorture(t *testing.T) {
 	socket, srv := serve(t, pool)
 	fsys := dial(t, socket)
 	f := sized(t, fsys, "counters", (torturePages+tortureTail)*page)
-	var writers []*child
+	var writers []*pooltest.Child
 	for i := range tortureWriters {
-		c := start(t, "torturer", socket, "counters", strconv.Itoa(i))
-		c.expect("ready")
+		c := pooltest.Start(t, "torturer", socket, "counters", strconv.Itoa(i))
+		c.Expect("ready")
 		writers = append(writers, c)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), tortureTime())
@@ -172,17 +173,17 @@ func TestTorture(t *testing.T) {
 	totals := make([]uint64, tortureWriters*tortureThreads)
 	var all uint64
 	for i, c := range writers {
-		c.in.Close()
+		c.In.Close()
 		for j := range tortureThreads {
-			n, err := strconv.ParseUint(c.line(), 10, 64)
+			n, err := strconv.ParseUint(c.Line(), 10, 64)
 			must(t, err)
 			totals[i*tortureThreads+j] = n
 			all += n
 		}
-		must(t, c.cmd.Wait())
+		must(t, c.Cmd.Wait())
 	}
 	fsys.Close()
-	srv.kill() // everything was persisted
+	srv.Kill() // everything was persisted
 	data, err := openPool(t, pool).ReadFile("counters")
 	must(t, err)
 	for id, want := range totals {

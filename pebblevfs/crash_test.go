@@ -12,7 +12,6 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/pmemfs/pmemfs"
 	"github.com/pmemfs/pmemfs/internal/pooltest"
 	"github.com/pmemfs/pmemfs/pebblevfs"
 )
@@ -41,13 +40,9 @@ var lastKey = []byte("last")
 // writerRole commits transactions from FIRST on and prints the number of each once it is durable: PLACE FIRST [SEED]. With
 // a seed the power is cut when its input ends.
 func writerRole(args []string, in *bufio.Scanner) error {
-	var opts []pmemfs.Option
-	if len(args) == 3 {
-		seed, err := strconv.ParseUint(args[2], 10, 64)
-		if err != nil {
-			return err
-		}
-		opts = append(opts, pmemfs.PowerCut(seed))
+	opts, err := pooltest.PowerCut(args[2:]...)
+	if err != nil {
+		return err
 	}
 	fsys, err := pooltest.Open(args[0], opts...)
 	if err != nil {
@@ -57,14 +52,7 @@ func writerRole(args []string, in *bufio.Scanner) error {
 	if err != nil {
 		return err
 	}
-	go func() {
-		for in.Scan() {
-		}
-		if _, err := fsys.CutPower(); err != nil && !errors.Is(err, pmemfs.ErrServerGone) {
-			fmt.Fprintln(os.Stderr, "cut the power:", err)
-		}
-		os.Exit(0)
-	}()
+	pooltest.CutPowerAtEnd(fsys, in)
 	db, err := pebble.Open("db", small(pebblevfs.New(fsys)))
 	if err != nil {
 		return err
@@ -79,7 +67,7 @@ func writerRole(args []string, in *bufio.Scanner) error {
 }
 
 // verify expects transactions up to some one from acknowledged on, wholly, and returns the number of the next.
-func verify(t *testing.T, place string, acknowledged uint64) uint64 {
+func verify(t *testing.T, place string, acknowledged int64) uint64 {
 	t.Helper()
 	fsys, err := pooltest.Open(place)
 	if err != nil {
@@ -100,7 +88,7 @@ func verify(t *testing.T, place string, acknowledged uint64) uint64 {
 	next := uint64(1)
 	for ; get(key(next)) == string(value(next)); next++ {
 	}
-	if next <= acknowledged {
+	if int64(next) <= acknowledged {
 		t.Errorf("transaction %d is %q, and %d was acknowledged", next, get(key(next)), acknowledged)
 	}
 	if next > 1 && get(lastKey) != string(value(next-1)) {
@@ -115,35 +103,13 @@ func verify(t *testing.T, place string, acknowledged uint64) uint64 {
 	return next
 }
 
-// acknowledged reads what a writer prints until it has ended.
-func acknowledged(t *testing.T, c *pooltest.Child, count int, end func()) (last uint64) {
-	t.Helper()
-	for i := 0; ; i++ {
-		line, ok := c.Line()
-		if !ok {
-			if i < count {
-				t.Fatalf("the writer has ended after %d transactions", i)
-			}
-			return last
-		}
-		n, err := strconv.ParseUint(line, 10, 64)
-		if err != nil {
-			return last // cut in the middle of a line
-		}
-		last = n
-		if i == count {
-			end()
-		}
-	}
-}
-
 // TestKilled kills the program in the middle of its transactions.
 func TestKilled(t *testing.T) {
 	pool := pooltest.New(t, testPoolSize)
 	next := uint64(1)
 	for round := range 8 {
 		c := pooltest.Start(t, "writer", pool, fmt.Sprint(next))
-		last := acknowledged(t, c, 200+round*700, c.Signal)
+		last := c.Acknowledged(200+round*700, c.Signal)
 		c.Kill()
 		pooltest.Check(t, pool)
 		next = verify(t, pool, last)
@@ -158,7 +124,7 @@ func TestClientKilled(t *testing.T) {
 	for round := range 6 {
 		socket, srv := pooltest.Serve(t, pool)
 		c := pooltest.Start(t, "writer", socket, fmt.Sprint(next))
-		last := acknowledged(t, c, 200+round*700, func() {
+		last := c.Acknowledged(200+round*700, func() {
 			if round%2 == 1 {
 				srv.Signal()
 			}
@@ -185,7 +151,7 @@ func TestPowerCut(t *testing.T) {
 			next := uint64(1)
 			for round := range 3 {
 				c := pooltest.Start(t, "writer", pool, fmt.Sprint(next), fmt.Sprint(seed*10+min(seed, 1)*round))
-				last := acknowledged(t, c, 100+round*600, c.CloseInput)
+				last := c.Acknowledged(100+round*600, c.CloseInput)
 				c.Kill()
 				next = verify(t, pool, last)
 				pooltest.Check(t, pool)

@@ -96,7 +96,7 @@ func TestLockRace(t *testing.T) {
 		}
 		holders := 0
 		for _, c := range all {
-			switch line, _ := c.Line(); line {
+			switch line := c.Line(); line {
 			case "locked":
 				holders++
 			case "refused":

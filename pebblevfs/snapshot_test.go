@@ -79,7 +79,7 @@ func TestSnapshots(t *testing.T) {
 		if err := fsys.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if next := verify(t, place, before); next <= 1 {
+		if next := verify(t, place, int64(before)); next <= 1 {
 			t.Error("the snapshot has no transaction")
 		}
 	}

@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
@@ -57,26 +55,15 @@ func insert(n int) string {
 // writerRole commits transactions and prints the number of each once it is durable: PLACE MODE [SEED]. With a seed the power
 // is cut when its input ends.
 func writerRole(args []string, in *bufio.Scanner) error {
-	var opts []pmemfs.Option
-	if len(args) == 3 {
-		seed, err := strconv.ParseUint(args[2], 10, 64)
-		if err != nil {
-			return err
-		}
-		opts = append(opts, pmemfs.PowerCut(seed))
+	opts, err := pooltest.PowerCut(args[2:]...)
+	if err != nil {
+		return err
 	}
 	fsys, db, err := open(args[0], args[1], opts...)
 	if err != nil {
 		return err
 	}
-	go func() {
-		for in.Scan() {
-		}
-		if _, err := fsys.CutPower(); err != nil && !errors.Is(err, pmemfs.ErrServerGone) {
-			fmt.Fprintln(os.Stderr, "cut the power:", err)
-		}
-		os.Exit(0)
-	}()
+	pooltest.CutPowerAtEnd(fsys, in)
 	n, err := number(db, "SELECT count(*) FROM t")
 	if err != nil {
 		return err
@@ -120,26 +107,6 @@ func verify(t *testing.T, place, mode string, acknowledged int64) {
 	}
 }
 
-// acknowledged reads what a writer prints until it has ended, and calls end in the middle.
-func acknowledged(t *testing.T, c *pooltest.Child, count int, end func()) (last int64) {
-	t.Helper()
-	for i := 0; ; i++ {
-		line, ok := c.Line()
-		if !ok {
-			if i < count {
-				t.Fatalf("the writer has ended after %d transactions", i)
-			}
-			return last
-		}
-		if n, err := strconv.ParseInt(line, 10, 64); err == nil {
-			last = n
-		}
-		if i == count {
-			end()
-		}
-	}
-}
-
 // TestKilled kills the program in the middle of its transactions: as the owner of a pool, and as a client of a server, which
 // is killed as well every other time.
 func TestKilled(t *testing.T) {
@@ -148,7 +115,7 @@ func TestKilled(t *testing.T) {
 			pool := pooltest.New(t, testPoolSize)
 			for round := range 4 {
 				c := pooltest.Start(t, "writer", pool, mode)
-				last := acknowledged(t, c, 50+round*100, c.Signal)
+				last := c.Acknowledged(50+round*100, c.Signal)
 				c.Kill()
 				pooltest.Check(t, pool)
 				verify(t, pool, mode, last)
@@ -159,7 +126,7 @@ func TestKilled(t *testing.T) {
 			for round := range 4 {
 				socket, srv := pooltest.Serve(t, pool)
 				c := pooltest.Start(t, "writer", socket, mode)
-				last := acknowledged(t, c, 50+round*50, func() {
+				last := c.Acknowledged(50+round*50, func() {
 					if round%2 == 1 {
 						srv.Signal()
 					}
@@ -185,7 +152,7 @@ func TestPowerCut(t *testing.T) {
 				pool := pooltest.New(t, 64<<20)
 				for round := range 3 {
 					c := pooltest.Start(t, "writer", pool, mode, fmt.Sprint(seed*10+min(seed, 1)*round))
-					last := acknowledged(t, c, 20+round*70, c.CloseInput)
+					last := c.Acknowledged(20+round*70, c.CloseInput)
 					c.Kill()
 					verify(t, pool, mode, last)
 					pooltest.Check(t, pool)

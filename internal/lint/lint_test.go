@@ -42,7 +42,7 @@ var layers = map[string][]string{
 	"test/vm/port":      {},
 	"test/vm/guest":     {".", "test/vm/port"},
 	"test/vm":           {"test/vm/port"},
-	"internal/pooltest": {".", "internal/server"},
+	"internal/pooltest": {".", "internal/rerun", "internal/server"},
 	"internal/adapter":  {"."},
 	"pebblevfs":         {".", "internal/adapter"},
 	"sqlitevfs":         {".", "internal/adapter"},

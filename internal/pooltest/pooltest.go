@@ -11,32 +11,37 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/rerun"
 	"github.com/pmemfs/pmemfs/internal/server"
 )
 
-const roleVariable = "PMEMFS_TEST_ROLE"
+// RoleVariable says as what the test binary runs: a server or a client program.
+const RoleVariable = "PMEMFS_TEST_ROLE"
 
 // Role is a program that the test binary can be. It gets its arguments, and talks to the test over standard input and output,
 // a line at a time.
-type Role func(args []string, in *bufio.Scanner) error
+type Role = func(args []string, in *bufio.Scanner) error
 
-// Main is what TestMain calls. Besides roles there is "server": POOL SOCKET.
+// Main is what TestMain calls. Among roles there is "server": POOL SOCKET, if not another one is given.
 func Main(m *testing.M, roles map[string]Role) {
-	name := os.Getenv(roleVariable)
+	name := os.Getenv(RoleVariable)
 	if name == "" {
 		os.Exit(m.Run())
 	}
 	time.AfterFunc(2*time.Minute, func() { // nothing that a test starts may outlive it for long
-		fmt.Fprintln(os.Stderr, name+": not over after two minutes")
+		stacks := make([]byte, 1<<20)
+		fmt.Fprintf(os.Stderr, "%s: not over after two minutes\n%s\n", name, stacks[:runtime.Stack(stacks, true)])
 		os.Exit(3)
 	})
 	role := roles[name]
-	if name == "server" {
+	if role == nil && name == "server" {
 		role = serve
 	}
 	if err := role(os.Args[1:], bufio.NewScanner(os.Stdin)); err != nil {
@@ -51,82 +56,161 @@ func serve(args []string, in *bufio.Scanner) error {
 	if err != nil {
 		return err
 	}
-	l, err := server.Listen(args[1], server.Access{GID: -1})
+	return ServeUntilEnd(srv, args[1], server.Access{GID: -1}, in)
+}
+
+// ServeUntilEnd listens, says so, serves until the input ends, and closes the server.
+func ServeUntilEnd(srv *server.Server, socket string, access server.Access, in *bufio.Scanner) error {
+	l, err := server.Listen(socket, access)
 	if err != nil {
 		return errors.Join(err, srv.Close())
 	}
 	fmt.Println("serving")
+	if err := srv.Serve(UntilEnd(in), l); err != nil {
+		return err
+	}
+	return srv.Close()
+}
+
+// UntilEnd returns a context that is over when the input ends.
+func UntilEnd(in *bufio.Scanner) context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		for in.Scan() {
 		}
 		cancel()
 	}()
-	return errors.Join(srv.Serve(ctx, l), srv.Close())
+	return ctx
+}
+
+// CutPowerAtEnd cuts the power of a pool that was opened with pmemfs.PowerCut, and ends the program, when the input ends.
+func CutPowerAtEnd(fsys *pmemfs.FS, in *bufio.Scanner) {
+	go func() {
+		<-UntilEnd(in).Done()
+		if _, err := fsys.CutPower(); err != nil && !errors.Is(err, pmemfs.ErrServerGone) {
+			fmt.Fprintln(os.Stderr, "cut the power:", err)
+		}
+		os.Exit(0)
+	}()
+}
+
+// PowerCut is the option of a program that has perhaps got a seed as its last argument.
+func PowerCut(seed ...string) (opts []pmemfs.Option, err error) {
+	for _, text := range seed {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, pmemfs.PowerCut(n))
+	}
+	return opts, nil
 }
 
 // Child is a process that plays a role.
 type Child struct {
-	t   testing.TB
-	cmd *exec.Cmd
-	in  io.Closer
-	out *bufio.Scanner
+	Cmd *exec.Cmd
+	In  io.WriteCloser
+	Out *bufio.Scanner
+	T   testing.TB
 }
 
 // Start starts the test binary in a role. It is killed when the test is over.
 func Start(t testing.TB, role string, args ...string) *Child {
 	t.Helper()
-	c := &Child{t: t, cmd: exec.Command("/proc/self/exe", args...)}
-	c.cmd.Env = append(os.Environ(), roleVariable+"="+role)
-	c.cmd.Stderr = os.Stderr
-	in, err := c.cmd.StdinPipe()
+	return StartWith(t, nil, role, args...)
+}
+
+// StartWith is Start of a command that prepare, unless nil, has changed.
+func StartWith(t testing.TB, prepare func(*exec.Cmd), role string, args ...string) *Child {
+	t.Helper()
+	c := &Child{T: t, Cmd: rerun.Self(args...)}
+	c.Cmd.Env = append(os.Environ(), RoleVariable+"="+role)
+	c.Cmd.Stderr = os.Stderr
+	if prepare != nil {
+		prepare(c.Cmd)
+	}
+	var err error
+	if c.In, err = c.Cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.Cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := c.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.in, c.out = in, bufio.NewScanner(out)
-	if err := c.cmd.Start(); err != nil {
+	c.Out = bufio.NewScanner(out)
+	if err := c.Cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Kill)
 	return c
 }
 
-// Line returns the next line that the child prints; ok is false when it has ended.
-func (c *Child) Line() (line string, ok bool) {
-	ok = c.out.Scan()
-	return c.out.Text(), ok
+// Line returns the next line that the child prints, which it must.
+func (c *Child) Line() string {
+	c.T.Helper()
+	if !c.Out.Scan() {
+		c.T.Fatalf("the child has ended: %v", c.Cmd.Wait())
+	}
+	return c.Out.Text()
 }
 
-// Expect waits for a line.
+// Expect waits for a line of the child.
 func (c *Child) Expect(want string) {
-	c.t.Helper()
-	if got, ok := c.Line(); got != want {
-		c.t.Fatalf("the child says %q (%v), want %q", got, ok, want)
+	c.T.Helper()
+	if got := c.Line(); got != want {
+		c.T.Fatalf("the child says %q, want %q", got, want)
+	}
+}
+
+// Tell sends the child a line.
+func (c *Child) Tell(format string, args ...any) {
+	c.T.Helper()
+	if _, err := fmt.Fprintf(c.In, format+"\n", args...); err != nil {
+		c.T.Fatal(err)
+	}
+}
+
+// Acknowledged reads the numbers that a program prints, of what it has made durable, until it has ended, and returns the
+// last. In the middle, after count lines, which there must be, it calls end.
+func (c *Child) Acknowledged(count int, end func()) (last int64) {
+	c.T.Helper()
+	for i := 0; ; i++ {
+		if !c.Out.Scan() {
+			if i < count {
+				c.T.Fatalf("the program has ended after %d lines", i)
+			}
+			return last
+		}
+		if n, err := strconv.ParseInt(c.Out.Text(), 10, 64); err == nil { // else it was killed while it printed the line
+			last = n
+		}
+		if i == count {
+			end()
+		}
 	}
 }
 
 // Signal kills the process as a crash would, and does not wait: what it has printed can still be read.
-func (c *Child) Signal() { c.cmd.Process.Kill() }
+func (c *Child) Signal() { c.Cmd.Process.Kill() }
 
 // Kill kills the process, and waits for its end.
 func (c *Child) Kill() {
-	c.cmd.Process.Kill()
-	c.cmd.Wait()
+	c.Cmd.Process.Kill()
+	c.Cmd.Wait()
 }
 
 // CloseInput tells the child that it is time to end.
-func (c *Child) CloseInput() { c.in.Close() }
+func (c *Child) CloseInput() { c.In.Close() }
 
 // Finish closes the child's input and waits for its good end.
 func (c *Child) Finish() {
-	c.t.Helper()
+	c.T.Helper()
 	c.CloseInput()
-	if err := c.cmd.Wait(); err != nil {
-		c.t.Error(err)
+	for c.Out.Scan() {
+		c.T.Errorf("the child says %q when it should have finished", c.Out.Text())
+	}
+	if err := c.Cmd.Wait(); err != nil {
+		c.T.Error(err)
 	}
 }
 
