@@ -10,12 +10,13 @@
 //
 // The write-ahead log is written through a mapping, in blocks that were allocated, filled and made part of the file before:
 // a commit is a copy, the flush of the lines, and a fence: no system call, no request, no transaction of pmemfs's journal.
-// (Behind a page cache, or without a server under another commit policy than op, it is a Mapping.Sync.) Each window of the log, 64 KiB at first and up to 4 MiB, costs a truncate, a Map
-// and an Unmap. A log that Pebble reuses has its blocks already.
+// (Behind a page cache, or without a server under another commit policy than op, it is a Mapping.Sync.) Each window of the
+// log, 64 KiB at first and up to 4 MiB, costs a truncate, a Map and an Unmap. A log that Pebble reuses has its blocks already.
 //
 // So a log that is being written, and one that a crash has left, is longer than what was written to it: zeros follow, which
 // Pebble takes for the end of the log, as it takes what an earlier use has left there. Close cuts them off; Stat of the
-// open file does not count them.
+// open file does not count them. A log is reused when it has been closed, as Pebble does: two open files of one log do not
+// know of each other.
 //
 // All other files that are created are written in steps of 256 KiB, or what there is when they are synced, read or closed:
 // only then others see it.
