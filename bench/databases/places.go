@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
+	"github.com/pmemfs/pmemfs/internal/rerun"
 	"github.com/pmemfs/pmemfs/internal/server"
 )
 
@@ -114,7 +115,7 @@ func (p *places) addPool(name, pool string) error {
 
 // startServer serves a pool in a process of its own, until stop is called.
 func startServer(pool, socket string) (stop func() error, err error) {
-	c := exec.Command("/proc/self/exe", "serve", pool, socket)
+	c := rerun.Self("serve", pool, socket)
 	c.Stderr = os.Stderr
 	in, err := c.StdinPipe()
 	if err != nil {
