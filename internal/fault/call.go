@@ -122,13 +122,10 @@ func (c *Calls) Close() error {
 }
 
 const (
-	callSpin    = 60 * time.Microsecond // that the client polls for an answer before it sleeps: more than waking a server takes
 	mostRest    = 64                    // calls that are not made at a time
 	takeUpLimit = time.Millisecond      // in which a server that polls or is woken takes up a call, if it is not busy with another one
 	callNap     = 10 * time.Millisecond // how often a waiting call looks whether there still is a connection
 )
-
-var callRounds = sync.OnceValue(func() uint32 { return measureSpin(callSpin) })
 
 // Do makes a call, of a message of at most CallBytes, and returns the answer. lost says whether the connection, without
 // which nobody serves calls, is lost. ErrUntaken, ErrUnanswered.
@@ -162,7 +159,7 @@ func (c *Calls) Do(message []byte, lost func() bool) ([]byte, error) {
 // rest: then neither gets on while the other polls, and the next calls, more and more, had better be made in a way in
 // which nobody does.
 func (c *Calls) poll(s *callSlot) {
-	for n := callRounds(); n > 0; n-- {
+	for n := pollRounds(); n > 0; n-- {
 		if atomic.LoadUint32(&s.state) > slotServing {
 			if c.misses.Load() > 0 {
 				c.misses.Store(0)

@@ -6,7 +6,6 @@ import (
 	"os"
 	"runtime"
 	"sync"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -68,7 +67,7 @@ func installEntries() error {
 		return fmt.Errorf("signal %d, needed for breaks, is already in use", breakSignal)
 	}
 	goFaultHandler = segv.handler
-	spinRounds = measureSpin(50 * time.Microsecond)
+	spinRounds = pollRounds()
 	forBreak := segv // the runtime's flags (signal stack, restart of system calls), restorer and mask of everything
 	forBreak.handler = breakEntryAddress()
 	if err := setSignalAction(breakSignal, forBreak); err != nil {
@@ -108,23 +107,4 @@ func setSignalAction(signal unix.Signal, a sigAction) error {
 		return os.NewSyscallError("rt_sigaction", errno)
 	}
 	return nil
-}
-
-// measureSpin returns how many polls of a slot take about d; 0 where polling only keeps the server off the only CPU.
-func measureSpin(d time.Duration) uint32 {
-	if runtime.NumCPU() == 1 {
-		return 0
-	}
-	const rounds = 1000
-	var word uint32
-	fastest := time.Hour // a slower try was interrupted
-	for range 5 {
-		start := time.Now()
-		for range rounds {
-			load32(&word)
-			pause()
-		}
-		fastest = min(fastest, time.Since(start))
-	}
-	return uint32(d * rounds / max(fastest, 1))
 }

@@ -2,25 +2,71 @@ package fault
 
 import (
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
+// Polling for as long as sleeping and being woken takes costs at most twice what the best choice would have cost, whatever
+// comes (Karlin and others, Competitive Randomized Algorithms for Nonuniform Problems, 1990). How long that is depends on
+// the machine: some microseconds where an idle CPU does not halt, dozens where a hypervisor has to run it again, hundreds
+// where it is emulated. So it is measured, once in each process that waits.
 const (
-	longestSpin  = 100 * time.Microsecond // about two wake-ups of another CPU: polling longer cannot pay
-	shortestSpin = 10 * time.Microsecond  // below this a poll does not even cover a round trip
-	napTime      = 200 * time.Microsecond // a sleep that was over before this would better have been a poll
+	serverPolls = 4                     // wake-ups that a server polls: of its own, the client's, and what is between
+	clientPolls = 3                     // wake-ups that a client polls: the server's, and what it serves
+	leastWake   = 25 * time.Microsecond // what is taken for a wake-up at least: a serving takes some time, too
+	mostWake    = 250 * time.Microsecond
 )
+
+// wakeUp is what it takes until a thread that sleeps runs on another CPU, when it is woken.
+var wakeUp = sync.OnceValue(func() time.Duration {
+	if runtime.NumCPU() == 1 {
+		return leastWake // nobody polls
+	}
+	return min(max(measureWake(), leastWake), mostWake)
+})
+
+// measureWake wakes another thread some times, each time when its CPU has had nothing to do for a while, and polls for its
+// answer, as whoever makes a request does. It returns the median.
+func measureWake() time.Duration {
+	const times, rest = 7, 200 * time.Microsecond
+	var bell, answer uint32
+	go func() {
+		for n := range uint32(times) {
+			for atomic.LoadUint32(&bell) == n {
+				futexWait(&bell, n, longestSleep)
+			}
+			atomic.StoreUint32(&answer, n+1)
+		}
+	}()
+	var took []time.Duration
+	for n := range uint32(times) {
+		time.Sleep(rest)
+		start := time.Now()
+		atomic.StoreUint32(&bell, n+1)
+		futexWake(&bell)
+		for atomic.LoadUint32(&answer) <= n && time.Since(start) < mostWake {
+			pause()
+		}
+		took = append(took, time.Since(start))
+	}
+	slices.Sort(took)
+	return took[times/2]
+}
 
 // spinning counts the waiters that poll now, and is kept below the number of CPUs: somebody has to run the clients.
 var spinning atomic.Int32
 
-// waiter waits for a bell that the client rings. It polls the longest time after a poll that paid or a sleep that was
-// short, half as long after each one that did not, and not at all when the rings are far apart.
+// waiter waits for a bell that the client rings. It polls the longest time after a poll that paid or a sleep that had
+// better been a poll, half as long after each one that did not pay, and not at all when the rings are far apart.
 type waiter struct {
 	bell, sleeps *uint32 // in the shared page
 	budget       time.Duration
 }
+
+// longest is how long a waiter polls at most.
+func (w *waiter) longest() time.Duration { return serverPolls * wakeUp() }
 
 // longestSleep is how long a waiter sleeps at most. Close cannot wake it when the client has cut the page meanwhile:
 // the bell is known to the kernel by the memory that it was in.
@@ -35,8 +81,8 @@ func (w *waiter) wait(seen uint32, ended func() bool) {
 	if atomic.LoadUint32(w.bell) == seen && !ended() {
 		start := time.Now()
 		futexWait(w.bell, seen, longestSleep)
-		if time.Since(start) < napTime {
-			w.budget = longestSpin
+		if time.Since(start) < 2*w.longest() {
+			w.budget = w.longest()
 		}
 	}
 	atomic.StoreUint32(w.sleeps, 0)
@@ -60,15 +106,34 @@ func (w *waiter) poll(seen uint32) bool {
 	for start := time.Now(); time.Since(start) < w.budget; {
 		for range 16 {
 			if atomic.LoadUint32(w.bell) != seen {
-				w.budget = longestSpin
+				w.budget = w.longest()
 				return true
 			}
 			pause()
 		}
 	}
 	w.budget /= 2
-	if w.budget < shortestSpin {
+	if w.budget < w.longest()/8 { // it would hardly cover a round trip
 		w.budget = 0
 	}
 	return false
 }
+
+// pollRounds is how often a client looks at a slot before it sleeps; 0 where polling only keeps the server off the only CPU.
+var pollRounds = sync.OnceValue(func() uint32 {
+	if runtime.NumCPU() == 1 {
+		return 0
+	}
+	const rounds = 1000
+	var word uint32
+	fastest := time.Hour // a slower try was interrupted
+	for range 5 {
+		start := time.Now()
+		for range rounds {
+			load32(&word)
+			pause()
+		}
+		fastest = min(fastest, time.Since(start))
+	}
+	return uint32(clientPolls * wakeUp() * rounds / max(fastest, 1))
+})

@@ -1,0 +1,22 @@
+package fault
+
+import (
+	"runtime"
+	"testing"
+)
+
+// How long is polled follows what a wake-up takes here, within bounds.
+func TestWakeUp(t *testing.T) {
+	if runtime.NumCPU() == 1 {
+		t.Skip("one CPU: nobody polls")
+	}
+	if took := measureWake(); took <= 0 || took > 2*mostWake {
+		t.Errorf("a wake-up takes %v", took)
+	}
+	if wakeUp() < leastWake || wakeUp() > mostWake {
+		t.Errorf("%v are taken for a wake-up", wakeUp())
+	}
+	if pollRounds() == 0 {
+		t.Error("clients do not poll")
+	}
+}
