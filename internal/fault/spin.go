@@ -30,7 +30,7 @@ var wakeUp = sync.OnceValue(func() time.Duration {
 // measureWake wakes another thread some times, each time when its CPU has had nothing to do for a while, and polls for its
 // answer, as whoever makes a request does. It returns the median.
 func measureWake() time.Duration {
-	const times, rest = 7, 200 * time.Microsecond
+	const times, rest = 5, 100 * time.Microsecond
 	var bell, answer uint32
 	go func() {
 		for n := range uint32(times) {
