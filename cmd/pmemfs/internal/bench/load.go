@@ -71,7 +71,7 @@ func (o *LoadOptions) begin() (do func(i int) error, end func() error, err error
 			do, err = storeMapped(fsys, o.Name)
 			return do, end, err
 		}
-		all = &poolNames{fsys: fsys}
+		all = poolNames(fsys)
 	} else if o.What == opStore {
 		do, err = storeRaw(filepath.Join(o.Dir, o.Name))
 		return do, end, err

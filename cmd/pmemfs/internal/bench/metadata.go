@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -81,17 +82,18 @@ func (a *arena) metadataContestants(files int) ([]*contestant, error) {
 	all := []*contestant{limit}
 	for _, name := range []string{embeddedPool, servedPool} {
 		if fsys := a.pools()[name]; fsys != nil {
-			all = append(all, newMetadata(&poolNames{fsys: fsys}, files, name, true, ""))
+			all = append(all, newMetadata(poolNames(fsys), files, name, true, ""))
 		}
 	}
 	for _, p := range a.peers {
 		unsynced := "volatile until it is synced"
 		if p.volatile {
 			unsynced = p.note
+			all = append(all, newMetadata(&kernelNames{above: p.dir}, files, p.name+", system calls", false, "relative to the open directory, without package os"))
 		} else {
-			all = append(all, newMetadata(&kernelNames{above: p.dir, sync: true}, files, p.name+", fsync", true, p.note))
+			all = append(all, newMetadata(osNames(p.dir, true), files, p.name+", fsync", true, p.note))
 		}
-		all = append(all, newMetadata(&kernelNames{above: p.dir}, files, p.name, false, unsynced))
+		all = append(all, newMetadata(osNames(p.dir, false), files, p.name, false, unsynced))
 	}
 	return all, nil
 }
@@ -112,14 +114,14 @@ type names interface {
 }
 
 // newMetadata is one of those that are compared. Syncs have no part in a look-up.
-func newMetadata(fs names, files int, peer string, durable bool, note string) *contestant {
+func newMetadata(dir names, files int, peer string, durable bool, note string) *contestant {
 	var figures []*figure
 	for _, o := range metadataOperations {
-		if k, ok := fs.(*kernelNames); !ok || !k.sync || o.what != opStat {
+		if syncs, ok := dir.(*goNames[*os.File]); !ok || !syncs.sync || o.what != opStat {
 			figures = append(figures, &figure{what: o.what, peer: peer, durable: durable, note: note})
 		}
 	}
-	t := &metadataTurn{fs: fs, figures: figures, data: make([]byte, smallIO)}
+	t := &metadataTurn{fs: dir, figures: figures, data: make([]byte, smallIO)}
 	return newContestant(fewFiles, files, t.run, figures...)
 }
 
@@ -169,58 +171,112 @@ func (t *metadataTurn) run(n int) error {
 
 const dataName = "data"
 
-// poolNames is a pool, of which everything is durable when it returns.
-type poolNames struct {
-	fsys *pmemfs.FS
-	dir  string // with a slash at its end
-	file *pmemfs.File
+// goFile is a file of a Go program.
+type goFile interface {
+	Write(p []byte) (int, error)
+	WriteAt(p []byte, off int64) (int, error)
+	Sync() error
+	Close() error
 }
 
-func (p *poolNames) begin(dir string) (err error) {
-	if err := p.fsys.Mkdir(dir, 0o700); err != nil {
+// goCalls are what a Go program has: the functions of package os, or the methods of a pool, which are like them.
+type goCalls[F goFile] struct {
+	openFile func(name string, flag int, perm fs.FileMode) (F, error)
+	lstat    func(name string) (fs.FileInfo, error)
+	rename   func(from, to string) error
+	remove   func(name string) error
+	mkdir    func(name string, perm fs.FileMode) error
+}
+
+// goNames is a directory by way of goCalls.
+type goNames[F goFile] struct {
+	goCalls[F]
+	above string // the directory that it is made in
+	sync  bool   // make everything durable: a file that was created or written, and the directory
+	path  string // of it, with a slash at its end
+	dir   F      // with sync
+	file  F
+}
+
+// osNames is a directory of the kernel's.
+func osNames(above string, sync bool) names {
+	calls := goCalls[*os.File]{os.OpenFile, os.Lstat, os.Rename, os.Remove, os.Mkdir}
+	return &goNames[*os.File]{goCalls: calls, above: above + "/", sync: sync}
+}
+
+// poolNames is one of a pool, of which everything is durable when it returns.
+func poolNames(fsys *pmemfs.FS) *goNames[*pmemfs.File] {
+	calls := goCalls[*pmemfs.File]{fsys.OpenFile, fsys.Lstat, fsys.Rename, fsys.Remove, fsys.Mkdir}
+	return &goNames[*pmemfs.File]{goCalls: calls}
+}
+
+func (g *goNames[F]) begin(dir string) (err error) {
+	g.path = g.above + dir + "/"
+	if err := g.goCalls.mkdir(g.above+dir, 0o700); err != nil {
 		return err
 	}
-	p.dir = dir + "/"
-	p.file, err = p.fsys.OpenFile(p.dir+dataName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if g.sync {
+		if g.dir, err = g.openFile(g.above+dir, os.O_RDONLY, 0); err != nil {
+			return err
+		}
+	}
+	g.file, err = g.openFile(g.path+dataName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	return err
 }
 
-func (p *poolNames) end(dir string) error {
-	return errors.Join(p.file.Close(), p.fsys.Remove(p.dir+dataName), p.fsys.Remove(dir))
+// end syncs as well what was not: what was left to be written back would be written in others' turns.
+func (g *goNames[F]) end(dir string) error {
+	err := errors.Join(g.file.Sync(), g.file.Close(), g.remove(g.path+dataName))
+	if g.sync {
+		err = errors.Join(err, g.dir.Close())
+	}
+	return errors.Join(err, g.remove(g.above+dir))
 }
 
-func (p *poolNames) create(name string) error {
-	f, err := p.fsys.OpenFile(p.dir+name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+// settle makes what was done to the directory durable.
+func (g *goNames[F]) settle(err error) error {
+	if err == nil && g.sync {
+		err = g.dir.Sync()
+	}
+	return err
+}
+
+func (g *goNames[F]) create(name string) error {
+	f, err := g.openFile(g.path+name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	if g.sync {
+		err = f.Sync()
+	}
+	return g.settle(errors.Join(err, f.Close()))
 }
 
-func (p *poolNames) stat(name string) error {
-	_, err := p.fsys.Lstat(p.dir + name)
+func (g *goNames[F]) stat(name string) error {
+	_, err := g.lstat(g.path + name)
 	return err
 }
 
-func (p *poolNames) append(b []byte) error {
-	_, err := p.file.Write(b)
+func (g *goNames[F]) written(_ int, err error) error {
+	if err == nil && g.sync {
+		err = g.file.Sync()
+	}
 	return err
 }
 
-func (p *poolNames) overwrite(b []byte, off int64) error {
-	_, err := p.file.WriteAt(b, off)
-	return err
+func (g *goNames[F]) append(p []byte) error               { return g.written(g.file.Write(p)) }
+func (g *goNames[F]) overwrite(p []byte, off int64) error { return g.written(g.file.WriteAt(p, off)) }
+func (g *goNames[F]) rename(from, to string) error {
+	return g.settle(g.goCalls.rename(g.path+from, g.path+to))
 }
+func (g *goNames[F]) unlink(name string) error { return g.settle(g.remove(g.path + name)) }
+func (g *goNames[F]) mkdir(name string) error  { return g.settle(g.goCalls.mkdir(g.path+name, 0o700)) }
+func (g *goNames[F]) rmdir(name string) error  { return g.remove(g.path + name) }
 
-func (p *poolNames) rename(from, to string) error { return p.fsys.Rename(p.dir+from, p.dir+to) }
-func (p *poolNames) unlink(name string) error     { return p.fsys.Remove(p.dir + name) }
-func (p *poolNames) mkdir(name string) error      { return p.fsys.Mkdir(p.dir+name, 0o700) }
-func (p *poolNames) rmdir(name string) error      { return p.fsys.Remove(p.dir + name) }
-
-// kernelNames is a directory of the kernel's, used by system calls relative to it.
+// kernelNames is a directory of the kernel's, used by bare system calls relative to it: less than any Go program pays that
+// uses names.
 type kernelNames struct {
 	above string // the directory that it is made in
-	sync  bool   // make everything durable: a file that was created or written, and the directory
 	dir   int
 	file  int
 }
@@ -245,23 +301,12 @@ func (k *kernelNames) end(dir string) error {
 	)
 }
 
-// settle makes what was done to the directory durable.
-func (k *kernelNames) settle(err error) error {
-	if err == nil && k.sync {
-		err = unix.Fsync(k.dir)
-	}
-	return err
-}
-
 func (k *kernelNames) create(name string) error {
 	fd, err := unix.Openat(k.dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
-	if k.sync {
-		err = unix.Fsync(fd)
-	}
-	return k.settle(errors.Join(err, unix.Close(fd)))
+	return unix.Close(fd)
 }
 
 func (k *kernelNames) stat(name string) error {
@@ -269,24 +314,20 @@ func (k *kernelNames) stat(name string) error {
 	return unix.Fstatat(k.dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-func (k *kernelNames) written(n int, err error) error {
-	err = whole(n, err)(smallIO)
-	if err == nil && k.sync {
-		err = unix.Fsync(k.file)
-	}
-	return err
+func (k *kernelNames) append(p []byte) error {
+	n, err := unix.Write(k.file, p)
+	return whole(n, err)(smallIO)
 }
 
-func (k *kernelNames) append(p []byte) error { return k.written(unix.Write(k.file, p)) }
 func (k *kernelNames) overwrite(p []byte, off int64) error {
-	return k.written(unix.Pwrite(k.file, p, off))
+	n, err := unix.Pwrite(k.file, p, off)
+	return whole(n, err)(smallIO)
 }
-func (k *kernelNames) rename(from, to string) error {
-	return k.settle(unix.Renameat(k.dir, from, k.dir, to))
-}
-func (k *kernelNames) unlink(name string) error { return k.settle(unix.Unlinkat(k.dir, name, 0)) }
-func (k *kernelNames) mkdir(name string) error  { return k.settle(unix.Mkdirat(k.dir, name, 0o700)) }
-func (k *kernelNames) rmdir(name string) error  { return unix.Unlinkat(k.dir, name, unix.AT_REMOVEDIR) }
+
+func (k *kernelNames) rename(from, to string) error { return unix.Renameat(k.dir, from, k.dir, to) }
+func (k *kernelNames) unlink(name string) error     { return unix.Unlinkat(k.dir, name, 0) }
+func (k *kernelNames) mkdir(name string) error      { return unix.Mkdirat(k.dir, name, 0o700) }
+func (k *kernelNames) rmdir(name string) error      { return unix.Unlinkat(k.dir, name, unix.AT_REMOVEDIR) }
 
 // metadataLimit is what the machine takes at least.
 func (a *arena) metadataLimit(files int) (*contestant, error) {

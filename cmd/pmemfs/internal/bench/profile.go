@@ -259,7 +259,7 @@ func (p *profile) created(what, peer, note string, create func(name string) erro
 // addCreate takes a durable create to pieces.
 func (p *profile) addCreate() error {
 	through := func(what string, fsys *pmemfs.FS) *figure {
-		names := &poolNames{fsys: fsys}
+		names := poolNames(fsys)
 		return p.created(what, wholeOf, "", names.create, names.unlink)
 	}
 	whole := through(whatCreate, p.embedded)

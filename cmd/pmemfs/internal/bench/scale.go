@@ -209,11 +209,11 @@ func (s *scale) entriesOfDirectory(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		names := &poolNames{fsys: fsys}
+		names := poolNames(fsys)
 		if ours.names = names; i == 0 {
 			err = names.begin(directoryName)
 		} else {
-			names.dir = directoryName + "/"
+			names.path = directoryName + "/"
 		}
 		if info := fsys.Info(); i == 0 {
 			s.part.Machine = thisMachine(&info.Medium)
