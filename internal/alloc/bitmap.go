@@ -10,6 +10,7 @@ package alloc
 import (
 	"encoding/binary"
 	"math/bits"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -37,8 +38,10 @@ type Bitmap struct {
 	journal  *journal.Journal
 	contents bool // units are stored to without the journal; immutable
 	regions  layout.BitmapRegions
-	busy     map[int64]*line // by chunk
+	busy     map[int64]line // by chunk; none is zero
 	free     atomic.Int64
+	changes  []change             // of the transaction that is being built; empty between transactions
+	settle   func(committed bool) // its OnDone, made once
 	// Chunks where the next searches begin. There are two, so that small runs
 	// do not follow large ones into chunks that are wholly free.
 	chunkCursor, runCursor int64
@@ -50,6 +53,12 @@ const (
 	searchSpan = 1024 // chunks with free units looked at before the best run seen is taken
 )
 
+// change is a run that a transaction takes, or releases.
+type change struct {
+	Run
+	used bool
+}
+
 // line is one chunk's bits: 512 units in a cache line.
 type line [lineWords]uint64
 
@@ -57,7 +66,8 @@ type line [lineWords]uint64
 // whose contents change through the journal alone, or not. It reads the group
 // counts only.
 func New(name string, j *journal.Journal, regions layout.BitmapRegions, contents bool) (*Bitmap, error) {
-	b := &Bitmap{name: name, journal: j, contents: contents, regions: regions, busy: map[int64]*line{}}
+	b := &Bitmap{name: name, journal: j, contents: contents, regions: regions, busy: map[int64]line{}}
+	b.settle = b.settleChanges
 	var used int64
 	for g := int64(0); g*layout.GroupUnits < regions.Units; g++ {
 		n, err := b.group(j.View, g)
@@ -187,48 +197,62 @@ func (b *Bitmap) Take(tx *journal.Tx, runs ...Run) error {
 	return b.change(tx, runs, true)
 }
 
+// TakeOne reserves a unit, that at goal if it is free (see Reserve), and takes it.
+func (b *Bitmap) TakeOne(tx *journal.Tx, goal int64) (int64, error) {
+	r, err := b.reserve(1, goal)
+	if err != nil {
+		return 0, err
+	}
+	return r.First, b.Take(tx, r)
+}
+
 // Release writes into the transaction that runs are free. They can be had
 // again once the transaction has ended or, with contents, is durable.
 func (b *Bitmap) Release(tx *journal.Tx, runs ...Run) error {
-	for _, r := range runs {
-		b.markBusy(r)
-	}
 	return b.change(tx, runs, false)
 }
 
 func (b *Bitmap) change(tx *journal.Tx, runs []Run, used bool) error {
-	var units int64
-	for _, r := range runs {
-		units += r.Count
-	}
-	runs = append([]Run(nil), runs...)
-	settle := func(free bool) {
-		for _, r := range runs {
-			b.clearBusy(r)
-		}
-		if free {
-			b.free.Add(units)
-		}
-	}
-	later := b.contents && !used
-	tx.OnDone(func(committed bool) {
-		if !committed || !later {
-			settle(committed != used) // freed, or a reservation that was not taken
-		}
-	})
-	if later {
-		tx.OnDurable(func() { settle(true) })
-	}
 	for _, r := range runs {
 		if r.First < 0 || r.Count <= 0 || r.End() > b.regions.Units {
 			return layout.Corrupt(b.name, -1, "units %d to %d are out of range", r.First, r.End())
 		}
+	}
+	if len(b.changes) == 0 && len(runs) > 0 {
+		tx.OnDone(b.settle)
+	}
+	for _, r := range runs {
+		b.changes = append(b.changes, change{r, used})
+		if !used {
+			b.markBusy(r)
+		}
+	}
+	if b.contents && !used && len(runs) > 0 {
+		freed := slices.Clone(runs)
+		tx.OnDurable(func() { b.Cancel(freed...) })
+	}
+	for _, r := range runs {
 		err := r.each(func(chunk int64, from, to int) error { return b.changeChunk(tx, chunk, from, to, used) })
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// settleChanges ends what the transaction has kept busy, but for units with
+// contents that it has released: those wait until that is durable.
+func (b *Bitmap) settleChanges(committed bool) {
+	for _, c := range b.changes {
+		if committed && b.contents && !c.used {
+			continue
+		}
+		b.clearBusy(c.Run)
+		if committed != c.used { // released, or a reservation that was not taken
+			b.free.Add(c.Count)
+		}
+	}
+	b.changes = b.changes[:0]
 }
 
 // changeChunk sets or clears the bits [from, to) of a chunk, its word and its

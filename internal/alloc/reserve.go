@@ -8,7 +8,8 @@ import (
 	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
-// Reserve finds count free units and marks them busy, contiguous first:
+// Reserve finds count free units, marks them busy and appends them to runs,
+// contiguous first:
 //
 //   - whole 2 MiB chunks, aligned, for every 512 units asked for, as long as
 //     there are any, next to each other where possible;
@@ -17,24 +18,19 @@ import (
 //   - the longest runs there are.
 //
 // The caller must Take or Cancel the runs. ENOSPC when there are not enough
-// free units; nothing is reserved then.
-func (b *Bitmap) Reserve(count, goal int64) ([]Run, error) {
+// free units; runs is as it was, and nothing is reserved then.
+func (b *Bitmap) Reserve(runs []Run, count, goal int64) ([]Run, error) {
+	before := len(runs)
 	if count > b.free.Load() {
-		return nil, unix.ENOSPC
+		return runs, unix.ENOSPC
 	}
-	var runs []Run
 	for left := count; left > 0; {
-		r, err := b.find(left, goal)
-		if err == nil && r.Count == 0 {
-			err = unix.ENOSPC
-		}
+		r, err := b.reserve(left, goal)
 		if err != nil {
-			b.Cancel(runs...)
-			return nil, err
+			b.Cancel(runs[before:]...)
+			return runs[:before], err
 		}
-		b.markBusy(r)
-		b.free.Add(-r.Count)
-		if n := len(runs); n > 0 && runs[n-1].End() == r.First {
+		if n := len(runs); n > before && runs[n-1].End() == r.First {
 			runs[n-1].Count += r.Count
 		} else {
 			runs = append(runs, r)
@@ -43,6 +39,20 @@ func (b *Bitmap) Reserve(count, goal int64) ([]Run, error) {
 		goal = r.End()
 	}
 	return runs, nil
+}
+
+// reserve finds the first run of what Reserve is asked for, and marks it busy.
+func (b *Bitmap) reserve(count, goal int64) (Run, error) {
+	r, err := b.find(count, goal)
+	if err == nil && r.Count == 0 {
+		err = unix.ENOSPC
+	}
+	if err != nil {
+		return Run{}, err
+	}
+	b.markBusy(r)
+	b.free.Add(-r.Count)
+	return r, nil
 }
 
 // Cancel gives reserved runs back.
@@ -173,7 +183,7 @@ func (b *Bitmap) taken(chunk int64) (line, error) {
 	if err != nil {
 		return l, err
 	}
-	if busy := b.busy[chunk]; busy != nil {
+	if busy, ok := b.busy[chunk]; ok {
 		for w := range l {
 			l[w] |= busy[w]
 		}
@@ -218,13 +228,10 @@ func (l *line) longest(want int) (at, length int) {
 func (b *Bitmap) markBusy(r Run) {
 	r.each(func(chunk int64, from, to int) error {
 		l := b.busy[chunk]
-		if l == nil {
-			l = new(line)
-			b.busy[chunk] = l
-		}
-		for w := range l {
+		for w := from / 64; w*64 < to; w++ {
 			l[w] |= mask(w, from, to)
 		}
+		b.busy[chunk] = l
 		return nil
 	})
 }
@@ -232,14 +239,13 @@ func (b *Bitmap) markBusy(r Run) {
 func (b *Bitmap) clearBusy(r Run) {
 	r.each(func(chunk int64, from, to int) error {
 		l := b.busy[chunk]
-		if l == nil {
-			return nil
-		}
-		for w := range l {
+		for w := from / 64; w*64 < to; w++ {
 			l[w] &^= mask(w, from, to)
 		}
-		if *l == (line{}) {
+		if l == (line{}) {
 			delete(b.busy, chunk)
+		} else {
+			b.busy[chunk] = l
 		}
 		return nil
 	})

@@ -373,10 +373,9 @@ type move struct {
 	to   alloc.Run
 }
 
-// moves gives pieces, in order, the blocks of runs, in order; both have the same
-// count in all.
-func moves(pieces []piece, runs []alloc.Run) []move {
-	var out []move
+// moves gives pieces, in order, the blocks of runs, in order, and appends that to
+// out; both have the same count in all.
+func moves(out []move, pieces []piece, runs []alloc.Run) []move {
 	i, used := 0, int64(0)
 	for _, p := range pieces {
 		for p.count > 0 {
@@ -397,17 +396,17 @@ func (u *update) move(in *layout.Inode, m move, flags layout.Entry) error {
 	if err := u.mapRun(in, m.from.first, m.to, flags); err != nil {
 		return err
 	}
-	free := []alloc.Run{m.from.run()}
 	switch {
 	case m.from.hole():
 		return nil
-	case m.from.shared():
-		var err error
-		if free, err = u.drop(m.from.run(), nil); err != nil {
-			return err
-		}
+	case !m.from.shared():
+		return u.fs.blocks.Release(&u.Tx, m.from.run())
 	}
-	return u.fs.blocks.Release(u.Tx, free...)
+	free, err := u.drop(m.from.run(), nil)
+	if err != nil {
+		return err
+	}
+	return u.fs.blocks.Release(&u.Tx, free...)
 }
 
 // mapRun maps file blocks from first on to a run of blocks, with the largest
@@ -512,7 +511,7 @@ func (u *update) freeBlocks(in *layout.Inode, first, end int64) error {
 			return err
 		}
 	}
-	return u.fs.blocks.Release(u.Tx, free...)
+	return u.fs.blocks.Release(&u.Tx, free...)
 }
 
 // stepPages is how many blocks of metadata a step of a long operation changes

@@ -54,9 +54,9 @@ func (p *page) load(j *Journal, at, n int64) {
 // bitRange is the bits [from, to) of a word, at least one of 64.
 func bitRange(from, to int64) uint64 { return allLines >> (64 - (to - from)) << from }
 
-// Tx is a transaction being built: private until Commit, gone after Abort.
-// All its methods are for one goroutine, which holds the builder's lock from
-// Begin to Commit or Abort.
+// Tx is a transaction being built: private until Commit, gone after Abort. The
+// zero value is memory for one. All its methods are for one goroutine, which
+// holds the builder's lock from Begin to Commit or Abort.
 type Tx struct {
 	j     *Journal
 	pages map[int64]*page // the journal's
@@ -66,15 +66,15 @@ type Tx struct {
 	ended bool
 }
 
-// Begin starts a transaction and takes the builder's lock. When too much is
-// staged it is committed first.
-func (j *Journal) Begin() (*Tx, error) {
+// Begin starts a transaction in t, which is zero or has ended, and takes the
+// builder's lock. When too much is staged it is committed first.
+func (j *Journal) Begin(t *Tx) error {
 	j.mu.Lock()
 	for j.failed == nil && j.staged.work > j.maxStaged() {
 		head := j.head
 		j.mu.Unlock()
 		if err := j.Commit(head); err != nil {
-			return nil, err
+			return err
 		}
 		j.mu.Lock()
 	}
@@ -87,10 +87,11 @@ func (j *Journal) Begin() (*Tx, error) {
 	}
 	if err != nil {
 		j.mu.Unlock()
-		return nil, err
+		return err
 	}
 	clear(j.pages)
-	return &Tx{j: j, pages: j.pages, order: j.order[:0], done: j.done[:0]}, nil
+	*t = Tx{j: j, pages: j.pages, order: j.order[:0], done: j.done[:0]}
+	return nil
 }
 
 // Read returns n bytes at off as the transaction sees them. They do not cross
