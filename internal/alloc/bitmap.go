@@ -27,12 +27,12 @@ func (r Run) End() int64 { return r.First + r.Count }
 
 // Bitmap is one allocator.
 //
-// Invariant: a unit is free when its bit in the View is 0 and its bit in busy
-// is 0. A unit is busy from its reservation until the transaction that sets
-// its bit has ended, and from the transaction that clears its bit until that
-// has ended or, with contents, is durable: what is stored to a unit without the
-// journal must not be seen by those whom it belonged to before a crash. free
-// counts the free units.
+// Invariant: a unit is free when its bit is 0 in the View, in the transaction
+// that is being built, if there is one, and in busy. A unit is busy from its
+// reservation until the transaction that sets its bit has ended and, with
+// contents, from the transaction that clears its bit until that is durable: what
+// is stored to a unit without the journal must not be seen by those whom it
+// belonged to before a crash. free counts the free units.
 type Bitmap struct {
 	name     string
 	journal  *journal.Journal
@@ -53,10 +53,10 @@ const (
 	searchSpan = 1024 // chunks with free units looked at before the best run seen is taken
 )
 
-// change is a run that a transaction takes, or releases.
+// change is a run that a transaction takes or releases.
 type change struct {
 	Run
-	used bool
+	used, busy bool
 }
 
 // line is one chunk's bits: 512 units in a cache line.
@@ -151,6 +151,13 @@ func (b *Bitmap) addGroup(tx *journal.Tx, group, delta int64) error {
 	return nil
 }
 
+// add sets the bits that are set in a line as it stands on the medium.
+func (l *line) add(raw []byte) {
+	for i := range l {
+		l[i] |= binary.LittleEndian.Uint64(raw[i*layout.WordSize:])
+	}
+}
+
 // line reads a chunk's bits and checks them against the chunk's word.
 func (b *Bitmap) line(v view, chunk int64) (line, int64, error) {
 	var l line
@@ -160,9 +167,7 @@ func (b *Bitmap) line(v view, chunk int64) (line, int64, error) {
 	}
 	off := b.regions.Bits.Offset + chunk*lineBytes
 	raw := v(off, lineBytes)
-	for i := range l {
-		l[i] = binary.LittleEndian.Uint64(raw[i*8:])
-	}
+	l.add(raw)
 	if used == 0 && l != (line{}) || used != 0 && layout.Checksum(raw) != sum {
 		return l, 0, layout.Corrupt(b.name, off, "checksum does not match")
 	}
@@ -194,50 +199,58 @@ func (r Run) each(fn func(chunk int64, from, to int) error) error {
 // Take writes into the transaction that reserved runs are used. The
 // reservation ends with the transaction: taken if it commits, else free.
 func (b *Bitmap) Take(tx *journal.Tx, runs ...Run) error {
-	return b.change(tx, runs, true)
+	return b.changeAll(tx, runs, true, true)
 }
 
-// TakeOne reserves a unit, that at goal if it is free (see Reserve), and takes it.
+// TakeOne writes into the transaction that a free unit is used, that at goal if it
+// is free (see Reserve), and returns it. It is free again if that does not commit.
 func (b *Bitmap) TakeOne(tx *journal.Tx, goal int64) (int64, error) {
-	r, err := b.reserve(1, goal)
+	if b.free.Load() < 1 {
+		return 0, unix.ENOSPC
+	}
+	r, err := b.find(tx, 1, goal)
 	if err != nil {
 		return 0, err
 	}
-	return r.First, b.Take(tx, r)
+	b.free.Add(-1)
+	return r.First, b.change(tx, change{r, true, false})
 }
 
 // Release writes into the transaction that runs are free. They can be had
 // again once the transaction has ended or, with contents, is durable.
 func (b *Bitmap) Release(tx *journal.Tx, runs ...Run) error {
-	return b.change(tx, runs, false)
+	if err := b.changeAll(tx, runs, false, b.contents); err != nil || !b.contents || len(runs) == 0 {
+		return err
+	}
+	freed := slices.Clone(runs)
+	tx.OnDurable(func() { b.Cancel(freed...) })
+	return nil
 }
 
-func (b *Bitmap) change(tx *journal.Tx, runs []Run, used bool) error {
+func (b *Bitmap) changeAll(tx *journal.Tx, runs []Run, used, busy bool) error {
 	for _, r := range runs {
 		if r.First < 0 || r.Count <= 0 || r.End() > b.regions.Units {
 			return layout.Corrupt(b.name, -1, "units %d to %d are out of range", r.First, r.End())
 		}
 	}
-	if len(b.changes) == 0 && len(runs) > 0 {
-		tx.OnDone(b.settle)
-	}
 	for _, r := range runs {
-		b.changes = append(b.changes, change{r, used})
-		if !used {
-			b.markBusy(r)
-		}
-	}
-	if b.contents && !used && len(runs) > 0 {
-		freed := slices.Clone(runs)
-		tx.OnDurable(func() { b.Cancel(freed...) })
-	}
-	for _, r := range runs {
-		err := r.each(func(chunk int64, from, to int) error { return b.changeChunk(tx, chunk, from, to, used) })
-		if err != nil {
+		if err := b.change(tx, change{r, used, busy}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// change makes a change in the transaction, and has it settled when that ends.
+func (b *Bitmap) change(tx *journal.Tx, c change) error {
+	if len(b.changes) == 0 {
+		tx.OnDone(b.settle)
+	}
+	b.changes = append(b.changes, c)
+	if c.busy && !c.used {
+		b.markBusy(c.Run)
+	}
+	return c.each(func(chunk int64, from, to int) error { return b.changeChunk(tx, chunk, from, to, c.used) })
 }
 
 // settleChanges ends what the transaction has kept busy, but for units with
@@ -247,8 +260,10 @@ func (b *Bitmap) settleChanges(committed bool) {
 		if committed && b.contents && !c.used {
 			continue
 		}
-		b.clearBusy(c.Run)
-		if committed != c.used { // released, or a reservation that was not taken
+		if c.busy {
+			b.clearBusy(c.Run)
+		}
+		if committed != c.used { // released, or not taken after all
 			b.free.Add(c.Count)
 		}
 	}
@@ -262,7 +277,7 @@ func (b *Bitmap) changeChunk(tx *journal.Tx, chunk int64, from, to int, used boo
 	if err != nil {
 		return err
 	}
-	for w := range l {
+	for w := from / 64; w*64 < to; w++ {
 		m := mask(w, from, to)
 		if used && l[w]&m != 0 || !used && l[w]&m != m {
 			return layout.Corrupt(b.name, b.regions.Bits.Offset+chunk*lineBytes,

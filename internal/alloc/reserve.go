@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/journal"
 	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
@@ -25,11 +26,13 @@ func (b *Bitmap) Reserve(runs []Run, count, goal int64) ([]Run, error) {
 		return runs, unix.ENOSPC
 	}
 	for left := count; left > 0; {
-		r, err := b.reserve(left, goal)
+		r, err := b.find(nil, left, goal)
 		if err != nil {
 			b.Cancel(runs[before:]...)
 			return runs[:before], err
 		}
+		b.markBusy(r)
+		b.free.Add(-r.Count)
 		if n := len(runs); n > before && runs[n-1].End() == r.First {
 			runs[n-1].Count += r.Count
 		} else {
@@ -41,20 +44,6 @@ func (b *Bitmap) Reserve(runs []Run, count, goal int64) ([]Run, error) {
 	return runs, nil
 }
 
-// reserve finds the first run of what Reserve is asked for, and marks it busy.
-func (b *Bitmap) reserve(count, goal int64) (Run, error) {
-	r, err := b.find(count, goal)
-	if err == nil && r.Count == 0 {
-		err = unix.ENOSPC
-	}
-	if err != nil {
-		return Run{}, err
-	}
-	b.markBusy(r)
-	b.free.Add(-r.Count)
-	return r, nil
-}
-
 // Cancel gives reserved runs back.
 func (b *Bitmap) Cancel(runs ...Run) {
 	for _, r := range runs {
@@ -63,16 +52,18 @@ func (b *Bitmap) Cancel(runs ...Run) {
 	}
 }
 
-func (b *Bitmap) find(count, goal int64) (Run, error) {
+// find finds the first run of what Reserve is asked for. tx is the transaction that
+// is being built, nil: none is. ENOSPC.
+func (b *Bitmap) find(tx *journal.Tx, count, goal int64) (Run, error) {
 	if count >= layout.ChunkUnits {
-		r, err := b.findChunks(count/layout.ChunkUnits, goal)
+		r, err := b.findChunks(tx, count/layout.ChunkUnits, goal)
 		if err != nil || r.Count > 0 {
 			return r, err
 		}
 	}
 	count = min(count, layout.ChunkUnits)
 	if goal >= 0 && goal < b.regions.Units {
-		l, err := b.taken(goal / layout.ChunkUnits)
+		l, err := b.taken(tx, goal/layout.ChunkUnits)
 		if err != nil {
 			return Run{}, err
 		}
@@ -81,12 +72,16 @@ func (b *Bitmap) find(count, goal int64) (Run, error) {
 			return Run{goal, min(int64(n), count)}, nil
 		}
 	}
-	return b.findRun(int(count))
+	r, err := b.findRun(tx, int(count))
+	if err == nil && r.Count == 0 {
+		err = unix.ENOSPC
+	}
+	return r, err
 }
 
 // findChunks finds up to want consecutive chunks that are wholly free: those
 // at goal, else the first.
-func (b *Bitmap) findChunks(want, goal int64) (Run, error) {
+func (b *Bitmap) findChunks(tx *journal.Tx, want, goal int64) (Run, error) {
 	chunks := b.regions.Units / layout.ChunkUnits
 	start := b.chunkCursor
 	if goal >= 0 && goal < b.regions.Units {
@@ -104,7 +99,7 @@ func (b *Bitmap) findChunks(want, goal int64) (Run, error) {
 		}
 		var free int64
 		for free < want && chunk+free < chunks {
-			l, err := b.taken(chunk + free)
+			l, err := b.taken(tx, chunk+free)
 			if err != nil {
 				return Run{}, err
 			}
@@ -144,7 +139,7 @@ func (b *Bitmap) skip(chunk, most int64) (int64, error) {
 
 // findRun finds a run of want units inside a chunk, or the longest of those
 // it sees in searchSpan chunks that have free units.
-func (b *Bitmap) findRun(want int) (Run, error) {
+func (b *Bitmap) findRun(tx *journal.Tx, want int) (Run, error) {
 	chunks := b.regions.Units / layout.ChunkUnits
 	var best Run
 	seen := 0
@@ -158,7 +153,7 @@ func (b *Bitmap) findRun(want int) (Run, error) {
 			n += skip
 			continue
 		}
-		l, err := b.taken(chunk)
+		l, err := b.taken(tx, chunk)
 		if err != nil {
 			return Run{}, err
 		}
@@ -177,11 +172,14 @@ func (b *Bitmap) findRun(want int) (Run, error) {
 	return best, nil
 }
 
-// taken is a chunk's bits that are used or busy.
-func (b *Bitmap) taken(chunk int64) (line, error) {
+// taken is a chunk's bits that are not free.
+func (b *Bitmap) taken(tx *journal.Tx, chunk int64) (line, error) {
 	l, _, err := b.line(b.journal.View, chunk)
 	if err != nil {
 		return l, err
+	}
+	if tx != nil {
+		l.add(tx.Read(b.regions.Bits.Offset+chunk*lineBytes, lineBytes))
 	}
 	if busy, ok := b.busy[chunk]; ok {
 		for w := range l {

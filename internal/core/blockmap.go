@@ -243,8 +243,9 @@ func (e *mapEdit) roots(to edit) error {
 	return nil
 }
 
-// children edits the entries of a node that map something of the range. level and base are the node's.
-func (e *mapEdit) children(node int64, level int, base int64, to edit) error {
+// children edits the entries of a node that map something of the range, and reports whether any of them is there then.
+// level and base are the node's.
+func (e *mapEdit) children(node int64, level int, base int64, to edit) (some bool, err error) {
 	span := layout.Span(level - 1)
 	first := max(e.first-base, 0) / span
 	end := min((e.end-base+span-1)/span, layout.Fanout)
@@ -253,13 +254,14 @@ func (e *mapEdit) children(node int64, level int, base int64, to edit) error {
 		old := word(e.u.Read, off)
 		entry, err := to(old, off, level-1, base+i*span)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if entry != old {
 			e.set(off, entry)
 		}
+		some = some || entry != 0
 	}
-	return nil
+	return some, nil
 }
 
 // grow raises the map until it covers the range.
@@ -356,8 +358,8 @@ func (e *mapEdit) split(p piece, node int64, level int) {
 
 // node edits the entries of a node; a node that becomes empty is freed.
 func (e *mapEdit) node(self layout.Entry, node int64, level int, base int64) (layout.Entry, error) {
-	if err := e.children(node, level, base, e.entry); err != nil {
-		return 0, err
+	if some, err := e.children(node, level, base, e.entry); err != nil || some {
+		return self, err
 	}
 	for _, b := range e.u.Read(node, layout.BlockSize) {
 		if b != 0 {
@@ -468,7 +470,7 @@ func (e *mapEdit) merge(old layout.Entry, off int64, level int, base int64) (lay
 	if err != nil {
 		return 0, err
 	}
-	if err := e.children(node, level, base, e.merge); err != nil {
+	if _, err := e.children(node, level, base, e.merge); err != nil {
 		return 0, err
 	}
 	p, whole, err := e.whole(node, level, base)
