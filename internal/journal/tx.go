@@ -158,13 +158,8 @@ func (t *Tx) WriteWord(off int64, w uint64) {
 	binary.LittleEndian.PutUint64(t.Edit(off, layout.WordSize), w)
 }
 
-// Copy returns n bytes at off as the transaction sees them, which Edit of a part of
-// them returns, too: what is changed must be asked for by Edit.
-func (t *Tx) Copy(off, n int64) []byte {
-	p := t.page(off / layout.BlockSize)
-	p.load(t.j, off%layout.BlockSize, n)
-	return p.bytes[off%layout.BlockSize:][:n]
-}
+// Block returns the block at off, of which only what Edit has returned is there.
+func (t *Tx) Block(off int64) []byte { return t.page(off / layout.BlockSize).bytes[:] }
 
 // Edit returns n bytes at off to be changed in place, with the rules of Write.
 // They are valid until the transaction ends.
