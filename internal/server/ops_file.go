@@ -255,7 +255,9 @@ func (s *Session) opened(q *wire.Request, n *core.Node, created bool) (*wire.Rep
 	if err != nil {
 		return nil, err
 	}
-	return &wire.Reply{Handle: id, Attr: wireAttr(attr)}, nil
+	r := replyOf(attr)
+	r.Handle = id
+	return r, nil
 }
 
 // makes says whether an open may make a file.
