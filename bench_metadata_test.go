@@ -102,3 +102,15 @@ func BenchmarkAppend4K(b *testing.B) {
 		}
 	})
 }
+
+// What a request costs in which the file system itself has next to nothing to do.
+func BenchmarkRequest(b *testing.B) {
+	benchEach(b, func(b *testing.B, fsys *pmemfs.FS, _ pmemfs.MapFlags) {
+		f := create(b, fsys, "f")
+		for b.Loop() {
+			if _, err := f.Stat(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

@@ -239,6 +239,7 @@ func (q *Request) fields(c *codec) {
 	c.optU64(&q.Inode2)
 	c.optU64(&q.Generation2)
 	c.optU32(&q.Umask)
+	c.optU32(&q.Closed)
 	below(c, "attribute set", q.Valid, setAll+1)
 }
 
