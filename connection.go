@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,9 @@ type connection struct {
 	calls *fault.Calls // nil: there are none
 	space *addressSpace
 	way   *wayBack // nil: there is none
+
+	closed  atomic.Uint32 // a handle that the program has closed and the server has not been told of; 0: none
+	closing atomic.Bool   // a timer runs after which it is told
 
 	mu      sync.Mutex
 	link    *link         // protected by mu; nil: there is none now
@@ -78,10 +82,57 @@ func (t *connection) await() (l *link, list uint64, err error) {
 	}
 }
 
-// Do sends a request again when the connection is lost and no harm can come of that. Requests that give something
+// closeDelay is how long the server is not told of a handle that was closed, if there is no request to tell it with.
+const closeDelay = time.Millisecond
+
+// Do does a request. The server learns of a handle that is closed with the next request, before that is served, or soon:
+// closing it has no outcome, and waiting for none would cost as much as creating the file. What a handle keeps from others,
+// the blocks of a file without a name, so are free for this client's next request; seals and pins are not of handles.
+func (t *connection) Do(q *wire.Request) (*wire.Reply, error) {
+	if q.Op == wire.OpClose && t.closeLater(q.Handle) {
+		return &wire.Reply{}, nil
+	}
+	if len(q.Data) > 0 {
+		t.closeNow() // and not with q: the copying of its data may panic
+		return t.send(q)
+	}
+	q.Closed = t.closed.Swap(0)
+	r, err := t.send(q)
+	if q.Closed != 0 && errors.Is(err, unix.EMSGSIZE) { // it was too long to be sent
+		t.send(&wire.Request{Op: wire.OpClose, Handle: q.Closed})
+	}
+	return r, err
+}
+
+// closeLater sees to it that the server will be told of a handle that is closed. false: it is to be told now.
+func (t *connection) closeLater(handle uint32) bool {
+	t.mu.Lock()
+	up := t.link != nil
+	t.mu.Unlock()
+	if !up || !t.closed.CompareAndSwap(0, handle) {
+		return false
+	}
+	t.held.giveUp(&wire.Request{Op: wire.OpClose, Handle: handle})
+	if !t.closing.Swap(true) {
+		time.AfterFunc(closeDelay, func() {
+			t.closing.Store(false) // before it looks: whoever closes another one afterwards begins anew
+			t.closeNow()
+		})
+	}
+	return true
+}
+
+// closeNow tells the server of the handle that it has not been told of.
+func (t *connection) closeNow() {
+	if handle := t.closed.Swap(0); handle != 0 {
+		t.send(&wire.Request{Op: wire.OpClose, Handle: handle}) // an error: the server is gone, and the handle with it
+	}
+}
+
+// send sends a request again when the connection is lost and no harm can come of that. Requests that give something
 // back are done when the session is resumed: the server then drops what this client does not name. Only Unmap waits
 // for that: until then the server may take the mapping's pages back, and they must not be another mapping's.
-func (t *connection) Do(q *wire.Request) (*wire.Reply, error) {
+func (t *connection) send(q *wire.Request) (*wire.Reply, error) {
 	before, released := t.held.giveUp(q)
 	for {
 		if released && q.Op != wire.OpUnmap && t.isDown() {

@@ -63,7 +63,8 @@ func (f *File) Stat() (fs.FileInfo, error) {
 	return newFileInfo("stat", f.name, r)
 }
 
-// Close closes the file. Its mappings live on.
+// Close closes the file. Its mappings live on. A server frees the blocks of a file that was removed with the client's next
+// request, or a millisecond later.
 func (f *File) Close() error {
 	if f.closed.Swap(true) {
 		return pathError("close", f.name, fs.ErrClosed)

@@ -13,14 +13,14 @@ import (
 // fileInfo implements fs.FileInfo. It is immutable.
 type fileInfo struct {
 	name string
-	attr wire.Attr
+	attr *wire.Attr
 }
 
 func newFileInfo(op, name string, r *wire.Reply) (fs.FileInfo, error) {
 	if r.Attr == nil {
 		return nil, pathError(op, name, errProtocol)
 	}
-	return &fileInfo{name: path.Base(name), attr: *r.Attr}, nil
+	return &fileInfo{name: path.Base(name), attr: r.Attr}, nil
 }
 
 func (fi *fileInfo) Name() string       { return fi.name }
@@ -32,7 +32,7 @@ func (fi *fileInfo) String() string     { return fs.FormatFileInfo(fi) }
 
 // Sys returns a *Stat.
 func (fi *fileInfo) Sys() any {
-	a := &fi.attr
+	a := fi.attr
 	return &Stat{
 		Ino: a.Ino, Generation: a.Generation, Mode: a.Mode, Nlink: a.Nlink, UID: a.UID, GID: a.GID,
 		Size: a.Size, Blocks: a.Blocks, Atime: a.Atime, Mtime: a.Mtime, Ctime: a.Ctime, Btime: a.Btime,

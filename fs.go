@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -37,12 +38,19 @@ var (
 	_ fs.ReadLinkFS = (*FS)(nil)
 )
 
+// requests are those that are under way, and were: callers of call so have theirs on the stack.
+var requests = sync.Pool{New: func() any { return new(wire.Request) }}
+
 // call does one request and turns its outcome into an error.
 func (fsys *FS) call(q *wire.Request) (*wire.Reply, error) {
 	if fsys.closed.Load() {
 		return nil, fs.ErrClosed
 	}
-	r, err := fsys.t.Do(q)
+	sent := requests.Get().(*wire.Request)
+	*sent = *q
+	r, err := fsys.t.Do(sent)
+	*sent = wire.Request{} // which keeps nothing alive
+	requests.Put(sent)
 	if err != nil {
 		return nil, err
 	}

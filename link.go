@@ -119,9 +119,18 @@ func (l *link) do(q *wire.Request) (*wire.Reply, error) {
 // A slot holds what may be in one.
 const _ = uint(fault.CallBytes - wire.MaxShort)
 
+// shortFrames are buffers for the frames of short requests.
+var shortFrames = sync.Pool{New: func() any { return new([]byte) }}
+
 // call does a short request through the fault page. ErrUntaken: it was not done, and can be sent.
 func (l *link) call(q *wire.Request) (*wire.Reply, error) {
-	frame, err := wire.AppendRequest(make([]byte, 0, 256+len(q.Path)+len(q.Path2)+len(q.Data)), q)
+	if len(q.Data) > wire.MaxShort {
+		return nil, fault.ErrUntaken
+	}
+	room := shortFrames.Get().(*[]byte) // lost if the copying of the data panics, as in encode
+	frame, err := wire.AppendRequest((*room)[:0], q)
+	*room = frame
+	defer shortFrames.Put(room) // the slot has a copy of it
 	if err != nil || len(wire.Body(frame)) > wire.MaxShort {
 		return nil, fault.ErrUntaken // sending says it, or takes it
 	}

@@ -863,7 +863,6 @@ func TestRestartRequests(t *testing.T) {
 		{"clone", func() error { return fsys.Clone("g", "clone") }, pmemfs.ErrServerGone},
 		{"clone range", func() error { return g.CloneRange(4*page, g, 0, page) }, pmemfs.ErrServerGone},
 		{"copy range", func() error { _, err := g.CopyRange(1, g, page, page-1); return err }, pmemfs.ErrServerGone},
-		{"close", func() error { return f.Close() }, nil},
 		{"unmap", func() error { return m.Unmap() }, nil},
 		{"unpin", func() error { unpin(); return nil }, nil},
 	}
@@ -879,16 +878,18 @@ func TestRestartRequests(t *testing.T) {
 			}
 		})
 	}
+	must(t, f.Close()) // the server is told of it later, or tried to be
+	eventually(t, "the server is told of it", func() bool { return goroutinesIn("(*link).do(") == 1 })
 	for _, c := range under {
 		run(c)
 	}
-	eventually(t, "all are under way", func() bool { return goroutinesIn("(*link).do(") == len(under) })
+	eventually(t, "all are under way", func() bool { return goroutinesIn("(*link).do(") == 1+len(under) })
 	d.server.Kill()
 	eventually(t, "the connection is lost", func() bool { return goroutinesIn("(*link).do(") == 0 })
 	for _, c := range after {
 		run(c)
 	}
-	const over = 8 // have failed, or are done: what is given back need not wait, but for addresses
+	const over = 7 // have failed, or are done: what is given back need not wait, but for addresses
 	eventually(t, "all wait", func() bool { return goroutinesIn("(*connection).await(") == len(under)-over+len(after) })
 	d.start()
 	all.Wait()

@@ -27,6 +27,7 @@ type addressSpace struct {
 	gone     bool                  // protected by mu: no more mappings
 	mappings map[*Mapping]struct{} // protected by mu
 	taken    []taken               // protected by mu; embedded: what breaks have taken and restore will give back
+	breaks   atomic.Bool           // there may be something in taken; set while mu is held
 
 	server atomic.Int64 // the process of the server
 }
@@ -177,6 +178,7 @@ func (s *addressSpace) TakeBack(runs []grant.AddressRun, to grant.Access) error 
 		}
 		s.mu.Lock()
 		s.taken = append(s.taken, taken{m, first, count})
+		s.breaks.Store(true)
 		s.mu.Unlock()
 	}
 	return nil
@@ -198,14 +200,12 @@ func (s *addressSpace) find(address uint64) (*Mapping, int64) {
 // restore gives back what the breaks of an operation have taken from embedded mappings, as far as the file still has
 // it: there are no page faults that would. What fails stays inaccessible.
 func (s *addressSpace) restore() {
-	for {
+	for s.breaks.Load() {
 		s.mu.Lock()
 		list := s.taken
 		s.taken = nil
+		s.breaks.Store(false)
 		s.mu.Unlock()
-		if len(list) == 0 {
-			return
-		}
 		for _, t := range list {
 			t.m.populatePages(t.first, t.count)
 		}

@@ -48,12 +48,17 @@ func (f *fixture) open(t failer) {
 
 // reserve reserves as a file system does, outside of a transaction.
 func (f *fixture) reserve(count, goal int64) (runs []Run, err error) {
-	err = f.j.Locked(func() error { runs, err = f.b.Reserve(count, goal); return err })
+	err = f.j.Locked(func() error { runs, err = f.b.Reserve(nil, count, goal); return err })
 	return runs, err
 }
 
+func begin(j *journal.Journal) (*journal.Tx, error) {
+	tx := new(journal.Tx)
+	return tx, j.Begin(tx)
+}
+
 func (f *fixture) transact(t failer, commit bool, fn func(tx *journal.Tx) error) {
-	tx, err := f.j.Begin()
+	tx, err := begin(f.j)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +168,7 @@ func TestModel(t *testing.T) {
 					}
 					// What is not durably free is not handed out again.
 					rest := f.b.Free()
-					if again, err := f.b.Reserve(rest, runs[0].First); err == nil && rest > 0 {
+					if again, err := f.b.Reserve(nil, rest, runs[0].First); err == nil && rest > 0 {
 						m.set(t, again, "", "reserved")
 						f.b.Cancel(again...)
 						m.set(t, again, "reserved", "")
@@ -284,7 +289,7 @@ func TestRefused(t *testing.T) {
 	f := newFixture(t, 2*layout.ChunkUnits)
 	free := f.b.Free()
 	for _, run := range []Run{{0, 1}, {-5, 10}, {1 << 60, 1}, {1000, 100}, {5, 0}} {
-		tx, err := f.j.Begin()
+		tx, err := begin(f.j)
 		if err != nil {
 			t.Fatal(err)
 		}

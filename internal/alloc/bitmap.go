@@ -10,6 +10,7 @@ package alloc
 import (
 	"encoding/binary"
 	"math/bits"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -26,19 +27,21 @@ func (r Run) End() int64 { return r.First + r.Count }
 
 // Bitmap is one allocator.
 //
-// Invariant: a unit is free when its bit in the View is 0 and its bit in busy
-// is 0. A unit is busy from its reservation until the transaction that sets
-// its bit has ended, and from the transaction that clears its bit until that
-// has ended or, with contents, is durable: what is stored to a unit without the
-// journal must not be seen by those whom it belonged to before a crash. free
-// counts the free units.
+// Invariant: a unit is free when its bit is 0 in the View, in the transaction
+// that is being built, if there is one, and in busy. A unit is busy from its
+// reservation until the transaction that sets its bit has ended and, with
+// contents, from the transaction that clears its bit until that is durable: what
+// is stored to a unit without the journal must not be seen by those whom it
+// belonged to before a crash. free counts the free units.
 type Bitmap struct {
 	name     string
 	journal  *journal.Journal
 	contents bool // units are stored to without the journal; immutable
 	regions  layout.BitmapRegions
-	busy     map[int64]*line // by chunk
+	busy     map[int64]line // by chunk; none is zero
 	free     atomic.Int64
+	changes  []change             // of the transaction that is being built; empty between transactions
+	settle   func(committed bool) // its OnDone, made once
 	// Chunks where the next searches begin. There are two, so that small runs
 	// do not follow large ones into chunks that are wholly free.
 	chunkCursor, runCursor int64
@@ -50,6 +53,12 @@ const (
 	searchSpan = 1024 // chunks with free units looked at before the best run seen is taken
 )
 
+// change is a run that a transaction takes or releases.
+type change struct {
+	Run
+	used, busy bool
+}
+
 // line is one chunk's bits: 512 units in a cache line.
 type line [lineWords]uint64
 
@@ -57,7 +66,8 @@ type line [lineWords]uint64
 // whose contents change through the journal alone, or not. It reads the group
 // counts only.
 func New(name string, j *journal.Journal, regions layout.BitmapRegions, contents bool) (*Bitmap, error) {
-	b := &Bitmap{name: name, journal: j, contents: contents, regions: regions, busy: map[int64]*line{}}
+	b := &Bitmap{name: name, journal: j, contents: contents, regions: regions, busy: map[int64]line{}}
+	b.settle = b.settleChanges
 	var used int64
 	for g := int64(0); g*layout.GroupUnits < regions.Units; g++ {
 		n, err := b.group(j.View, g)
@@ -141,6 +151,13 @@ func (b *Bitmap) addGroup(tx *journal.Tx, group, delta int64) error {
 	return nil
 }
 
+// add sets the bits that are set in a line as it stands on the medium.
+func (l *line) add(raw []byte) {
+	for i := range l {
+		l[i] |= binary.LittleEndian.Uint64(raw[i*layout.WordSize:])
+	}
+}
+
 // line reads a chunk's bits and checks them against the chunk's word.
 func (b *Bitmap) line(v view, chunk int64) (line, int64, error) {
 	var l line
@@ -150,9 +167,7 @@ func (b *Bitmap) line(v view, chunk int64) (line, int64, error) {
 	}
 	off := b.regions.Bits.Offset + chunk*lineBytes
 	raw := v(off, lineBytes)
-	for i := range l {
-		l[i] = binary.LittleEndian.Uint64(raw[i*8:])
-	}
+	l.add(raw)
 	if used == 0 && l != (line{}) || used != 0 && layout.Checksum(raw) != sum {
 		return l, 0, layout.Corrupt(b.name, off, "checksum does not match")
 	}
@@ -184,51 +199,75 @@ func (r Run) each(fn func(chunk int64, from, to int) error) error {
 // Take writes into the transaction that reserved runs are used. The
 // reservation ends with the transaction: taken if it commits, else free.
 func (b *Bitmap) Take(tx *journal.Tx, runs ...Run) error {
-	return b.change(tx, runs, true)
+	return b.changeAll(tx, runs, true, true)
+}
+
+// TakeOne writes into the transaction that a free unit is used, that at goal if it
+// is free (see Reserve), and returns it. It is free again if that does not commit.
+func (b *Bitmap) TakeOne(tx *journal.Tx, goal int64) (int64, error) {
+	if b.free.Load() < 1 {
+		return 0, unix.ENOSPC
+	}
+	r, err := b.find(tx, 1, goal)
+	if err != nil {
+		return 0, err
+	}
+	b.free.Add(-1)
+	return r.First, b.change(tx, change{r, true, false})
 }
 
 // Release writes into the transaction that runs are free. They can be had
 // again once the transaction has ended or, with contents, is durable.
 func (b *Bitmap) Release(tx *journal.Tx, runs ...Run) error {
-	for _, r := range runs {
-		b.markBusy(r)
+	if err := b.changeAll(tx, runs, false, b.contents); err != nil || !b.contents || len(runs) == 0 {
+		return err
 	}
-	return b.change(tx, runs, false)
+	freed := slices.Clone(runs)
+	tx.OnDurable(func() { b.Cancel(freed...) })
+	return nil
 }
 
-func (b *Bitmap) change(tx *journal.Tx, runs []Run, used bool) error {
-	var units int64
-	for _, r := range runs {
-		units += r.Count
-	}
-	runs = append([]Run(nil), runs...)
-	settle := func(free bool) {
-		for _, r := range runs {
-			b.clearBusy(r)
-		}
-		if free {
-			b.free.Add(units)
-		}
-	}
-	later := b.contents && !used
-	tx.OnDone(func(committed bool) {
-		if !committed || !later {
-			settle(committed != used) // freed, or a reservation that was not taken
-		}
-	})
-	if later {
-		tx.OnDurable(func() { settle(true) })
-	}
+func (b *Bitmap) changeAll(tx *journal.Tx, runs []Run, used, busy bool) error {
 	for _, r := range runs {
 		if r.First < 0 || r.Count <= 0 || r.End() > b.regions.Units {
 			return layout.Corrupt(b.name, -1, "units %d to %d are out of range", r.First, r.End())
 		}
-		err := r.each(func(chunk int64, from, to int) error { return b.changeChunk(tx, chunk, from, to, used) })
-		if err != nil {
+	}
+	for _, r := range runs {
+		if err := b.change(tx, change{r, used, busy}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// change makes a change in the transaction, and has it settled when that ends.
+func (b *Bitmap) change(tx *journal.Tx, c change) error {
+	if len(b.changes) == 0 {
+		tx.OnDone(b.settle)
+	}
+	b.changes = append(b.changes, c)
+	if c.busy && !c.used {
+		b.markBusy(c.Run)
+	}
+	return c.each(func(chunk int64, from, to int) error { return b.changeChunk(tx, chunk, from, to, c.used) })
+}
+
+// settleChanges ends what the transaction has kept busy, but for units with
+// contents that it has released: those wait until that is durable.
+func (b *Bitmap) settleChanges(committed bool) {
+	for _, c := range b.changes {
+		if committed && b.contents && !c.used {
+			continue
+		}
+		if c.busy {
+			b.clearBusy(c.Run)
+		}
+		if committed != c.used { // released, or not taken after all
+			b.free.Add(c.Count)
+		}
+	}
+	b.changes = b.changes[:0]
 }
 
 // changeChunk sets or clears the bits [from, to) of a chunk, its word and its
@@ -238,7 +277,7 @@ func (b *Bitmap) changeChunk(tx *journal.Tx, chunk int64, from, to int, used boo
 	if err != nil {
 		return err
 	}
-	for w := range l {
+	for w := from / 64; w*64 < to; w++ {
 		m := mask(w, from, to)
 		if used && l[w]&m != 0 || !used && l[w]&m != m {
 			return layout.Corrupt(b.name, b.regions.Bits.Offset+chunk*lineBytes,

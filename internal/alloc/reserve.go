@@ -5,10 +5,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/journal"
 	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
-// Reserve finds count free units and marks them busy, contiguous first:
+// Reserve finds count free units, marks them busy and appends them to runs,
+// contiguous first:
 //
 //   - whole 2 MiB chunks, aligned, for every 512 units asked for, as long as
 //     there are any, next to each other where possible;
@@ -17,24 +19,21 @@ import (
 //   - the longest runs there are.
 //
 // The caller must Take or Cancel the runs. ENOSPC when there are not enough
-// free units; nothing is reserved then.
-func (b *Bitmap) Reserve(count, goal int64) ([]Run, error) {
+// free units; runs is as it was, and nothing is reserved then.
+func (b *Bitmap) Reserve(runs []Run, count, goal int64) ([]Run, error) {
+	before := len(runs)
 	if count > b.free.Load() {
-		return nil, unix.ENOSPC
+		return runs, unix.ENOSPC
 	}
-	var runs []Run
 	for left := count; left > 0; {
-		r, err := b.find(left, goal)
-		if err == nil && r.Count == 0 {
-			err = unix.ENOSPC
-		}
+		r, err := b.find(nil, left, goal)
 		if err != nil {
-			b.Cancel(runs...)
-			return nil, err
+			b.Cancel(runs[before:]...)
+			return runs[:before], err
 		}
 		b.markBusy(r)
 		b.free.Add(-r.Count)
-		if n := len(runs); n > 0 && runs[n-1].End() == r.First {
+		if n := len(runs); n > before && runs[n-1].End() == r.First {
 			runs[n-1].Count += r.Count
 		} else {
 			runs = append(runs, r)
@@ -53,16 +52,18 @@ func (b *Bitmap) Cancel(runs ...Run) {
 	}
 }
 
-func (b *Bitmap) find(count, goal int64) (Run, error) {
+// find finds the first run of what Reserve is asked for. tx is the transaction that
+// is being built, nil: none is. ENOSPC.
+func (b *Bitmap) find(tx *journal.Tx, count, goal int64) (Run, error) {
 	if count >= layout.ChunkUnits {
-		r, err := b.findChunks(count/layout.ChunkUnits, goal)
+		r, err := b.findChunks(tx, count/layout.ChunkUnits, goal)
 		if err != nil || r.Count > 0 {
 			return r, err
 		}
 	}
 	count = min(count, layout.ChunkUnits)
 	if goal >= 0 && goal < b.regions.Units {
-		l, err := b.taken(goal / layout.ChunkUnits)
+		l, err := b.taken(tx, goal/layout.ChunkUnits)
 		if err != nil {
 			return Run{}, err
 		}
@@ -71,12 +72,16 @@ func (b *Bitmap) find(count, goal int64) (Run, error) {
 			return Run{goal, min(int64(n), count)}, nil
 		}
 	}
-	return b.findRun(int(count))
+	r, err := b.findRun(tx, int(count))
+	if err == nil && r.Count == 0 {
+		err = unix.ENOSPC
+	}
+	return r, err
 }
 
 // findChunks finds up to want consecutive chunks that are wholly free: those
 // at goal, else the first.
-func (b *Bitmap) findChunks(want, goal int64) (Run, error) {
+func (b *Bitmap) findChunks(tx *journal.Tx, want, goal int64) (Run, error) {
 	chunks := b.regions.Units / layout.ChunkUnits
 	start := b.chunkCursor
 	if goal >= 0 && goal < b.regions.Units {
@@ -94,7 +99,7 @@ func (b *Bitmap) findChunks(want, goal int64) (Run, error) {
 		}
 		var free int64
 		for free < want && chunk+free < chunks {
-			l, err := b.taken(chunk + free)
+			l, err := b.taken(tx, chunk+free)
 			if err != nil {
 				return Run{}, err
 			}
@@ -134,7 +139,7 @@ func (b *Bitmap) skip(chunk, most int64) (int64, error) {
 
 // findRun finds a run of want units inside a chunk, or the longest of those
 // it sees in searchSpan chunks that have free units.
-func (b *Bitmap) findRun(want int) (Run, error) {
+func (b *Bitmap) findRun(tx *journal.Tx, want int) (Run, error) {
 	chunks := b.regions.Units / layout.ChunkUnits
 	var best Run
 	seen := 0
@@ -148,7 +153,7 @@ func (b *Bitmap) findRun(want int) (Run, error) {
 			n += skip
 			continue
 		}
-		l, err := b.taken(chunk)
+		l, err := b.taken(tx, chunk)
 		if err != nil {
 			return Run{}, err
 		}
@@ -167,13 +172,16 @@ func (b *Bitmap) findRun(want int) (Run, error) {
 	return best, nil
 }
 
-// taken is a chunk's bits that are used or busy.
-func (b *Bitmap) taken(chunk int64) (line, error) {
+// taken is a chunk's bits that are not free.
+func (b *Bitmap) taken(tx *journal.Tx, chunk int64) (line, error) {
 	l, _, err := b.line(b.journal.View, chunk)
 	if err != nil {
 		return l, err
 	}
-	if busy := b.busy[chunk]; busy != nil {
+	if tx != nil {
+		l.add(tx.Read(b.regions.Bits.Offset+chunk*lineBytes, lineBytes))
+	}
+	if busy, ok := b.busy[chunk]; ok {
 		for w := range l {
 			l[w] |= busy[w]
 		}
@@ -218,13 +226,10 @@ func (l *line) longest(want int) (at, length int) {
 func (b *Bitmap) markBusy(r Run) {
 	r.each(func(chunk int64, from, to int) error {
 		l := b.busy[chunk]
-		if l == nil {
-			l = new(line)
-			b.busy[chunk] = l
-		}
-		for w := range l {
+		for w := from / 64; w*64 < to; w++ {
 			l[w] |= mask(w, from, to)
 		}
+		b.busy[chunk] = l
 		return nil
 	})
 }
@@ -232,14 +237,13 @@ func (b *Bitmap) markBusy(r Run) {
 func (b *Bitmap) clearBusy(r Run) {
 	r.each(func(chunk int64, from, to int) error {
 		l := b.busy[chunk]
-		if l == nil {
-			return nil
-		}
-		for w := range l {
+		for w := from / 64; w*64 < to; w++ {
 			l[w] &^= mask(w, from, to)
 		}
-		if *l == (line{}) {
+		if l == (line{}) {
 			delete(b.busy, chunk)
+		} else {
+			b.busy[chunk] = l
 		}
 		return nil
 	})

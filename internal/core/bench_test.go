@@ -20,6 +20,32 @@ func BenchmarkCreateUnlink(b *testing.B) {
 	}
 }
 
+// BenchmarkRename renames a file to a name that is free, in one directory.
+func BenchmarkRename(b *testing.B) {
+	fs := newFS(b, 256<<20)
+	names := [2]string{"a file", "another"}
+	create(b, fs, layout.RootIno, names[0]).Close()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if err := fs.Rename(root, layout.RootIno, names[i%2], layout.RootIno, names[(i+1)%2], 0); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkMkdirRmdir(b *testing.B) {
+	fs := newFS(b, 256<<20)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := fs.Create(root, layout.RootIno, "directory", layout.ModeDirectory|0o700, 0); err != nil {
+			b.Fatal(err)
+		}
+		if err := fs.Rmdir(root, layout.RootIno, "directory"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkLookup(b *testing.B) {
 	fs := newFS(b, 256<<20)
 	for i := range 10000 {

@@ -243,8 +243,9 @@ func (e *mapEdit) roots(to edit) error {
 	return nil
 }
 
-// children edits the entries of a node that map something of the range. level and base are the node's.
-func (e *mapEdit) children(node int64, level int, base int64, to edit) error {
+// children edits the entries of a node that map something of the range, and reports whether any of them is there then.
+// level and base are the node's.
+func (e *mapEdit) children(node int64, level int, base int64, to edit) (some bool, err error) {
 	span := layout.Span(level - 1)
 	first := max(e.first-base, 0) / span
 	end := min((e.end-base+span-1)/span, layout.Fanout)
@@ -253,13 +254,14 @@ func (e *mapEdit) children(node int64, level int, base int64, to edit) error {
 		old := word(e.u.Read, off)
 		entry, err := to(old, off, level-1, base+i*span)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if entry != old {
 			e.set(off, entry)
 		}
+		some = some || entry != 0
 	}
-	return nil
+	return some, nil
 }
 
 // grow raises the map until it covers the range.
@@ -356,8 +358,8 @@ func (e *mapEdit) split(p piece, node int64, level int) {
 
 // node edits the entries of a node; a node that becomes empty is freed.
 func (e *mapEdit) node(self layout.Entry, node int64, level int, base int64) (layout.Entry, error) {
-	if err := e.children(node, level, base, e.entry); err != nil {
-		return 0, err
+	if some, err := e.children(node, level, base, e.entry); err != nil || some {
+		return self, err
 	}
 	for _, b := range e.u.Read(node, layout.BlockSize) {
 		if b != 0 {
@@ -373,10 +375,9 @@ type move struct {
 	to   alloc.Run
 }
 
-// moves gives pieces, in order, the blocks of runs, in order; both have the same
-// count in all.
-func moves(pieces []piece, runs []alloc.Run) []move {
-	var out []move
+// moves gives pieces, in order, the blocks of runs, in order, and appends that to
+// out; both have the same count in all.
+func moves(out []move, pieces []piece, runs []alloc.Run) []move {
 	i, used := 0, int64(0)
 	for _, p := range pieces {
 		for p.count > 0 {
@@ -397,17 +398,17 @@ func (u *update) move(in *layout.Inode, m move, flags layout.Entry) error {
 	if err := u.mapRun(in, m.from.first, m.to, flags); err != nil {
 		return err
 	}
-	free := []alloc.Run{m.from.run()}
 	switch {
 	case m.from.hole():
 		return nil
-	case m.from.shared():
-		var err error
-		if free, err = u.drop(m.from.run(), nil); err != nil {
-			return err
-		}
+	case !m.from.shared():
+		return u.fs.blocks.Release(&u.Tx, m.from.run())
 	}
-	return u.fs.blocks.Release(u.Tx, free...)
+	free, err := u.drop(m.from.run(), nil)
+	if err != nil {
+		return err
+	}
+	return u.fs.blocks.Release(&u.Tx, free...)
 }
 
 // mapRun maps file blocks from first on to a run of blocks, with the largest
@@ -469,7 +470,7 @@ func (e *mapEdit) merge(old layout.Entry, off int64, level int, base int64) (lay
 	if err != nil {
 		return 0, err
 	}
-	if err := e.children(node, level, base, e.merge); err != nil {
+	if _, err := e.children(node, level, base, e.merge); err != nil {
 		return 0, err
 	}
 	p, whole, err := e.whole(node, level, base)
@@ -512,7 +513,7 @@ func (u *update) freeBlocks(in *layout.Inode, first, end int64) error {
 			return err
 		}
 	}
-	return u.fs.blocks.Release(u.Tx, free...)
+	return u.fs.blocks.Release(&u.Tx, free...)
 }
 
 // stepPages is how many blocks of metadata a step of a long operation changes

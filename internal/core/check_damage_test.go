@@ -107,13 +107,13 @@ var damageCases = []damageCase{
 	{"blocks", func(d *damager) { d.inode("b/map").Blocks++ }, "blocks, but it maps"},
 	{"nodes", func(d *damager) { d.inode("b/map").Nodes++ }, "nodes, but it refers to"},
 	{"block lost", func(d *damager) {
-		runs, err := d.fs.blocks.Reserve(3, -1)
+		runs, err := d.fs.blocks.Reserve(nil, 3, -1)
 		d.check(err)
-		d.check(d.fs.blocks.Take(d.u.Tx, runs...))
+		d.check(d.fs.blocks.Take(&d.u.Tx, runs...))
 	}, "nothing refers to them"},
 	{"block free", func(d *damager) {
 		e, _, _ := d.entry("b/map", 20)
-		d.check(d.fs.blocks.Release(d.u.Tx, alloc.Run{First: int64(e.Number()), Count: 1}))
+		d.check(d.fs.blocks.Release(&d.u.Tx, alloc.Run{First: int64(e.Number()), Count: 1}))
 	}, "free in the bitmap, but in use"},
 	{"block twice", func(d *damager) {
 		e, _, _ := d.entry("b/map", 20)
@@ -168,9 +168,9 @@ var damageCases = []damageCase{
 		d.u.Zero(off / page * page)
 	}, "is empty"},
 	{"node lost", func(d *damager) {
-		runs, err := d.fs.nodes.Reserve(1, -1)
+		runs, err := d.fs.nodes.Reserve(nil, 1, -1)
 		d.check(err)
-		d.check(d.fs.nodes.Take(d.u.Tx, runs...))
+		d.check(d.fs.nodes.Take(&d.u.Tx, runs...))
 	}, "nothing refers to them"},
 	{"node twice", func(d *damager) { d.inode("a/sub").Xattrs = d.inode("a/f").Xattrs }, "which something else refers to, too"},
 	{"blob of another", func(d *damager) {
@@ -186,23 +186,23 @@ var damageCases = []damageCase{
 	{"size of a target", func(d *damager) { d.inode("b/link").Size++ }, "target of 6 bytes, size 7"},
 	{"file with a parent", func(d *damager) { d.inode("a/f").Parent = 1 }, "has a parent"},
 	{"inode used, slot free", func(d *damager) {
-		runs, err := d.fs.inodes.Reserve(1, -1)
+		runs, err := d.fs.inodes.Reserve(nil, 1, -1)
 		d.check(err)
-		d.check(d.fs.inodes.Take(d.u.Tx, runs...))
+		d.check(d.fs.inodes.Take(&d.u.Tx, runs...))
 	}, "its slot is free"},
 	{"inode free, slot used", func(d *damager) {
 		ino := d.inode("a/sub/g").Ino
-		d.check(d.fs.inodes.Release(d.u.Tx, alloc.Run{First: int64(ino), Count: 1}))
+		d.check(d.fs.inodes.Release(&d.u.Tx, alloc.Run{First: int64(ino), Count: 1}))
 	}, "free in the bitmap, but its slot is not"},
 	{"orphan with a name", func(d *damager) {
-		runs, err := d.fs.orphans.Reserve(1, int64(d.inode("b/link").Ino))
+		runs, err := d.fs.orphans.Reserve(nil, 1, int64(d.inode("b/link").Ino))
 		d.check(err)
-		d.check(d.fs.orphans.Take(d.u.Tx, runs...))
+		d.check(d.fs.orphans.Take(&d.u.Tx, runs...))
 	}, "an inode that has a name"},
 	{"orphan that is free", func(d *damager) {
-		runs, err := d.fs.orphans.Reserve(1, 300)
+		runs, err := d.fs.orphans.Reserve(nil, 1, 300)
 		d.check(err)
-		d.check(d.fs.orphans.Take(d.u.Tx, runs...))
+		d.check(d.fs.orphans.Take(&d.u.Tx, runs...))
 	}, "is in it, but free"},
 	{"chunk count", func(d *damager) {
 		off := d.fs.sb.BlockBitmap.Chunks.Offset

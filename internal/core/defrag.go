@@ -306,7 +306,7 @@ func (in *inode) betterPlace(g segment) ([]alloc.Run, error) {
 			goal = before.at(g.first())
 		}
 	}
-	runs, err := in.fs.reserve([]piece{hole(g.first(), g.count())}, goal)
+	runs, err := in.fs.reserve(nil, []piece{hole(g.first(), g.count())}, goal)
 	if err != nil {
 		return nil, err
 	}

@@ -151,16 +151,16 @@ func (u *update) editBucket(at int64) layout.Bucket {
 	return layout.Bucket{Bytes: u.Edit(at, layout.BlockSize)}
 }
 
-// editSlot changes one slot of a bucket by change, which returns its place, and the
-// header. What else there is need not be compared when the record is made.
-func (u *update) editSlot(bucket int64, change func(layout.Bucket) (at, size int)) {
-	b := layout.Bucket{Bytes: u.Copy(bucket, layout.BlockSize)}
-	at, size := change(b)
-	b.Seal()
-	place, mark := u.fs.verified.mark(bucket, b)
+// editSlot changes one slot of a bucket, and the header, by change. What else there is
+// is neither copied, nor compared when the record is made.
+func (u *update) editSlot(s dirSpot, slot layout.Slot, change func(layout.Bucket)) {
+	at, size := s.bucket.Place(slot)
+	u.Edit(s.at, layout.BucketHeader)
+	u.Edit(s.at+int64(at), int64(size))
+	b := layout.Bucket{Bytes: u.Block(s.at)}
+	change(b)
+	place, mark := u.fs.verified.mark(s.at, b)
 	place.Store(mark)
-	u.Edit(bucket, layout.BucketHeader)
-	u.Edit(bucket+int64(at), int64(size))
 }
 
 // addName adds a name that is not in the directory yet.
@@ -189,14 +189,15 @@ func (u *update) addName(dir *layout.Inode, name string, ino layout.Ino, mode ui
 			continue
 		}
 		if !now {
-			b := u.editBucket(s.at)
-			slots, err := b.Slots(s.at)
+			slots, err := s.bucket.Slots(s.at)
 			if err != nil {
 				return err
 			}
-			b.Refill(dir.Ino, b.Prefix(), b.Depth(), slots)
+			prefix, depth := s.bucket.Prefix(), s.bucket.Depth()
+			s.bucket = u.editBucket(s.at)
+			s.bucket.Refill(dir.Ino, prefix, depth, slots)
 		}
-		u.editSlot(s.at, func(b layout.Bucket) (at, size int) { return b.Add(slot) })
+		u.editSlot(s, slot, func(b layout.Bucket) { b.Add(slot) })
 		dir.Size++
 		return nil
 	}
@@ -292,12 +293,10 @@ func (u *update) removeName(dir *layout.Inode, name string) error {
 
 // replaceName points a name that is there to another inode.
 func (u *update) replaceName(dir *layout.Inode, name string, ino layout.Ino, mode uint32) error {
-	return u.changeName(dir, name, func(b layout.Bucket, s layout.Slot) (at, size int) {
-		return b.Replace(s, ino, uint8(mode>>12))
-	})
+	return u.changeName(dir, name, func(b layout.Bucket, s layout.Slot) { b.Replace(s, ino, uint8(mode>>12)) })
 }
 
-func (u *update) changeName(dir *layout.Inode, name string, change func(layout.Bucket, layout.Slot) (at, size int)) error {
+func (u *update) changeName(dir *layout.Inode, name string, change func(layout.Bucket, layout.Slot)) error {
 	hash := u.fs.hash(name)
 	s, ok, err := u.fs.findBucket(u.Read, dir, hash)
 	if err != nil {
@@ -310,7 +309,7 @@ func (u *update) changeName(dir *layout.Inode, name string, change func(layout.B
 	if !found {
 		return unix.ENOENT
 	}
-	u.editSlot(s.at, func(b layout.Bucket) (at, size int) { return change(b, slot) })
+	u.editSlot(s, slot, func(b layout.Bucket) { change(b, slot) })
 	return nil
 }
 

@@ -117,33 +117,40 @@ func (in *inode) materialise(first, end int64) (made int64, err error) {
 	if q = q.clip(first, end); q.count > 1 && in.mayChange(q.first, q.end()) != nil {
 		q = q.clip(first, first+1)
 	}
-	for {
-		plan, err := in.plan(q.first, q.end())
-		if err == nil {
-			err = in.writeOut(plan, func(_ *update, want *layout.Inode) error {
-				in.modified(want)
-				return nil
-			})
-		}
-		if q.count == 1 || !errors.Is(err, unix.ENOSPC) {
-			if plan.inPlace() {
-				return 0, err
-			}
-			return q.count, err
-		}
-		q = q.clip(first, first+1)
+	made, err = in.materialisePiece(q)
+	if q.count > 1 && errors.Is(err, unix.ENOSPC) {
+		made, err = in.materialisePiece(q.clip(first, first+1))
 	}
+	return made, err
+}
+
+// materialisePiece makes all of a piece written blocks of this file alone.
+func (in *inode) materialisePiece(q piece) (made int64, err error) {
+	plan, err := in.plan(q.first, q.end())
+	if err != nil {
+		return 0, err
+	}
+	defer plan.release()
+	if !plan.inPlace() {
+		made = q.count
+	}
+	return made, in.writeOut(plan, func(_ *update, want *layout.Inode) error {
+		in.modified(want)
+		return nil
+	})
 }
 
 // writeOut makes the pieces of a plan written blocks of this file alone, with the
 // contents that they have: zeros, or copies of what other files have, too. They
 // are durable before the transaction that makes them reachable.
-func (in *inode) writeOut(p plan, finish func(u *update, want *layout.Inode) error) error {
+func (in *inode) writeOut(p *plan, finish func(u *update, want *layout.Inode) error) error {
 	if err := in.claim(p.sole); err != nil || p.inPlace() {
 		return err
 	}
-	if err := in.mayChangeAll(p.changes()); err != nil {
-		return err
+	for q := range p.changes() {
+		if err := in.mayChange(q.first, q.end()); err != nil {
+			return err
+		}
 	}
 	if err := in.breakPlan(p); err != nil {
 		return err
@@ -152,21 +159,20 @@ func (in *inode) writeOut(p plan, finish func(u *update, want *layout.Inode) err
 		return err
 	}
 	fs := in.fs
-	runs, err := fs.reserve(p.fresh, p.goal)
-	if err != nil {
+	if err := p.reserve(fs); err != nil {
 		return err
 	}
-	for _, m := range p.targets(runs) {
+	for m := range p.targets() {
 		if err := in.fillMove(m, func() { fs.carry(m, 0, m.from.count*layout.BlockSize) }); err != nil {
-			fs.cancel(runs)
+			fs.cancel(p.runs)
 			return err
 		}
 	}
 	if err := fs.fenceData(); err != nil {
-		fs.cancel(runs)
+		fs.cancel(p.runs)
 		return err
 	}
-	return in.commitPlan(p, runs, finish)
+	return in.commitPlan(p, finish)
 }
 
 // own makes those of [first, end) that other files have, too, copies for this
@@ -176,11 +182,9 @@ func (in *inode) own(first, end int64) error {
 	if err != nil {
 		return err
 	}
-	p.unwritten = nil
+	defer p.release()
+	p.unwritten = p.unwritten[:0]
 	p.fresh = slices.DeleteFunc(p.fresh, piece.hole)
-	if len(p.fresh) == 0 {
-		p.fresh = nil
-	}
 	return in.writeOut(p, func(_ *update, want *layout.Inode) error {
 		in.changed(want)
 		return nil

@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pmemfs/pmemfs/internal/alloc"
 	"github.com/pmemfs/pmemfs/internal/layout"
 )
 
@@ -236,6 +235,7 @@ func (in *inode) write(p []byte, off int64) error {
 	if err != nil {
 		return err
 	}
+	defer plan.release()
 	if err := in.claim(plan.sole); err != nil {
 		return err
 	}
@@ -252,168 +252,26 @@ func (in *inode) write(p []byte, off int64) error {
 	if err := in.settleCut(); err != nil {
 		return err
 	}
-	runs, err := fs.reserve(plan.fresh, plan.goal)
+	if err := plan.reserve(fs); err != nil {
+		return err
+	}
+	err = in.writeInPlace(plan, p, off)
+	if err == nil {
+		err = in.fillNew(plan, p, off)
+	}
 	if err != nil {
+		fs.cancel(plan.runs)
 		return err
 	}
-	if err := in.writeInPlace(plan, p, off); err != nil {
-		fs.cancel(runs)
-		return err
-	}
-	if err := in.fillNew(plan.targets(runs), p, off); err != nil {
-		fs.cancel(runs)
-		return err
-	}
-	return in.commitPlan(plan, runs, func(u *update, want *layout.Inode) error {
+	return in.commitPlan(plan, func(u *update, want *layout.Inode) error {
 		want.Size = max(want.Size, end)
 		in.modified(want)
 		return nil
 	})
 }
 
-// plan is what a write into a range of blocks has to change. All lists are in
-// the order of the file.
-type plan struct {
-	fresh     []piece // that need blocks: holes, and what other files have, too
-	unwritten []piece
-	written   []piece // that are stored to in place
-	sole      []piece // of written: that have the flag shared, see inode.claim
-	goal      int64   // where new blocks would best lie, -1: anywhere
-}
-
-// inPlace reports whether a write needs nothing but to store.
-func (p plan) inPlace() bool { return p.fresh == nil && p.unwritten == nil }
-
-func (in *inode) plan(first, end int64) (p plan, err error) {
-	p.goal = -1
-	err = in.fs.pieces(in.fs.journal.View, &in.Inode, first, end, func(q piece) error {
-		switch {
-		case q.hole():
-			p.fresh = append(p.fresh, q)
-		case q.unwritten():
-			p.unwritten = append(p.unwritten, q)
-		case q.shared():
-			shared, sole, err := in.fs.divide(q)
-			p.fresh, p.sole = append(p.fresh, shared...), append(p.sole, sole...)
-			p.written = append(p.written, sole...)
-			return err
-		default:
-			p.written = append(p.written, q)
-		}
-		return nil
-	})
-	if err != nil || p.fresh == nil || first == 0 {
-		return p, err
-	}
-	before, err := in.fs.find(in.fs.journal.View, &in.Inode, first-1, first)
-	if err == nil && !before.hole() {
-		p.goal = before.at(first)
-	}
-	return p, err
-}
-
-// changes is the pieces of which the map changes.
-func (p plan) changes() []piece {
-	return append(p.unwritten[:len(p.unwritten):len(p.unwritten)], p.fresh...)
-}
-
-// holes is those of fresh that have no blocks.
-func (p plan) holes() (out []piece) {
-	for _, q := range p.fresh {
-		if q.hole() {
-			out = append(out, q)
-		}
-	}
-	return out
-}
-
-// targets is where the new contents of the pieces go that are not written in place.
-func (p plan) targets(runs []alloc.Run) []move {
-	out := moves(p.fresh, runs)
-	for _, q := range p.unwritten {
-		out = append(out, move{q, q.run()})
-	}
-	return out
-}
-
-// reserve takes blocks for pieces, before the data is stored.
-func (fs *FS) reserve(pieces []piece, goal int64) (runs []alloc.Run, err error) {
-	reserve := func() error {
-		for _, n := range portions(pieces) {
-			got, err := fs.blocks.Reserve(n, goal)
-			if err != nil {
-				fs.blocks.Cancel(runs...)
-				runs = nil
-				return err
-			}
-			runs = append(runs, got...)
-			goal = runs[len(runs)-1].End()
-		}
-		return nil
-	}
-	err = fs.journal.Locked(reserve)
-	if err == unix.ENOSPC && fs.stage { // what was freed can be had when that is durable
-		if err = fs.Commit(); err == nil {
-			err = fs.journal.Locked(reserve)
-		}
-	}
-	return runs, err
-}
-
-// portions is how many blocks to reserve at once for pieces. What of them a leaf
-// of 2 MiB can map is reserved for itself, so that it gets blocks that are
-// aligned as it is.
-func portions(pieces []piece) (out []int64) {
-	var rest int64
-	add := func(n int64) {
-		if n > 0 {
-			out = append(out, n)
-		}
-	}
-	for _, h := range pieces {
-		first, end := layout.RoundUp(h.first, layout.HugeBlocks), h.end()/layout.HugeBlocks*layout.HugeBlocks
-		if first >= end {
-			rest += h.count
-			continue
-		}
-		add(rest + first - h.first)
-		add(end - first)
-		rest = h.end() - end
-	}
-	add(rest)
-	return out
-}
-
-// cancel makes reserved runs free again. Bad blocks, which could not be healed,
-// stay reserved: nobody gets them before the next mount.
-func (fs *FS) cancel(runs []alloc.Run) {
-	fs.journal.Locked(func() error { fs.blocks.Cancel(fs.good(runs)...); return nil })
-}
-
-// breakPlan takes from clients what they see where the plan changes the map: zeros,
-// and blocks that the file gives up for copies of its own.
-func (in *inode) breakPlan(p plan) error {
-	var runs [TakeZeros + 1][]alloc.Run
-	for _, q := range p.changes() {
-		what := TakeZeros
-		if !q.zeros() {
-			what = TakeAll
-		}
-		runs[what] = append(runs[what], alloc.Run{First: q.first, Count: q.count})
-	}
-	for what, list := range runs {
-		if list == nil {
-			continue
-		}
-		if err := in.fs.breaker.Break(in.ino, Taking(what), list...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // writeInPlace stores p to the blocks that the plan leaves where they are.
-func (in *inode) writeInPlace(plan plan, p []byte, off int64) error {
+func (in *inode) writeInPlace(plan *plan, p []byte, off int64) error {
 	for _, q := range plan.written {
 		if err := in.overwrite(q, p, off, func() { in.fs.streamInto(q, p, off) }); err != nil {
 			return err
@@ -430,13 +288,13 @@ func (fs *FS) streamInto(q piece, p []byte, off int64) {
 	fs.data.Stream(q.block*layout.BlockSize+lo-base, p[lo-off:hi-off])
 }
 
-// fillNew stores p, and around it, in the same blocks, what was there before;
-// and zeros between the old end of the file and p; then it fences: all of it is
-// durable before the transaction that makes it reachable.
-func (in *inode) fillNew(targets []move, p []byte, off int64) error {
+// fillNew stores p where it is not stored in place, and around it, in the same
+// blocks, what was there before; and zeros between the old end of the file and p;
+// then it fences: all of it is durable before the transaction that makes it reachable.
+func (in *inode) fillNew(plan *plan, p []byte, off int64) error {
 	fs := in.fs
 	end := off + int64(len(p))
-	for _, m := range targets {
+	for m := range plan.targets() {
 		q := m.from
 		q.block = m.to.First
 		base, limit := q.first*layout.BlockSize, q.end()*layout.BlockSize
@@ -518,32 +376,3 @@ func (in *inode) modified(want *layout.Inode) {
 	want.Mtime = want.Ctime
 }
 func (in *inode) changed(want *layout.Inode) { want.Ctime = in.fs.now() }
-
-// commitPlan makes the plan's blocks reachable, in the transaction that finish
-// completes. The reserved runs are taken, or free again when it fails.
-func (in *inode) commitPlan(p plan, runs []alloc.Run, finish func(u *update, want *layout.Inode) error) error {
-	u, err := in.fs.begin()
-	if err != nil {
-		in.fs.cancel(runs)
-		return err
-	}
-	defer u.Abort()
-	want := u.edit(in)
-	if err := u.fs.blocks.Take(u.Tx, runs...); err != nil {
-		return err
-	}
-	for _, m := range moves(p.fresh, runs) {
-		if err := u.move(want, m, 0); err != nil {
-			return err
-		}
-	}
-	for _, q := range p.unwritten {
-		if err := u.mark(want, q.first, q.end(), 0); err != nil {
-			return err
-		}
-	}
-	if err := finish(u, want); err != nil {
-		return err
-	}
-	return u.commit()
-}

@@ -143,9 +143,12 @@ func (in *inode) fillHoles(first, end int64) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	plan, err := in.planInside(first, end)
-	holes := plan.holes()
-	if err != nil || holes == nil {
+	if err != nil {
 		return err
+	}
+	holes := plan.holes()
+	if holes == nil {
+		return nil
 	}
 	if err := in.mayChangeAll(holes); err != nil {
 		return err
@@ -177,9 +180,9 @@ func (in *inode) fillStep(first, end int64) error {
 }
 
 // planInside is plan for blocks that the file must still have.
-func (in *inode) planInside(first, end int64) (plan, error) {
+func (in *inode) planInside(first, end int64) (*plan, error) {
 	if _, limit := blocksOf(0, in.Size); end > limit {
-		return plan{}, unix.ENXIO
+		return nil, unix.ENXIO
 	}
 	return in.plan(first, end)
 }

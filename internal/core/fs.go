@@ -49,7 +49,7 @@ const (
 type Breaker interface {
 	// Break is called before the block map changes. When it returns nil nobody
 	// can access the runs of blocks of the file any longer as far as what says.
-	// An error (EBUSY) ends the operation: nothing has changed.
+	// An error (EBUSY) ends the operation: nothing has changed. Runs is the caller's.
 	Break(ino layout.Ino, what Taking, runs ...alloc.Run) error
 	// Sealed returns the error with which a Break of the run would fail at once
 	// because of seals and pins, nil when there are none. It is asked before
@@ -237,11 +237,11 @@ func makeRoot(meta, data medium.Area, sb *layout.Superblock, o FormatOptions) er
 		return err
 	}
 	defer u.Abort()
-	first, err := fs.inodes.Reserve(int64(layout.FirstIno), 0)
+	first, err := fs.inodes.Reserve(nil, int64(layout.FirstIno), 0)
 	if err != nil {
 		return err
 	}
-	if err := fs.inodes.Take(u.Tx, first...); err != nil {
+	if err := fs.inodes.Take(&u.Tx, first...); err != nil {
 		return err
 	}
 	root := &inode{fs: fs, ino: layout.RootIno}

@@ -110,11 +110,7 @@ func (u *update) enter(in *inode, want *layout.Inode) {
 	in.refs = 1
 	u.fs.cache[in.ino] = in
 	u.fs.cacheMu.Unlock()
-	u.OnDone(func(committed bool) {
-		if !committed {
-			in.forget()
-		}
-	})
+	u.decide(in, entered)
 }
 
 // adoptNew makes an inode that a transaction has created, and nobody knows, one
@@ -232,11 +228,16 @@ func (in *inode) writeTimes() error {
 
 // update is a transaction with the inodes that it changes: they get their new
 // contents when it commits.
+//
+// Invariant: it is memory that is used again. It belongs to who has called begin,
+// until Abort, which is called once, whether it has committed or not, and is the last
+// that is done with it.
 type update struct {
-	*journal.Tx
+	journal.Tx
 	fs     *FS
-	inodes []*inode  // that it changes, see inode.want
-	few    [4]*inode // room for the first of them
+	inodes []*inode // that it changes, see inode.want
+	fates  []fate
+	settle func(committed bool) // its OnDone, made once
 	edits  []mapChange
 	counts *layout.Inode // what it makes of FS.counts; nil: it leaves them as they are
 	frees  bool          // it only frees: it may have the nodes that are kept for that
@@ -244,21 +245,81 @@ type update struct {
 	quiet  bool          // it moves blocks, and contents stay as they are: see mapEdit
 }
 
+// fate is what becomes of an inode when the transaction has committed, but for what
+// the inode table says of it.
+type fate struct {
+	in *inode
+	is uint8
+}
+
+const (
+	entered uint8 = iota // others can get it: but not when the transaction has failed
+	freed                // its slot is free
+	orphan               // its orphan bit is set
+	named                // its orphan bit is clear
+)
+
+// updates is memory for updates that were aborted: every operation makes one.
+var updates = sync.Pool{New: func() any {
+	u := new(update)
+	u.settle = u.settleFates
+	return u
+}}
+
 // begin starts a transaction; the locks of all inodes to be edited are held.
 func (fs *FS) begin() (*update, error) {
-	tx, err := fs.journal.Begin()
-	if err != nil {
+	u := updates.Get().(*update)
+	if err := fs.journal.Begin(&u.Tx); err != nil {
+		updates.Put(u)
 		return nil, err
 	}
-	return &update{Tx: tx, fs: fs}, nil
+	u.fs = fs
+	return u, nil
+}
+
+// Abort ends the transaction, and the use of u. After commit nothing is undone.
+func (u *update) Abort() {
+	u.Tx.Abort()
+	clear(u.inodes)
+	clear(u.fates)
+	clear(u.edits)
+	*u = update{inodes: u.inodes[:0], fates: u.fates[:0], edits: u.edits[:0], settle: u.settle}
+	updates.Put(u)
+}
+
+func (u *update) decide(in *inode, is uint8) {
+	if len(u.fates) == 0 {
+		u.OnDone(u.settle)
+	}
+	u.fates = append(u.fates, fate{in, is})
+}
+
+// settleFates brings it about. The builder's lock is held, and so is in.mu of all.
+func (u *update) settleFates(committed bool) {
+	for _, f := range u.fates {
+		switch {
+		case f.is == entered:
+			if !committed {
+				f.in.forget()
+			}
+		case !committed:
+		case f.is == freed:
+			f.in.forget()
+		case f.is == orphan:
+			f.in.orphan = true
+			f.in.unsettled.Store(true)
+		case f.is == named:
+			f.in.orphan = false
+			u.fs.cacheMu.Lock()
+			delete(u.fs.left, f.in.ino)
+			u.fs.cacheMu.Unlock()
+		}
+	}
 }
 
 // edit returns the inode's contents as the transaction wants them.
 func (u *update) edit(in *inode) *layout.Inode {
 	if !slices.Contains(u.inodes, in) {
-		if u.inodes == nil {
-			u.inodes = u.few[:0]
-		}
 		u.inodes = append(u.inodes, in)
 		in.want = in.Inode
 	}
@@ -340,14 +401,11 @@ func (fs *FS) transact(fn func(*update) error) error {
 // publishes it when the transaction has committed.
 func (u *update) newInode(c Cred, dir *layout.Inode, mode uint32) (*inode, *layout.Inode, error) {
 	fs := u.fs
-	runs, err := fs.inodes.Reserve(1, -1)
+	unit, err := fs.inodes.TakeOne(&u.Tx, -1)
 	if err != nil {
 		return nil, nil, fmt.Errorf("no free inodes: %w", err)
 	}
-	if err := fs.inodes.Take(u.Tx, runs...); err != nil {
-		return nil, nil, err
-	}
-	in := &inode{fs: fs, ino: layout.Ino(runs[0].First)}
+	in := &inode{fs: fs, ino: layout.Ino(unit)}
 	now := fs.now()
 	want := u.edit(in)
 	*want = layout.Inode{
@@ -369,17 +427,13 @@ func (u *update) newInode(c Cred, dir *layout.Inode, mode uint32) (*inode, *layo
 // freeInode gives the inode's slot back.
 func (u *update) freeInode(in *inode) error {
 	*u.edit(in) = layout.Inode{}
-	u.OnDone(func(committed bool) {
-		if committed {
-			in.forget()
-		}
-	})
+	u.decide(in, freed)
 	if in.orphan {
 		if err := u.clearOrphan(in); err != nil {
 			return err
 		}
 	}
-	return u.fs.inodes.Release(u.Tx, alloc.Run{First: int64(in.ino), Count: 1})
+	return u.fs.inodes.Release(&u.Tx, alloc.Run{First: int64(in.ino), Count: 1})
 }
 
 // setOrphan sets the inode's orphan bit, so that mount finds it after a crash.
@@ -388,34 +442,21 @@ func (u *update) setOrphan(in *inode) error {
 		return nil
 	}
 	unit := int64(in.ino)
-	runs, err := u.fs.orphans.Reserve(1, unit)
+	taken, err := u.fs.orphans.TakeOne(&u.Tx, unit)
 	if err != nil {
 		return err
 	}
-	if runs[0].First != unit {
-		u.fs.orphans.Cancel(runs...)
+	if taken != unit {
 		return layout.Corrupt("orphan bitmap", -1, "%v is in it already", in.ino)
 	}
-	u.OnDone(func(committed bool) {
-		if committed {
-			in.orphan = true
-			in.unsettled.Store(true)
-		}
-	})
-	return u.fs.orphans.Take(u.Tx, runs...)
+	u.decide(in, orphan)
+	return nil
 }
 
 // clearOrphan clears it again.
 func (u *update) clearOrphan(in *inode) error {
-	u.OnDone(func(committed bool) {
-		if committed {
-			in.orphan = false
-			u.fs.cacheMu.Lock()
-			delete(u.fs.left, in.ino)
-			u.fs.cacheMu.Unlock()
-		}
-	})
-	return u.fs.orphans.Release(u.Tx, alloc.Run{First: int64(in.ino), Count: 1})
+	u.decide(in, named)
+	return u.fs.orphans.Release(&u.Tx, alloc.Run{First: int64(in.ino), Count: 1})
 }
 
 // keptNodes is how many nodes only operations have that free blocks: to cut
@@ -428,14 +469,11 @@ func (u *update) newNode(owner *layout.Inode) (layout.Node, int64, error) {
 		return 0, 0, fmt.Errorf("no free nodes in the meta area, but those kept for operations that free blocks: %w",
 			unix.ENOSPC)
 	}
-	runs, err := u.fs.nodes.Reserve(1, -1)
+	unit, err := u.fs.nodes.TakeOne(&u.Tx, -1)
 	if err != nil {
 		return 0, 0, fmt.Errorf("no free nodes in the meta area: %w", err)
 	}
-	if err := u.fs.nodes.Take(u.Tx, runs...); err != nil {
-		return 0, 0, err
-	}
-	n := layout.Node(runs[0].First + 1)
+	n := layout.Node(unit + 1)
 	off, _ := u.fs.nodeOffset(n)
 	u.Zero(off)
 	owner.Nodes++
@@ -449,7 +487,7 @@ func (u *update) freeNode(owner *layout.Inode, n layout.Node) error {
 		return err
 	}
 	u.Forget(off)
-	return u.fs.nodes.Release(u.Tx, alloc.Run{First: int64(n) - 1, Count: 1})
+	return u.fs.nodes.Release(&u.Tx, alloc.Run{First: int64(n) - 1, Count: 1})
 }
 
 // nodeOffset is where a node stands; numbers come from the medium, so they

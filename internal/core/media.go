@@ -37,6 +37,9 @@ func (in *inode) access(f func(), pieces ...piece) error {
 		f()
 		return nil
 	})
+	if err == nil {
+		return nil
+	}
 	bad := badBlock(err)
 	if bad == nil {
 		return err
@@ -71,7 +74,7 @@ func (p piece) holds(bad *medium.BadBlockError) (at int64, ok bool) {
 // again. A bad block that the write covers, as far as the file goes, is healed by that.
 func (in *inode) overwrite(q piece, p []byte, off int64, f func()) error {
 	end := off + int64(len(p))
-	return in.healing(q, f, func(err *MediaError, bad *medium.BadBlockError) error {
+	return in.healing(f, func(err *MediaError, bad *medium.BadBlockError) error {
 		if err.Offset < off || end < in.Size && end < err.Offset+layout.BlockSize {
 			return err
 		}
@@ -81,7 +84,7 @@ func (in *inode) overwrite(q piece, p []byte, off int64, f func()) error {
 			return err
 		}
 		return in.heal(err, bad)
-	})
+	}, q)
 }
 
 // fillMove calls f, which stores to all of the blocks that a move goes to, of which nobody knows, and may be called again. Bad
@@ -89,7 +92,7 @@ func (in *inode) overwrite(q piece, p []byte, off int64, f func()) error {
 func (in *inode) fillMove(m move, f func()) error {
 	target := m.from
 	target.block, target.flags = m.to.First, 0
-	return in.healing(target, f, in.heal, m.from)
+	return in.healing(f, in.heal, target, m.from)
 }
 
 // heal heals a block that is going to be overwritten.
@@ -101,19 +104,20 @@ func (in *inode) heal(err *MediaError, bad *medium.BadBlockError) error {
 	return nil
 }
 
-// healing calls f, which stores to a piece of the file and loads from others, until it has met no bad block of the piece, or
-// heal returns an error about one.
-func (in *inode) healing(
-	q piece, f func(), heal func(*MediaError, *medium.BadBlockError) error, others ...piece,
-) error {
+// healing calls f, which stores to the first of pieces of the file and loads from the others, until it has met no bad block of
+// that, or heal returns an error about one.
+func (in *inode) healing(f func(), heal func(*MediaError, *medium.BadBlockError) error, pieces ...piece) error {
 	for healed := int64(-1); ; {
-		err := in.access(f, append(others, q)...)
+		err := in.access(f, pieces...)
+		if err == nil {
+			return nil
+		}
 		var lost *MediaError
 		if !errors.As(err, &lost) {
 			return err
 		}
 		bad := badBlock(lost)
-		if _, ok := q.holds(bad); !ok || bad.Offset == healed {
+		if _, ok := pieces[0].holds(bad); !ok || bad.Offset == healed {
 			return err
 		}
 		if err := heal(lost, bad); err != nil {

@@ -89,7 +89,7 @@ func makeLargePool(b *testing.B, pool string, files int) {
 	start := fs.journal.DurableLSN()
 	for st := fs.Statfs(); fs.journal.DurableLSN()-start < uint64(st.LogBytes) || st.LogUsed < st.LogBytes*7/10; st = fs.Statfs() {
 		mode := uint32(r.IntN(0o777))
-		if _, err := fs.SetAttr(root, layout.RootIno+layout.Ino(r.IntN(1000)), SetAttr{Mode: &mode}); err != nil {
+		if _, err := fs.SetAttr(root, layout.FirstIno+layout.Ino(r.IntN(1000)), SetAttr{Mode: &mode}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -342,7 +342,7 @@ func (u *update) exchange(file *layout.Inode, at int64, to alloc.Run) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range moves(old, []alloc.Run{to}) {
+	for _, m := range moves(nil, old, []alloc.Run{to}) {
 		if err := u.move(file, m, layout.EntryShared); err != nil {
 			return err
 		}

@@ -91,7 +91,7 @@ func (fs *FS) divide(p piece) (shared, sole []piece, err error) {
 // something is stored there in place. That the others have gone must be durable,
 // too: a crash must not bring them back with what is stored.
 func (in *inode) claim(sole []piece) error {
-	if sole == nil {
+	if len(sole) == 0 {
 		return nil
 	}
 	err := in.fs.transact(func(u *update) error {

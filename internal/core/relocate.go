@@ -47,7 +47,7 @@ func (in *inode) relocateStep(first, end int64) error {
 	if err != nil || len(old) == 0 {
 		return err
 	}
-	runs, err := fs.reserve(old, -1)
+	runs, err := fs.reserve(nil, old, -1)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (in *inode) relocateStep(first, end int64) error {
 // free again when it fails.
 func (in *inode) moveTo(old []piece, runs []alloc.Run, finish func(*update, *layout.Inode) error) error {
 	fs := in.fs
-	moved := moves(old, runs)
+	moved := moves(nil, old, runs)
 	for _, m := range moved {
 		if m.from.unwritten() {
 			continue
@@ -81,7 +81,7 @@ func (in *inode) moveTo(old []piece, runs []alloc.Run, finish func(*update, *lay
 	defer u.Abort()
 	u.quiet = true
 	want := u.edit(in)
-	if err := fs.blocks.Take(u.Tx, runs...); err != nil {
+	if err := fs.blocks.Take(&u.Tx, runs...); err != nil {
 		return err
 	}
 	for _, m := range moved {

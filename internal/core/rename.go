@@ -12,14 +12,15 @@ const (
 	RenameExchange  = unix.RENAME_EXCHANGE
 )
 
-// rename is one rename on its way: everything in it is locked.
+// rename is one rename on its way: everything in it is locked, once lock has returned.
 type rename struct {
 	fs               *FS
 	c                Cred
 	oldDir, newDir   *inode
 	oldName, newName string
 	source           *inode
-	target           *inode // nil: the new name is free
+	target           *inode    // nil: the new name is free
+	dirs, files      [2]*inode // that are locked, in this order; some may be nil
 	exchange         bool
 	noReplace        bool
 }
@@ -43,11 +44,10 @@ func (fs *FS) Rename(c Cred, oldDir layout.Ino, oldName string, newDir layout.In
 	fs.renameMu.Lock()
 	defer fs.renameMu.Unlock()
 	r := rename{fs: fs, c: c, oldName: oldName, newName: newName, exchange: flags == RenameExchange, noReplace: flags == RenameNoReplace}
-	unlock, err := r.lock(oldDir, newDir)
-	if err != nil {
+	defer r.unlock() // also when a bad block ends it
+	if err := r.lock(oldDir, newDir); err != nil {
 		return err
 	}
-	defer unlock()
 	if r.source == r.target {
 		return nil // two names of one file: POSIX says nothing happens
 	}
@@ -60,37 +60,26 @@ func (fs *FS) Rename(c Cred, oldDir layout.Ino, oldName string, newDir layout.In
 func isDots(name string) bool { return name == "." || name == ".." }
 
 // lock locks the directories, ancestors first, and then the files. No
-// directory moves meanwhile, because renameMu is held.
-func (r *rename) lock(oldDir, newDir layout.Ino) (unlock func(), err error) {
-	var undo []func()
-	unlock = func() {
-		for i := len(undo) - 1; i >= 0; i-- {
-			undo[i]()
-		}
-	}
-	locked := false
-	defer func() {
-		if !locked { // an error, or a bad block, which ends it in another way
-			unlock()
-		}
-	}()
+// directory moves meanwhile, because renameMu is held. What it has got when it
+// fails, too, unlock gives back.
+func (r *rename) lock(oldDir, newDir layout.Ino) error {
 	oldAbove, err := r.fs.above(oldDir, newDir)
 	if err != nil {
-		return unlock, err
+		return err
 	}
-	first, second := oldDir, newDir
+	order := [2]layout.Ino{oldDir, newDir}
 	if !oldAbove {
-		first, second = newDir, oldDir
+		order = [2]layout.Ino{newDir, oldDir}
 	}
-	for i, ino := range []layout.Ino{first, second} {
-		if i == 1 && ino == first {
+	for i, ino := range order {
+		if i == 1 && ino == order[0] {
 			break
 		}
 		dir, err := r.fs.lockedDir(r.c, ino)
 		if err != nil {
-			return unlock, err
+			return err
 		}
-		undo = append(undo, dir.unlockPut)
+		r.dirs[i] = dir
 		if ino == oldDir {
 			r.oldDir = dir
 		}
@@ -98,22 +87,16 @@ func (r *rename) lock(oldDir, newDir layout.Ino) (unlock func(), err error) {
 			r.newDir = dir
 		}
 	}
-	err = r.lockChildren(&undo)
-	locked = err == nil
-	return unlock, err
+	return r.lockChildren()
 }
 
-func (r *rename) lockChildren(undo *[]func()) (err error) {
+func (r *rename) lockChildren() (err error) {
 	if r.source, err = r.fs.child(&r.oldDir.Inode, r.oldName); err != nil {
 		return err
 	}
-	*undo = append(*undo, r.source.put)
 	r.target, err = r.fs.child(&r.newDir.Inode, r.newName)
 	if err != nil && err != unix.ENOENT {
 		return err
-	}
-	if r.target != nil {
-		*undo = append(*undo, r.target.put)
 	}
 	switch {
 	case r.target == nil && r.exchange:
@@ -124,19 +107,39 @@ func (r *rename) lockChildren(undo *[]func()) (err error) {
 	if err := r.checkCycles(); err != nil {
 		return err
 	}
-	order := []*inode{r.source}
+	order := [2]*inode{r.source, r.target}
 	switch {
-	case r.target == nil || r.target == r.source:
-	case r.target.ino < r.source.ino:
-		order = []*inode{r.target, r.source}
-	default:
-		order = []*inode{r.source, r.target}
+	case r.target == r.source:
+		order[1] = nil
+	case r.target != nil && r.target.ino < r.source.ino:
+		order = [2]*inode{r.target, r.source}
 	}
-	for _, in := range order {
-		in.mu.Lock()
-		*undo = append(*undo, in.mu.Unlock)
+	for i, in := range order {
+		if in != nil {
+			in.mu.Lock()
+			r.files[i] = in
+		}
 	}
 	return nil
+}
+
+// unlock unlocks what lock has locked, the files first.
+func (r *rename) unlock() {
+	for _, in := range r.files {
+		if in != nil {
+			in.mu.Unlock()
+		}
+	}
+	for _, in := range [2]*inode{r.target, r.source} {
+		if in != nil {
+			in.put()
+		}
+	}
+	for _, dir := range [2]*inode{r.dirs[1], r.dirs[0]} {
+		if dir != nil {
+			dir.unlockPut()
+		}
+	}
 }
 
 // checkCycles refuses to move a directory below itself, and finds the

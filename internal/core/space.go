@@ -104,7 +104,7 @@ func (in *inode) allocate(off, length int64, grow, zero bool) error {
 }
 
 // mayAllocate refuses what allocate would change where it must not.
-func (in *inode) mayAllocate(p plan, off, length int64, grow, zero bool) error {
+func (in *inode) mayAllocate(p *plan, off, length int64, grow, zero bool) error {
 	if grow {
 		if err := in.mayResize(max(in.Size, off+length)); err != nil {
 			return err
@@ -123,11 +123,11 @@ func (in *inode) mayAllocate(p plan, off, length int64, grow, zero bool) error {
 
 // reserveMoves takes blocks for pieces.
 func (in *inode) reserveMoves(pieces []piece, goal int64) ([]move, error) {
-	runs, err := in.fs.reserve(pieces, goal)
+	runs, err := in.fs.reserve(nil, pieces, goal)
 	if err != nil {
 		return nil, err
 	}
-	return moves(pieces, runs), nil
+	return moves(nil, pieces, runs), nil
 }
 
 // within is the parts of pieces that are whole blocks of the byte range.
@@ -218,7 +218,7 @@ func (in *inode) fill(step *filling, finish func(*layout.Inode), last bool) erro
 		for len(step.fresh) > 0 {
 			m := step.fresh[0]
 			step.fresh = step.fresh[1:]
-			if err := u.fs.blocks.Take(u.Tx, m.to); err != nil {
+			if err := u.fs.blocks.Take(&u.Tx, m.to); err != nil {
 				return err
 			}
 			if err := u.move(want, m, layout.EntryUnwritten); err != nil {

@@ -77,7 +77,13 @@ func (in *inode) mayWrite(off, length int64) error {
 	if err != nil {
 		return err
 	}
-	return in.mayChangeAll(plan.changes())
+	defer plan.release()
+	for q := range plan.changes() {
+		if err := in.mayChange(q.first, q.end()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // SetStatic freezes the size and the block map of a regular file until it is

@@ -44,7 +44,7 @@ func (t *Tx) Stage() (uint64, error) {
 		g.records = append(g.records, record...)
 		g.work += recordWork(record, j.record.Zeros())
 		for _, p := range t.order {
-			if p.zeroed || p.dirty != [len(p.dirty)]uint64{} {
+			if p.zeroed || p.dirty != (wordSet{}) {
 				j.stagePage(p)
 			}
 		}

@@ -16,7 +16,7 @@ import (
 
 // stage stages one word.
 func stage(t failer, j *Journal, off int64, v uint64) uint64 {
-	tx, err := j.Begin()
+	tx, err := begin(j)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestCommitComesAfterWhatIsStaged(t *testing.T) {
 	f := newFixture(t)
 	j := f.open(t)
 	var order []string
-	tx, err := j.Begin()
+	tx, err := begin(j)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestStagedIsBounded(t *testing.T) {
 			f := newFixture(t)
 			j := f.open(t)
 			for i := range 2000 {
-				tx, err := j.Begin()
+				tx, err := begin(j)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -172,7 +172,7 @@ func TestFailedGroup(t *testing.T) {
 			t.Errorf("commit: %v", err)
 		}
 	}
-	if _, err := j.Begin(); !errors.Is(err, unix.EIO) {
+	if _, err := begin(j); !errors.Is(err, unix.EIO) {
 		t.Errorf("begin: %v", err)
 	}
 }
@@ -208,7 +208,7 @@ func TestGroups(t *testing.T) {
 					}
 				}
 			}
-			tx, err := j.Begin()
+			tx, err := begin(j)
 			if err != nil {
 				t.Error(err)
 				return

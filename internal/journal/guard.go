@@ -13,6 +13,9 @@ import (
 // it, and the error is a *layout.CorruptError that names it.
 func Guard(sb *layout.Superblock, f func() error) error {
 	err := medium.Guard(f)
+	if err == nil {
+		return nil
+	}
 	var bad *medium.BadBlockError
 	if errors.As(err, &bad) && bad.Meta() && !errors.Is(err, unix.ENOSPC) {
 		return layout.Corrupt(sb.Structure(bad.Offset), bad.Offset, "bad block: %v", bad.Cause)

@@ -66,7 +66,7 @@ type Journal struct {
 	work    int64            // protected by mu: what replaying [tail, durable) takes, see recordWork
 	record  layout.RecordWriter
 	free    []*page         // protected by mu: pages for transactions
-	pages   map[int64]*page // protected by mu: of the transaction that is being built, by number
+	pages   map[int64]*page // protected by mu: memory for Tx.pages
 	order   []*page         // protected by mu: memory for its lists, too
 	done    []func(bool)    // protected by mu
 	copied  []byte          // protected by mu: a record read back from the log
@@ -170,8 +170,8 @@ func recordWork(record []byte, zeros int64) int64 { return int64(len(record)) + 
 // maxRecord bounds a record, so that trimming always makes room.
 func (j *Journal) maxRecord() int64 { return j.sb.Log.Length / 4 }
 
-// readRecord returns a copy of the record at lsn, valid until the next call;
-// nil at the end of the log.
+// readRecord returns the record at lsn, valid until the next call; nil at the end
+// of the log.
 func (j *Journal) readRecord(lsn uint64) ([]byte, error) {
 	record := j.intactAt(lsn)
 	if record != nil {
@@ -202,11 +202,15 @@ func (j *Journal) intactAt(lsn uint64) []byte {
 	if n == 0 {
 		return nil
 	}
-	record := j.buffer(int(n))
-	first := min(n, j.sb.Log.End()-at)
-	copy(record, j.area.Bytes()[at:at+first])
-	copy(record[first:], j.area.Bytes()[j.sb.Log.Offset:])
-	if layout.RecordLength(record, j.header.Epoch, lsn, j.maxRecord()) != n || !layout.RecordIntact(record) {
+	var record []byte
+	if first := j.sb.Log.End() - at; n <= first {
+		record = j.area.Bytes()[at : at+n]
+	} else {
+		record = j.buffer(int(n))
+		copy(record, j.area.Bytes()[at:at+first])
+		copy(record[first:], j.area.Bytes()[j.sb.Log.Offset:])
+	}
+	if !layout.RecordIntact(record) {
 		return nil
 	}
 	return record
@@ -257,8 +261,10 @@ func (j *Journal) replayedPage(number int64) *[layout.BlockSize]byte {
 // belong to.
 func (j *Journal) View(off, n int64) []byte {
 	at := off % layout.BlockSize
-	if p := j.replayed[off/layout.BlockSize]; p != nil {
-		return p[at : at+n]
+	if j.readOnly {
+		if p := j.replayed[off/layout.BlockSize]; p != nil {
+			return p[at : at+n]
+		}
 	}
 	if p := j.over.find(off / layout.BlockSize); p != nil {
 		return p.bytes[at : at+n]

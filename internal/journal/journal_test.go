@@ -48,9 +48,14 @@ func (f fixture) node(i int) int64 { return f.sb.NodeArea.Offset + int64(i)*bloc
 
 func word(v uint64) []byte { return binary.LittleEndian.AppendUint64(nil, v) }
 
+func begin(j *Journal) (*Tx, error) {
+	tx := new(Tx)
+	return tx, j.Begin(tx)
+}
+
 // write commits one word.
 func write(t failer, j *Journal, off int64, v uint64) {
-	tx, err := j.Begin()
+	tx, err := begin(j)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +83,7 @@ func TestModel(t *testing.T) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"transaction": func(t *rapid.T) {
-				tx, err := j.Begin()
+				tx, err := begin(j)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -145,7 +150,7 @@ func TestModel(t *testing.T) {
 						t.Fatalf("block %d differs when read-only", i)
 					}
 				}
-				if _, err := ro.Begin(); err != unix.EROFS || !bytes.Equal(before, f.area.Bytes()) {
+				if _, err := begin(ro); err != unix.EROFS || !bytes.Equal(before, f.area.Bytes()) {
 					t.Fatalf("read-only: %v, changed %v", err, !bytes.Equal(before, f.area.Bytes()))
 				}
 			},
@@ -208,7 +213,7 @@ func TestOldRecords(t *testing.T) {
 func TestTooLong(t *testing.T) {
 	f := newFixture(t)
 	j := f.open(t)
-	tx, err := j.Begin()
+	tx, err := begin(j)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +238,7 @@ func TestWorkIsBounded(t *testing.T) {
 	f := newFixture(t)
 	j := f.open(t)
 	for i := range 3000 {
-		tx, err := j.Begin()
+		tx, err := begin(j)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -299,7 +304,7 @@ func TestFailedFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, j, f.node(0), 1)
-	tx, err := j.Begin()
+	tx, err := begin(j)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +317,7 @@ func TestFailedFence(t *testing.T) {
 		t.Errorf("%d is visible", got)
 	}
 	area.fail, area.stores = false, 0 // it comes back: nobody can know what it holds
-	if _, err := j.Begin(); !errors.Is(err, unix.EIO) {
+	if _, err := begin(j); !errors.Is(err, unix.EIO) {
 		t.Errorf("begin: %v", err)
 	}
 	if err := j.Close(); err == nil || area.stores != 0 {

@@ -28,14 +28,14 @@ func TestStats(t *testing.T) {
 	}
 	check("at first")
 
-	tx, err := j.Begin()
+	tx, err := begin(j)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tx.Write(f.node(0), word(1))
 	tx.Abort()
 	check("aborted")
-	if tx, err = j.Begin(); err != nil {
+	if tx, err = begin(j); err != nil {
 		t.Fatal(err)
 	}
 	tx.Write(f.node(0), word(0)) // as it is

@@ -13,6 +13,9 @@ import (
 // wordsPerPage is how many 8-byte words a page has: the unit of a change.
 const wordsPerPage = layout.BlockSize / layout.WordSize
 
+// wordSet is a bit for each word of a page.
+type wordSet [wordsPerPage / 64]uint64
+
 // page is a block of the meta area as a transaction wants it.
 //
 // Invariant: of the lines whose bit in loaded is set, words whose bit in dirty is
@@ -25,7 +28,7 @@ type page struct {
 	lsn    uint64 // behind the last record that it was staged with
 	zeroed bool
 	loaded uint64 // a bit for each of the block's 64 lines
-	dirty  [wordsPerPage / 64]uint64
+	dirty  wordSet
 	bytes  [layout.BlockSize]byte
 }
 
@@ -54,27 +57,27 @@ func (p *page) load(j *Journal, at, n int64) {
 // bitRange is the bits [from, to) of a word, at least one of 64.
 func bitRange(from, to int64) uint64 { return allLines >> (64 - (to - from)) << from }
 
-// Tx is a transaction being built: private until Commit, gone after Abort.
-// All its methods are for one goroutine, which holds the builder's lock from
-// Begin to Commit or Abort.
+// Tx is a transaction being built: private until Commit, gone after Abort. The
+// zero value is memory for one. All its methods are for one goroutine, which
+// holds the builder's lock from Begin to Commit or Abort.
 type Tx struct {
 	j     *Journal
-	pages map[int64]*page // the journal's
+	pages map[int64]*page // the journal's: all of order, if they are more than fewPages
 	order []*page         // in the order they were touched; the journal's memory, as done's
 	done  []func(committed bool)
 	last  []func() // when it is durable
 	ended bool
 }
 
-// Begin starts a transaction and takes the builder's lock. When too much is
-// staged it is committed first.
-func (j *Journal) Begin() (*Tx, error) {
+// Begin starts a transaction in t, which is zero or has ended, and takes the
+// builder's lock. When too much is staged it is committed first.
+func (j *Journal) Begin(t *Tx) error {
 	j.mu.Lock()
 	for j.failed == nil && j.staged.work > j.maxStaged() {
 		head := j.head
 		j.mu.Unlock()
 		if err := j.Commit(head); err != nil {
-			return nil, err
+			return err
 		}
 		j.mu.Lock()
 	}
@@ -87,16 +90,19 @@ func (j *Journal) Begin() (*Tx, error) {
 	}
 	if err != nil {
 		j.mu.Unlock()
-		return nil, err
+		return err
 	}
-	clear(j.pages)
-	return &Tx{j: j, pages: j.pages, order: j.order[:0], done: j.done[:0]}, nil
+	if len(j.pages) > 0 {
+		clear(j.pages)
+	}
+	*t = Tx{j: j, pages: j.pages, order: j.order[:0], done: j.done[:0]}
+	return nil
 }
 
 // Read returns n bytes at off as the transaction sees them. They do not cross
 // a block boundary, must not be changed, and are valid until the next Write.
 func (t *Tx) Read(off, n int64) []byte {
-	if p := t.pages[off/layout.BlockSize]; p != nil {
+	if p := t.find(off / layout.BlockSize); p != nil {
 		at := off % layout.BlockSize
 		p.load(t.j, at, n)
 		return p.bytes[at : at+n]
@@ -104,8 +110,24 @@ func (t *Tx) Read(off, n int64) []byte {
 	return t.j.View(off, n)
 }
 
+// fewPages is up to how many pages it is faster to look at each than into a map.
+const fewPages = 16
+
+// find returns the page of a number, nil when the transaction has not touched it.
+func (t *Tx) find(number int64) *page {
+	if len(t.order) > fewPages {
+		return t.pages[number]
+	}
+	for _, p := range t.order {
+		if p.number == number {
+			return p
+		}
+	}
+	return nil
+}
+
 func (t *Tx) page(number int64) *page {
-	p := t.pages[number]
+	p := t.find(number)
 	if p != nil {
 		return p
 	}
@@ -114,10 +136,16 @@ func (t *Tx) page(number int64) *page {
 	} else {
 		p = new(page)
 	}
-	p.number, p.lsn, p.zeroed, p.loaded = number, 0, false, 0
-	clear(p.dirty[:])
-	t.pages[number] = p
+	p.number, p.lsn, p.zeroed, p.loaded, p.dirty = number, 0, false, 0, wordSet{}
 	t.order = append(t.order, p)
+	switch n := len(t.order); {
+	case n == fewPages+1:
+		for _, p := range t.order {
+			t.pages[p.number] = p
+		}
+	case n > fewPages:
+		t.pages[number] = p
+	}
 	return p
 }
 
@@ -130,13 +158,8 @@ func (t *Tx) WriteWord(off int64, w uint64) {
 	binary.LittleEndian.PutUint64(t.Edit(off, layout.WordSize), w)
 }
 
-// Copy returns n bytes at off as the transaction sees them, which Edit of a part of
-// them returns, too: what is changed must be asked for by Edit.
-func (t *Tx) Copy(off, n int64) []byte {
-	p := t.page(off / layout.BlockSize)
-	p.load(t.j, off%layout.BlockSize, n)
-	return p.bytes[off%layout.BlockSize:][:n]
-}
+// Block returns the block at off, of which only what Edit has returned is there.
+func (t *Tx) Block(off int64) []byte { return t.page(off / layout.BlockSize).bytes[:] }
 
 // Edit returns n bytes at off to be changed in place, with the rules of Write.
 // They are valid until the transaction ends.
@@ -157,16 +180,15 @@ func (t *Tx) Edit(off, n int64) []byte {
 func (t *Tx) Zero(off int64) {
 	p := t.page(off / layout.BlockSize)
 	p.zeroed, p.loaded = true, allLines
-	clear(p.dirty[:])
+	p.dirty = wordSet{}
 	clear(p.bytes[:])
 }
 
 // Forget drops the transaction's changes to the block at off, which became
 // free: nobody reads it again before it is zeroed.
 func (t *Tx) Forget(off int64) {
-	if p := t.pages[off/layout.BlockSize]; p != nil {
-		p.zeroed = false
-		clear(p.dirty[:])
+	if p := t.find(off / layout.BlockSize); p != nil {
+		p.zeroed, p.dirty = false, wordSet{}
 	}
 }
 
@@ -270,55 +292,42 @@ func (t *Tx) encode() {
 			t.j.record.Zero(base)
 			old = zeroBlock[:]
 		}
-		for from := p.next(old, 0); from < wordsPerPage; {
-			to := from + 1
-			for to < wordsPerPage && p.changed(old, to) {
-				to++
+		for i, dirty := range p.dirty {
+			if dirty == 0 || dirty == allWords && p.same(old, i) {
+				continue
 			}
-			t.j.record.Write(base+int64(from)*layout.WordSize, p.bytes[from*layout.WordSize:to*layout.WordSize])
-			from = p.next(old, to)
+			for rest := p.changed(old, i, dirty); rest != 0; {
+				from := bits.TrailingZeros64(rest)
+				to := from + bits.TrailingZeros64(^(rest >> from))
+				rest &^= bitRange(int64(from), int64(to))
+				at, end := i*groupBytes+from*layout.WordSize, i*groupBytes+to*layout.WordSize
+				t.j.record.Write(base+int64(at), p.bytes[at:end])
+			}
 		}
 	}
 }
 
-func (p *page) changed(old []byte, word int) bool {
-	if p.dirty[word/64]>>(word%64)&1 == 0 {
-		return false
+const (
+	allWords   = ^uint64(0)
+	groupBytes = 64 * layout.WordSize // for which dirty has a word
+)
+
+// changed is those of a group's dirty words that are not as in old.
+func (p *page) changed(old []byte, group int, dirty uint64) (set uint64) {
+	now, old := p.bytes[group*groupBytes:][:groupBytes], old[group*groupBytes:][:groupBytes]
+	for ; dirty != 0; dirty &= dirty - 1 {
+		bit := bits.TrailingZeros64(dirty)
+		at := bit * layout.WordSize
+		if binary.LittleEndian.Uint64(now[at:]) != binary.LittleEndian.Uint64(old[at:]) {
+			set |= 1 << bit
+		}
 	}
-	at := word * layout.WordSize
-	return string(p.bytes[at:at+layout.WordSize]) != string(old[at:at+layout.WordSize])
+	return set
 }
 
-const lineWords = layout.LineSize / layout.WordSize
-
-// same reports whether n words from word on are unchanged: a look at many at once,
-// for pages that were edited as a whole.
-func (p *page) same(old []byte, word, n int) bool {
-	from, to := word*layout.WordSize, (word+n)*layout.WordSize
+// same reports whether a group is as in old: a look at many words at once, for pages
+// that were edited as a whole.
+func (p *page) same(old []byte, group int) bool {
+	from, to := group*groupBytes, (group+1)*groupBytes
 	return string(p.bytes[from:to]) == string(old[from:to])
-}
-
-// next is the first changed word from word on, or wordsPerPage.
-func (p *page) next(old []byte, word int) int {
-	for word < wordsPerPage {
-		rest := p.dirty[word/64] >> (word % 64)
-		switch {
-		case rest == 0:
-			word = (word/64 + 1) * 64
-			continue
-		case rest == allLines && p.same(old, word, 64):
-			word += 64
-			continue
-		}
-		word += bits.TrailingZeros64(rest)
-		if word%lineWords == 0 && byte(p.dirty[word/64]>>(word%64)) == 0xff && p.same(old, word, lineWords) {
-			word += lineWords
-			continue
-		}
-		if p.changed(old, word) {
-			return word
-		}
-		word++
-	}
-	return wordsPerPage
 }

@@ -35,8 +35,8 @@ type Slot struct {
 func SlotSize(name int) int { return (slotHeader + name + 7) &^ 7 }
 
 // Bucket is a bucket in memory. Bytes is a private copy or a read-only view.
-// Add, Remove and Replace change the slot whose place they return, and the header;
-// Seal changes the header.
+// Add, Remove and Replace change a slot, by which Place returns where it is, and the
+// header, of whose checksum they make the new one. They look at nothing else.
 type Bucket struct {
 	Bytes []byte
 }
@@ -55,7 +55,7 @@ func (k Bucket) Refill(ino Ino, prefix uint64, depth int, slots []Slot) {
 	le.PutUint16(k.Bytes[26:], bucketHeader)
 	for _, s := range slots {
 		if k.Covers(s.Hash) {
-			k.Add(s)
+			k.add(s)
 		}
 	}
 	k.Seal()
@@ -89,7 +89,7 @@ func OpenVerified(b []byte, ino Ino, hash uint64, offset int64) (Bucket, error) 
 	return k, nil
 }
 
-// Seal updates the checksum after changes.
+// Seal makes the checksum of all the bucket.
 func (k Bucket) Seal() { binary.LittleEndian.PutUint32(k.Bytes[4:], Checksum(k.Bytes[8:])) }
 
 // Sum is the checksum that the header says.
@@ -129,7 +129,8 @@ func (k Bucket) Find(hash uint64, name string) (Slot, bool) {
 			return Slot{}, false
 		}
 		if h == hash {
-			if s := k.slot(at); s.Ino != 0 && s.Name == name {
+			if s := k.slot(at); s.Ino != 0 && string(k.name(at)) == name {
+				s.Name = name
 				return s, true
 			}
 		}
@@ -137,13 +138,13 @@ func (k Bucket) Find(hash uint64, name string) (Slot, bool) {
 	}
 }
 
+// slot is the entry at a place, but for its name.
 func (k Bucket) slot(at int) Slot {
 	b := k.Bytes[at:]
-	return Slot{
-		Hash: binary.LittleEndian.Uint64(b), Ino: Ino(binary.LittleEndian.Uint64(b[8:])),
-		Type: b[16], Name: string(b[slotHeader : slotHeader+int(b[17])]), offset: at,
-	}
+	return Slot{Hash: binary.LittleEndian.Uint64(b), Ino: Ino(binary.LittleEndian.Uint64(b[8:])), Type: b[16], offset: at}
 }
+
+func (k Bucket) name(at int) []byte { return k.Bytes[at+slotHeader:][:k.Bytes[at+17]] }
 
 // Slots returns the live entries in the order they stand.
 func (k Bucket) Slots(offset int64) ([]Slot, error) {
@@ -156,6 +157,7 @@ func (k Bucket) Slots(offset int64) ([]Slot, error) {
 			return nil, Corrupt("directory bucket", offset, "entry at %d runs over the end", at)
 		}
 		if s := k.slot(at); s.Ino != 0 {
+			s.Name = string(k.name(at))
 			if !ValidName(s.Name) || !k.Covers(s.Hash) {
 				return nil, Corrupt("directory bucket", offset, "entry at %d: name %q, hash %#x", at, s.Name, s.Hash)
 			}
@@ -170,9 +172,22 @@ func (k Bucket) Slots(offset int64) ([]Slot, error) {
 	return all, nil
 }
 
+// Place is where a slot is in the bucket: one that Find returned, or the one that Add
+// would append for it.
+func (k Bucket) Place(s Slot) (at, size int) {
+	if s.offset == 0 {
+		s.offset = k.used()
+	}
+	return s.offset, SlotSize(len(s.Name))
+}
+
 // Add appends an entry; Room(SlotSize) must have said now.
-func (k Bucket) Add(s Slot) (at, size int) {
-	at, size = k.used(), SlotSize(len(s.Name))
+func (k Bucket) Add(s Slot) {
+	k.amend(k.used(), SlotSize(len(s.Name)), func() { k.add(s) })
+}
+
+func (k Bucket) add(s Slot) {
+	at, size := k.used(), SlotSize(len(s.Name))
 	b := k.Bytes[at:]
 	clear(b[:size])
 	binary.LittleEndian.PutUint64(b, s.Hash)
@@ -181,24 +196,40 @@ func (k Bucket) Add(s Slot) (at, size int) {
 	copy(b[slotHeader:], s.Name)
 	k.setUsed(at + size)
 	k.setLive(k.live() + size)
-	return at, size
 }
 
 // Remove removes an entry that Find returned.
-func (k Bucket) Remove(s Slot) (at, size int) {
-	binary.LittleEndian.PutUint64(k.Bytes[s.offset+8:], 0)
-	k.setLive(k.live() - SlotSize(len(s.Name)))
-	if k.live() == 0 {
-		k.setUsed(bucketHeader)
-	}
-	return s.offset, SlotSize(len(s.Name))
+func (k Bucket) Remove(s Slot) {
+	at, size := k.Place(s)
+	k.amend(at, size, func() {
+		binary.LittleEndian.PutUint64(k.Bytes[at+8:], 0)
+		k.setLive(k.live() - size)
+		if k.live() == 0 {
+			k.setUsed(bucketHeader)
+		}
+	})
 }
 
 // Replace points an entry that Find returned to another inode.
-func (k Bucket) Replace(s Slot, ino Ino, typ uint8) (at, size int) {
-	binary.LittleEndian.PutUint64(k.Bytes[s.offset+8:], uint64(ino))
-	k.Bytes[s.offset+16] = typ
-	return s.offset, SlotSize(len(s.Name))
+func (k Bucket) Replace(s Slot, ino Ino, typ uint8) {
+	at, size := k.Place(s)
+	k.amend(at, size, func() {
+		binary.LittleEndian.PutUint64(k.Bytes[at+8:], uint64(ino))
+		k.Bytes[at+16] = typ
+	})
+}
+
+// amend calls change, which changes a slot and the header's counts, and makes the
+// new checksum of the old one: that of all the bucket takes several times as long.
+func (k Bucket) amend(at, size int, change func()) {
+	const counts, countsEnd = 24, 32
+	slot, header := k.Bytes[at:at+size], k.Bytes[counts:countsEnd]
+	ofSlot, ofHeader := remainder(slot), remainder(header)
+	change()
+	ofSlot ^= remainder(slot)
+	ofHeader ^= remainder(header)
+	delta := follow(follow(ofHeader, at+size-countsEnd)^ofSlot, BlockSize-at-size)
+	binary.LittleEndian.PutUint32(k.Bytes[4:], k.Sum()^delta)
 }
 
 // ValidName reports whether name can be a directory entry's.

@@ -9,10 +9,7 @@
 // constants here.
 package layout
 
-import (
-	"fmt"
-	"hash/crc32"
-)
+import "fmt"
 
 const (
 	BlockSize = 4096 // unit of the data area and of the nodes region
@@ -70,26 +67,6 @@ func (e *CorruptError) Error() string {
 // Corrupt makes a CorruptError.
 func Corrupt(structure string, offset int64, format string, args ...any) error {
 	return &CorruptError{Structure: structure, Offset: offset, Reason: fmt.Sprintf(format, args...)}
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// Checksum is CRC-32C over parts one after the other.
-func Checksum(parts ...[]byte) uint32 {
-	var sum uint32
-	for _, p := range parts {
-		sum = crc32.Update(sum, castagnoli, p)
-	}
-	return sum
-}
-
-// ChecksumShort is Checksum of a few bytes, which can stay on the caller's stack.
-func ChecksumShort(b []byte) uint32 {
-	sum := ^uint32(0)
-	for _, v := range b {
-		sum = castagnoli[byte(sum)^v] ^ sum>>8
-	}
-	return ^sum
 }
 
 // RoundUp rounds n up to a multiple of unit.

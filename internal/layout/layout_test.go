@@ -242,7 +242,6 @@ func TestBucket(t *testing.T) {
 				want[name] = s
 			},
 			"": func(t *rapid.T) {
-				k.Seal()
 				opened, err := OpenBucket(k.Bytes, ino, 0, 0)
 				if err != nil {
 					t.Fatal(err)

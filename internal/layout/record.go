@@ -34,20 +34,30 @@ type RecordWriter struct {
 	buf     []byte
 	entries uint32
 	zeros   int64
+	last    int   // where the last entry stands in buf, if it is a write
+	end     int64 // of that in the meta area
 }
 
 // Reset empties the writer.
 func (w *RecordWriter) Reset() {
-	w.buf = append(w.buf[:0], make([]byte, RecordHeader)...)
-	w.entries, w.zeros = 0, 0
+	var header [RecordHeader]byte
+	w.buf = append(w.buf[:0], header[:]...)
+	w.entries, w.zeros, w.end = 0, 0, 0
 }
 
-// Write adds the bytes p at meta offset off; both multiples of 8, at most a
-// block.
+// Write adds the bytes p at meta offset off, in one block; both multiples of 8. What
+// continues the last write of the block takes no entry of its own.
 func (w *RecordWriter) Write(off int64, p []byte) {
-	w.buf = binary.LittleEndian.AppendUint64(w.buf, uint64(off)<<16|uint64(len(p)))
+	le := binary.LittleEndian
+	if off == w.end && off%BlockSize != 0 {
+		le.PutUint64(w.buf[w.last:], le.Uint64(w.buf[w.last:])+uint64(len(p)))
+	} else {
+		w.last = len(w.buf)
+		w.buf = le.AppendUint64(w.buf, uint64(off)<<16|uint64(len(p)))
+		w.entries++
+	}
 	w.buf = append(w.buf, p...)
-	w.entries++
+	w.end = off + int64(len(p))
 }
 
 // Zero adds that the block at meta offset off becomes zeros.
@@ -55,6 +65,7 @@ func (w *RecordWriter) Zero(off int64) {
 	w.buf = binary.LittleEndian.AppendUint64(w.buf, uint64(off)<<16|kindZero)
 	w.entries++
 	w.zeros++
+	w.end = 0
 }
 
 // Zeros is how many blocks the record zeroes.

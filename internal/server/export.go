@@ -321,7 +321,8 @@ func (e *export) introduce(sess *Session, r *remote, reply *wire.Reply, mailbox 
 		e.handle.put()
 		return err
 	}
-	reply.Handle, reply.N, reply.Name, reply.Attr = id, int64(e.handle.flags), e.name, wireAttr(e.handle.node.Attr())
+	attr := wireAttr(e.handle.node.Attr())
+	reply.Handle, reply.N, reply.Name, reply.Attr = id, int64(e.handle.flags), e.name, &attr
 	readOnly := sess.readOnly || !e.handle.writable()
 	return sess.greet(reply, r, readOnly, func(frame []byte, files []int) error { return sendNow(mailbox, frame, files) })
 }

@@ -44,10 +44,20 @@ func (s *Session) parent(p place, ofRoot error) (layout.Ino, string, error) {
 	if p.inode != 0 {
 		return s.parentAt(p)
 	}
-	if path.Clean("/"+p.name) == "/" {
+	if isRoot(p.name) {
 		return 0, "", ofRoot
 	}
 	return s.srv.fs.ResolveParent(s.cred, p.name)
+}
+
+// isRoot says whether a path is, by its text, the root's.
+func isRoot(name string) bool {
+	name = strings.TrimRight(name, "/")
+	switch name[strings.LastIndexByte(name, '/')+1:] {
+	case "", ".", "..":
+		return path.Clean("/"+name) == "/"
+	}
+	return false
 }
 
 // create makes a regular file and holds it.

@@ -12,12 +12,12 @@ import (
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
-func wireAttr(a core.Attr) *wire.Attr {
+func wireAttr(a core.Attr) wire.Attr {
 	var flags uint32
 	if a.Static {
 		flags |= wire.AttrStatic
 	}
-	return &wire.Attr{
+	return wire.Attr{
 		Flags: flags, Ino: uint64(a.Ino), Generation: a.Generation, Mode: a.Mode, Nlink: a.Nlink, UID: a.UID, GID: a.GID,
 		Size: a.Size, Blocks: a.Blocks, Rdev: a.Rdev, Atime: a.Atime, Mtime: a.Mtime, Ctime: a.Ctime, Btime: a.Btime,
 	}
@@ -27,7 +27,17 @@ func attrReply(a core.Attr, err error) (*wire.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &wire.Reply{Attr: wireAttr(a)}, nil
+	return replyOf(a), nil
+}
+
+// replyOf is a reply with attributes, in one piece of memory.
+func replyOf(a core.Attr) *wire.Reply {
+	r := &struct {
+		wire.Reply
+		attr wire.Attr
+	}{attr: wireAttr(a)}
+	r.Attr = &r.attr
+	return &r.Reply
 }
 
 // setAttr changes attributes of an open file, or of what a path leads to when there is no handle.

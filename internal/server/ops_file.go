@@ -255,7 +255,9 @@ func (s *Session) opened(q *wire.Request, n *core.Node, created bool) (*wire.Rep
 	if err != nil {
 		return nil, err
 	}
-	return &wire.Reply{Handle: id, Attr: wireAttr(attr)}, nil
+	r := replyOf(attr)
+	r.Handle = id
+	return r, nil
 }
 
 // makes says whether an open may make a file.
@@ -273,17 +275,19 @@ func (s *Session) openNode(q *wire.Request) (n *core.Node, created bool, err err
 		n, err = s.srv.fs.OpenPath(s.cred, q.Path, follow)
 		return n, false, err
 	}
+	// It is made without looking whether it is there, which whoever makes it does anyway.
 	name := q.Path
 	for range maxSymlinks {
-		if q.Flags&unix.O_EXCL == 0 {
-			n, err = s.srv.fs.OpenPath(s.cred, name, follow)
-			if !errors.Is(err, unix.ENOENT) {
-				return n, false, err
-			}
+		made, makeErr := s.create(name, q.Mode)
+		if makeErr == nil || q.Flags&unix.O_EXCL != 0 {
+			return made, makeErr == nil, makeErr
 		}
-		n, err = s.create(name, q.Mode)
-		if !errors.Is(err, unix.EEXIST) || q.Flags&unix.O_EXCL != 0 {
-			return n, err == nil, err
+		n, err = s.srv.fs.OpenPath(s.cred, name, follow)
+		switch {
+		case !errors.Is(err, unix.ENOENT):
+			return n, false, err
+		case !errors.Is(makeErr, unix.EEXIST):
+			return nil, false, makeErr
 		}
 		// Somebody was faster, or the name is a symbolic link to nothing: then its target is what to create.
 		if name, err = s.throughLink(name); err != nil {

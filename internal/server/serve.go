@@ -257,9 +257,10 @@ func (s *Session) startCalls() (stop func()) {
 	var serving sync.WaitGroup
 	page := s.remote().page
 	serving.Go(func() {
-		var buf []byte // for one answer after the other
+		var q wire.Request // one after the other, as are their answers: nobody keeps a short request
+		var buf []byte
 		err := page.ServeCalls(stopped.Load, func(message []byte) (answer []byte, ok bool) {
-			q, err := wire.DecodeRequest(message)
+			err := q.Decode(message)
 			if err == nil && !q.Short() {
 				err = fmt.Errorf("%w: operation %d is not short", wire.ErrMalformed, q.Op)
 			}
@@ -268,7 +269,7 @@ func (s *Session) startCalls() (stop func()) {
 				s.hangUp()
 				return nil, false
 			}
-			reply := s.Do(q)
+			reply := s.Do(&q)
 			if s.srv.off.Load() {
 				return nil, false
 			}

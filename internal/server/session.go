@@ -143,6 +143,10 @@ func (s *Session) Do(q *wire.Request) (r *wire.Reply) {
 		}
 		r.ID = q.ID
 	}()
+	if q.Closed != 0 {
+		s.srv.counts.requests[wire.OpClose].Add(1)
+		s.srv.fs.Guard(func() error { return s.closeHandle(q.Closed) }) // an error: there is no such handle
+	}
 	r, err := s.dispatch(q)
 	if err != nil {
 		return errorReply(err)

@@ -168,22 +168,33 @@ func (d *Dir) Create(c Client, taken func(slot int) (bool, error)) (*File, error
 	if err != nil {
 		return nil, err
 	}
-	header := c.encode(slot)
-	var f *os.File
+	f := &File{dir: d, slot: slot, client: c, at: map[key]int{}}
 	if err = d.remove(slot); err == nil { // what a server that was killed has left
-		f, err = d.root.OpenFile(recordName(slot), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	}
-	if err == nil {
-		if _, err = f.WriteAt(header, 0); err != nil {
-			err = errors.Join(err, f.Close())
-		}
+		err = f.begin()
 	}
 	if err != nil {
 		err = errors.Join(fmt.Errorf("record a session in %s: %w", d.path, err), d.remove(slot))
 		d.release(slot)
 		return nil, err
 	}
-	return &File{dir: d, slot: slot, client: c, base: int64(len(header)), f: f, at: map[key]int{}}, nil
+	return f, nil
+}
+
+// begin makes the file, without records.
+func (f *File) begin() error {
+	file, err := f.dir.root.OpenFile(recordName(f.slot), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	header := f.client.encode(f.slot)
+	f.base = int64(len(header))
+	if _, err = file.WriteAt(header, 0); err == nil {
+		err = f.attach(file)
+	}
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	return nil
 }
 
 // take finds a slot.
@@ -290,20 +301,33 @@ func (d *Dir) read(slot int) (*Saved, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, orphans := c.saved(&File{dir: d, slot: slot, f: f})
-	for _, position := range c.dropped {
-		err = errors.Join(err, s.write(position, &[recordSize]byte{}))
-	}
-	for _, p := range orphans {
-		err = errors.Join(err, s.drop(p.key()))
-	}
-	if err != nil {
+	s, orphans := c.saved(&File{dir: d, slot: slot})
+	if err := s.resume(f, c.dropped, orphans); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.used[slot] = true
 	return s, nil
+}
+
+// resume goes on with the file that was read, without what counts for nothing in it.
+func (s *Saved) resume(f *os.File, dropped []int, orphans []Pin) error {
+	if err := f.Truncate(s.offset(s.end)); err != nil { // of the last record there may be a part only
+		return err
+	}
+	if err := s.attach(f); err != nil {
+		return err
+	}
+	for _, position := range dropped {
+		clear(s.record(position))
+	}
+	for _, p := range orphans {
+		if err := s.drop(p.key()); err != nil {
+			return errors.Join(err, unix.Munmap(s.mem))
+		}
+	}
+	return nil
 }
 
 // open opens and reads the file of a session.

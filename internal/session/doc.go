@@ -8,10 +8,12 @@
 //	    SLOT.page              its fault page; this package makes its name and removes it, and never looks into it
 //	    progress               what is pending, for all clients to see; the same holds for it
 //
-// A record is written or erased by a single pwrite of 64 aligned bytes, before the client is told of what it records,
-// and after it has been told of the end. So a server that is killed at any instant leaves a record whole or absent; a
-// torn one does not match its checksum and counts as absent. There is no need to make anything durable: what the
-// files describe does not outlive the machine either, and a file of an earlier boot is of nobody.
+// A record is written before the client is told of what it records, and erased after it has asked for the end, by storing
+// to 64 aligned bytes of the file, which is mapped. So a server that is killed at any instant leaves a record whole, absent
+// or, in the middle of the stores, torn: then it does not match its checksum and counts as absent, which it may, for the
+// client was not told of it, or has given it back. One that the client knows is changed by a single pwrite, which no death
+// interrupts. There is no need to make anything durable: what the files describe does not outlive the machine either, and
+// a file of an earlier boot is of nobody.
 //
 // # Trust
 //

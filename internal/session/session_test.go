@@ -384,7 +384,7 @@ func TestKilledServer(t *testing.T) {
 			take(nil, model, put, drop)
 			same(t, fmt.Sprintf("seed %d, after %d changes and one", seed, told), got, thingsOf(model))
 		}
-		if s.Dropped != 0 {
+		if s.Dropped > 1 { // the one that it was about to make or to erase
 			t.Errorf("seed %d: %d records are torn", seed, s.Dropped)
 		}
 		if err := errors.Join(s.Remove(), d.Close()); err != nil {
@@ -754,7 +754,7 @@ func TestAsManyAsCanBe(t *testing.T) {
 	}
 }
 
-// example is a file with one of each.
+// example is a file with one of each, without the free places behind them.
 func example(t testing.TB) (b []byte, records int) {
 	d := openDir(t, t.TempDir())
 	f := create(t, d, self())
@@ -771,6 +771,7 @@ func example(t testing.TB) (b []byte, records int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b = b[:f.offset(records)]
 	if err := errors.Join(f.Remove(), d.Close()); err != nil {
 		t.Fatal(err)
 	}

@@ -39,12 +39,16 @@ func (c *codec) fail(format string, args ...any) {
 // take removes the next n bytes; nil when there are not as many.
 func (c *codec) take(n int) []byte {
 	if c.err != nil || n > len(c.buf) {
-		c.fail("ends %d bytes early", n-len(c.buf))
-		return nil
+		return c.short(n)
 	}
 	b := c.buf[:n:n]
 	c.buf = c.buf[n:]
 	return b
+}
+
+func (c *codec) short(n int) []byte {
+	c.fail("ends %d bytes early", n-len(c.buf))
+	return nil
 }
 
 func (c *codec) u8(p *uint8) {
@@ -101,14 +105,12 @@ func (c *codec) length(n, limit, size int) int {
 	return int(u)
 }
 
-func (c *codec) text(limit int) func(*string) {
-	return func(p *string) {
-		n := c.length(len(*p), limit, 1)
-		if !c.decoding {
-			c.buf = append(c.buf, *p...)
-		} else if b := c.take(n); b != nil {
-			*p = string(b)
-		}
+func (c *codec) text(p *string, limit int) {
+	n := c.length(len(*p), limit, 1)
+	if !c.decoding {
+		c.buf = append(c.buf, *p...)
+	} else if b := c.take(n); b != nil {
+		*p = string(b)
 	}
 }
 
@@ -125,33 +127,60 @@ func (c *codec) present(have bool) bool {
 	return have
 }
 
-// optional codes a field that is left out when it is zero.
-func optional[T comparable](c *codec, p *T, code func(*T)) {
-	var zero T
-	if !c.present(*p != zero) {
-		return
-	}
-	code(p)
-	if c.decoding && *p == zero {
+// filled refuses a decoded field that is there and zero.
+func (c *codec) filled(is bool) {
+	if c.decoding && !is {
 		c.fail("field %d is there and zero", c.next-1)
 	}
 }
 
-// pointer codes a struct that is left out when it is nil.
-func pointer[T any](c *codec, p **T, code func(*T)) {
+// The methods that begin with "opt" code a field that is left out when it is zero. There is one for each type, not one
+// that is handed the others: so a codec stays on the stack.
+
+func (c *codec) optU32(p *uint32) {
+	if c.present(*p != 0) {
+		c.u32(p)
+		c.filled(*p != 0)
+	}
+}
+
+func (c *codec) optU64(p *uint64) {
+	if c.present(*p != 0) {
+		c.u64(p)
+		c.filled(*p != 0)
+	}
+}
+
+func (c *codec) optI64(p *int64) {
+	if c.present(*p != 0) {
+		c.i64(p)
+		c.filled(*p != 0)
+	}
+}
+
+func (c *codec) optText(p *string, limit int) {
+	if c.present(*p != "") {
+		c.text(p, limit)
+		c.filled(*p != "")
+	}
+}
+
+// pointer codes whether there is a struct, and returns the one whose fields are to be coded next, if any.
+func pointer[T any](c *codec, p **T) *T {
 	if !c.present(*p != nil) {
-		return
+		return nil
 	}
 	if c.decoding {
 		*p = new(T)
 	}
-	code(*p)
+	return *p
 }
 
-// list codes a list that is left out when it is empty. Each element takes at least size bytes.
-func list[T any](c *codec, p *[]T, limit, size int, code func(*T)) {
+// list codes the length of a list that is left out when it is empty, and returns that whose elements are to be coded next.
+// Each takes at least size bytes.
+func list[T any](c *codec, p *[]T, limit, size int) []T {
 	if !c.present(len(*p) > 0) {
-		return
+		return nil
 	}
 	n := c.length(len(*p), limit, size)
 	if c.decoding {
@@ -160,12 +189,7 @@ func list[T any](c *codec, p *[]T, limit, size int, code func(*T)) {
 		}
 		*p = make([]T, n)
 	}
-	for i := range *p {
-		if c.err != nil {
-			return
-		}
-		code(&(*p)[i])
-	}
+	return *p
 }
 
 // data codes a byte string that is left out when it is empty. A decoded one shares memory with the frame.
@@ -194,53 +218,78 @@ func below[T ~uint8 | ~uint16 | ~uint32](c *codec, name string, v, end T) {
 }
 
 func (q *Request) fields(c *codec) {
-	optional(c, &q.Handle, c.u32)
-	optional(c, &q.Flags, c.u32)
-	optional(c, &q.Mode, c.u32)
-	optional(c, &q.Valid, c.u32)
-	optional(c, &q.UID, c.u32)
-	optional(c, &q.GID, c.u32)
-	optional(c, &q.Offset, c.i64)
-	optional(c, &q.Length, c.i64)
-	optional(c, &q.Address, c.u64)
-	optional(c, &q.Atime, c.i64)
-	optional(c, &q.Mtime, c.i64)
-	optional(c, &q.Path, c.text(MaxPath))
-	optional(c, &q.Path2, c.text(MaxPath))
+	c.optU32(&q.Handle)
+	c.optU32(&q.Flags)
+	c.optU32(&q.Mode)
+	c.optU32(&q.Valid)
+	c.optU32(&q.UID)
+	c.optU32(&q.GID)
+	c.optI64(&q.Offset)
+	c.optI64(&q.Length)
+	c.optU64(&q.Address)
+	c.optI64(&q.Atime)
+	c.optI64(&q.Mtime)
+	c.optText(&q.Path, MaxPath)
+	c.optText(&q.Path2, MaxPath)
 	c.data(&q.Data)
-	optional(c, &q.Source, c.u32)
-	optional(c, &q.SourceOffset, c.i64)
-	optional(c, &q.Inode, c.u64)
-	optional(c, &q.Generation, c.u64)
-	optional(c, &q.Inode2, c.u64)
-	optional(c, &q.Generation2, c.u64)
-	optional(c, &q.Umask, c.u32)
+	c.optU32(&q.Source)
+	c.optI64(&q.SourceOffset)
+	c.optU64(&q.Inode)
+	c.optU64(&q.Generation)
+	c.optU64(&q.Inode2)
+	c.optU64(&q.Generation2)
+	c.optU32(&q.Umask)
+	c.optU32(&q.Closed)
 	below(c, "attribute set", q.Valid, setAll+1)
 }
 
 func (r *Reply) fields(c *codec) {
-	optional(c, (*uint8)(&r.Reason), c.u8)
-	optional(c, &r.Handle, c.u32)
-	optional(c, &r.N, c.i64)
-	optional(c, &r.Offset, c.i64)
-	pointer(c, &r.Attr, c.attr)
-	pointer(c, &r.Statfs, c.statfs)
-	pointer(c, &r.Hello, c.hello)
-	pointer(c, &r.Sealed, c.sealed)
-	optional(c, &r.Detail, c.text(MaxDetail))
-	optional(c, &r.Name, c.text(MaxPath))
-	list(c, &r.Entries, MaxEntries, 24, c.entry)
-	list(c, &r.Extents, MaxExtents, 28, c.extent)
-	list(c, &r.Names, MaxNames, 4, c.text(maxName))
+	c.reason(&r.Reason)
+	c.optU32(&r.Handle)
+	c.optI64(&r.N)
+	c.optI64(&r.Offset)
+	if v := pointer(c, &r.Attr); v != nil {
+		c.attr(v)
+	}
+	if v := pointer(c, &r.Statfs); v != nil {
+		c.statfs(v)
+	}
+	if v := pointer(c, &r.Hello); v != nil {
+		c.hello(v)
+	}
+	if v := pointer(c, &r.Sealed); v != nil {
+		c.sealed(v)
+	}
+	c.optText(&r.Detail, MaxDetail)
+	c.optText(&r.Name, MaxPath)
+	for i := range list(c, &r.Entries, MaxEntries, 24) {
+		c.entry(&r.Entries[i])
+	}
+	for i := range list(c, &r.Extents, MaxExtents, 28) {
+		c.extent(&r.Extents[i])
+	}
+	for i := range list(c, &r.Names, MaxNames, 4) {
+		c.name(&r.Names[i])
+	}
 	c.data(&r.Data)
 	c.files(&r.Files)
-	below(c, "reason", r.Reason, reasonEnd)
 }
+
+func (c *codec) reason(p *Reason) {
+	if c.present(*p != 0) {
+		c.u8((*uint8)(p))
+		c.filled(*p != 0)
+	}
+	below(c, "reason", *p, reasonEnd)
+}
+
+// name codes the name of a directory entry or an attribute.
+func (c *codec) name(p *string) { c.text(p, maxName) }
 
 // files codes how many descriptors come with the message.
 func (c *codec) files(p *[]int) {
 	n := uint32(len(*p))
-	optional(c, &n, c.u32)
+	c.optU32(&n)
 	if n > maxFiles {
 		c.fail("%d descriptors where %d are allowed", n, maxFiles)
 	}
@@ -252,15 +301,17 @@ func (c *codec) files(p *[]int) {
 func (c *codec) attr(a *Attr) {
 	c.u64(&a.Ino)
 	c.u64(&a.Generation)
-	for _, p := range []*uint32{&a.Mode, &a.Nlink, &a.UID, &a.GID} {
-		c.u32(p)
-	}
+	c.u32(&a.Mode)
+	c.u32(&a.Nlink)
+	c.u32(&a.UID)
+	c.u32(&a.GID)
 	c.i64(&a.Size)
 	c.i64(&a.Blocks)
 	c.u64(&a.Rdev)
-	for _, p := range []*int64{&a.Atime, &a.Mtime, &a.Ctime, &a.Btime} {
-		c.i64(p)
-	}
+	c.i64(&a.Atime)
+	c.i64(&a.Mtime)
+	c.i64(&a.Ctime)
+	c.i64(&a.Btime)
 	c.u32(&a.Flags)
 	below(c, "attribute flags", a.Flags, attrAll+1)
 }
@@ -290,7 +341,7 @@ func (c *codec) hello(h *Hello) {
 }
 
 func (c *codec) entry(e *Entry) {
-	c.text(maxName)(&e.Name)
+	c.name(&e.Name)
 	c.u64(&e.Ino)
 	c.u32(&e.Type)
 	c.u64(&e.Next)
@@ -304,19 +355,19 @@ func (c *codec) extent(e *Extent) {
 	below(c, "extent flags", e.Flags, extentAll+1)
 }
 
-// encode appends a frame: length, head (id and a number), bits, fields.
-func encode(b []byte, id uint32, number uint16, fields func(*codec)) ([]byte, error) {
-	start := len(b)
-	c := &codec{buf: append(b, make([]byte, headBytes)...)}
-	fields(c)
-	size := len(c.buf) - start - lengthBytes
+// begin makes a codec that appends a frame to b: length, head (id and a number), bits, fields.
+func begin(b []byte) codec { return codec{buf: append(b, make([]byte, headBytes)...)} }
+
+// frame completes the frame that was appended to b.
+func (c *codec) frame(b []byte, id uint32, number uint16) ([]byte, error) {
+	size := len(c.buf) - len(b) - lengthBytes
 	if c.err == nil && size > MaxFrame {
 		c.fail("%d bytes where %d are allowed", size, MaxFrame)
 	}
 	if c.err != nil {
 		return b, c.err
 	}
-	head := c.buf[start:]
+	head := c.buf[len(b):]
 	binary.LittleEndian.PutUint32(head, uint32(size))
 	binary.LittleEndian.PutUint32(head[4:], id)
 	binary.LittleEndian.PutUint16(head[8:], number)
@@ -329,13 +380,17 @@ const (
 	headBytes   = lengthBytes + 4 + 2 + 4 // of a frame, its length included
 )
 
-// decode takes a body apart.
-func decode(body []byte, id *uint32, number *uint16, fields func(*codec)) error {
-	c := &codec{buf: body, decoding: true}
+// open makes a codec that takes a body apart, and takes its head.
+func open(body []byte, id *uint32, number *uint16) codec {
+	c := codec{buf: body, decoding: true}
 	c.u32(id)
 	c.u16(number)
 	c.u32(&c.bits)
-	fields(c)
+	return c
+}
+
+// end refuses what is left of a body when all fields are taken.
+func (c *codec) end() error {
 	if c.err == nil && c.bits>>c.next != 0 {
 		c.fail("unknown fields %#x", c.bits>>c.next<<c.next)
 	}
@@ -350,21 +405,34 @@ func Body(frame []byte) []byte { return frame[lengthBytes:] }
 
 // AppendRequest appends the frame of a request to b. ErrTooLong: a field exceeds its bound.
 func AppendRequest(b []byte, q *Request) ([]byte, error) {
-	return encode(b, q.ID, uint16(q.Op), q.fields)
+	c := begin(b)
+	q.fields(&c)
+	return c.frame(b, q.ID, uint16(q.Op))
 }
 
 // DecodeRequest decodes a body; every error matches ErrMalformed. Data shares memory with the body.
 func DecodeRequest(body []byte) (*Request, error) {
 	q := new(Request)
-	var op uint16
-	if err := decode(body, &q.ID, &op, q.fields); err != nil {
+	if err := q.Decode(body); err != nil {
 		return nil, err
+	}
+	return q, nil
+}
+
+// Decode is DecodeRequest into a request that was used before. After an error it means nothing.
+func (q *Request) Decode(body []byte) error {
+	*q = Request{}
+	var op uint16
+	c := open(body, &q.ID, &op)
+	q.fields(&c)
+	if err := c.end(); err != nil {
+		return err
 	}
 	q.Op = Op(op)
 	if q.Op <= opInvalid || q.Op >= OpEnd {
-		return nil, fmt.Errorf("%w: operation %d is unknown", ErrMalformed, op)
+		return fmt.Errorf("%w: operation %d is unknown", ErrMalformed, op)
 	}
-	return q, nil
+	return nil
 }
 
 // AppendReply appends the frame of a reply to b. A Detail that is too long is cut. ErrTooLong: another field
@@ -375,13 +443,17 @@ func AppendReply(b []byte, r *Reply) ([]byte, error) {
 		short.Detail = r.Detail[:MaxDetail]
 		r = &short
 	}
-	return encode(b, r.ID, r.Errno, r.fields)
+	c := begin(b)
+	r.fields(&c)
+	return c.frame(b, r.ID, r.Errno)
 }
 
 // DecodeReply decodes a body; every error matches ErrMalformed. Data shares memory with the body.
 func DecodeReply(body []byte) (*Reply, error) {
 	r := new(Reply)
-	if err := decode(body, &r.ID, &r.Errno, r.fields); err != nil {
+	c := open(body, &r.ID, &r.Errno)
+	r.fields(&c)
+	if err := c.end(); err != nil {
 		return nil, err
 	}
 	return r, nil

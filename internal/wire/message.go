@@ -43,7 +43,7 @@
 package wire
 
 // Version is the protocol's version, sent in Hello by both sides. There is no negotiation: both must be equal.
-const Version = 6
+const Version = 7
 
 // Bounds of a message. A peer that exceeds one has broken the protocol and is disconnected.
 const (
@@ -229,6 +229,10 @@ type Request struct {
 	Inode2      uint64 // what Path2 is relative to
 	Generation2 uint64
 	Umask       uint32
+
+	// Closed is another handle, or 0: it is closed before the request is served, as by OpClose, and without an answer: a
+	// handle that there is not is no error.
+	Closed uint32
 
 	// Into is where Read puts its data when the request is served in this process. It is not encoded.
 	Into []byte

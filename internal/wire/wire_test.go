@@ -41,6 +41,7 @@ func drawRequest(t *rapid.T) *Request {
 		Inode2:      rapid.Uint64().Draw(t, "inode2"),
 		Generation2: rapid.Uint64().Draw(t, "generation2"),
 		Umask:       rapid.Uint32().Draw(t, "umask"),
+		Closed:      rapid.Uint32().Draw(t, "closed"),
 	}
 	if b := rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "data"); len(b) > 0 {
 		q.Data = b
