@@ -230,7 +230,7 @@ func (r *requests) answer(q *wire.Request) {
 	} else if r.sess.srv.off.Load() {
 		return // a machine without power answers nobody
 	}
-	frame, err := appendReply(nil, reply)
+	frame, err := appendReply(nil, q.ID, reply)
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	if err == nil {
@@ -241,11 +241,13 @@ func (r *requests) answer(q *wire.Request) {
 	}
 }
 
-// appendReply appends the frame of a reply, or of one that says why there is none.
-func appendReply(b []byte, reply *wire.Reply) ([]byte, error) {
-	frame, err := wire.AppendReply(b, reply)
+// appendReply appends the frame of the reply to a request, or of one that says why there is none.
+func appendReply(b []byte, id uint32, reply *wire.Reply) ([]byte, error) {
+	numbered := *reply
+	numbered.ID = id
+	frame, err := wire.AppendReply(b, &numbered)
 	if err != nil {
-		frame, err = wire.AppendReply(b, &wire.Reply{ID: reply.ID, Errno: uint16(unix.EMSGSIZE), Detail: err.Error()})
+		frame, err = wire.AppendReply(b, &wire.Reply{ID: id, Errno: uint16(unix.EMSGSIZE), Detail: err.Error()})
 	}
 	return frame, err
 }
@@ -272,7 +274,7 @@ func (s *Session) startCalls() (stop func()) {
 			if s.srv.off.Load() {
 				return nil, false
 			}
-			buf, err = appendReply(buf[:0], reply)
+			buf, err = appendReply(buf[:0], q.ID, reply)
 			return wire.Body(buf), err == nil
 		})
 		if err != nil {
