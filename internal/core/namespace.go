@@ -110,7 +110,7 @@ func (fs *FS) Create(c Cred, dir layout.Ino, name string, mode uint32, rdev uint
 		return Attr{}, unix.EINVAL
 	}
 	return fs.create(c, dir, name, mode, func(u *update, in *inode) error {
-		in.want.Rdev = rdev
+		u.edit(in).Rdev = rdev
 		return nil
 	})
 }
@@ -119,7 +119,7 @@ func (fs *FS) Create(c Cred, dir layout.Ino, name string, mode uint32, rdev uint
 func (fs *FS) CreateFile(c Cred, dir layout.Ino, name string, mode uint32) (*Node, error) {
 	var n *Node
 	_, err := fs.create(c, dir, name, layout.ModeRegular|mode&layout.ModePerm, func(u *update, in *inode) error {
-		u.enter(in, &in.want)
+		u.enter(in, u.edit(in))
 		n = &Node{in: in}
 		return nil
 	})
@@ -141,8 +141,9 @@ func (fs *FS) Symlink(c Cred, dir layout.Ino, name, target string) (Attr, error)
 		return Attr{}, unix.ENAMETOOLONG
 	}
 	return fs.create(c, dir, name, layout.ModeSymlink|0o777, func(u *update, in *inode) (err error) {
-		in.want.Size = int64(len(target))
-		in.want.Target, err = u.writeBlob(&in.want, []byte(target))
+		want := u.edit(in)
+		want.Size = int64(len(target))
+		want.Target, err = u.writeBlob(want, []byte(target))
 		return err
 	})
 }
