@@ -103,6 +103,10 @@ func (fs *FS) lookupDots(c Cred, dir layout.Ino, name string) (layout.Ino, error
 // Create makes a file, directory, fifo, socket or device (mode holds the type
 // and the permissions, rdev a device's number). EEXIST when the name is taken,
 // ENOSPC when there are no inodes, nodes left.
+//
+// Costs: one transaction, some five lines streamed (the inode, the directory's times
+// and size, a slot of its bucket, a bit) and one fence; so do those of the others that
+// make or remove a name.
 func (fs *FS) Create(c Cred, dir layout.Ino, name string, mode uint32, rdev uint64) (Attr, error) {
 	switch mode & layout.ModeType {
 	case layout.ModeRegular, layout.ModeDirectory, layout.ModeFIFO, layout.ModeSocket, layout.ModeChar, layout.ModeBlock:
