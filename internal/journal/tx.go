@@ -162,7 +162,8 @@ func (t *Tx) WriteWord(off int64, w uint64) {
 	binary.LittleEndian.PutUint64(t.Edit(off, layout.WordSize), w)
 }
 
-// Block returns the block at off, of which only what Edit has returned is there.
+// Block returns the block at off, of which only what Edit has returned is there: to be
+// changed in several parts at the same time, each of which was asked for by Edit.
 func (t *Tx) Block(off int64) []byte { return t.page(off / layout.BlockSize).bytes[:] }
 
 // Edit returns n bytes at off to be changed in place, with the rules of Write.
