@@ -44,10 +44,13 @@ func accessError(v any) error {
 	if m == nil {
 		return nil
 	}
+	return &fs.PathError{Op: "access", Path: m.name, Err: m.accessError(address, retired)}
+}
+
+// accessError is the error of an access to an address of the mapping.
+func (m *Mapping) accessError(address uintptr, retired bool) error {
 	offset := int64(address - m.start())
-	return &fs.PathError{Op: "access", Path: m.name, Err: &FaultError{
-		Offset: m.off + offset, Reason: m.failure(offset, retired),
-	}}
+	return &FaultError{Offset: m.off + offset, Reason: m.failure(offset, retired)}
 }
 
 // failure says why an access to a byte of the mapping has failed.

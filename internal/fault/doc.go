@@ -13,7 +13,7 @@
 //
 //	client thread                           server (Page.Serve)
 //	load or store -> SIGSEGV
-//	segvEntry -> onFault: range known?
+//	faultEntry -> onFault: range known?
 //	claim a slot, REQUEST, ring the bell -> handle(request): allocate, commit, and, under the inode's lock,
 //	spin, then wait on the slot              request.InFlight(run)
 //	ANSWERED  <----------------------------  reply

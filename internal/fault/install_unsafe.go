@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/lines"
 )
 
 // breakSignal is a real-time signal, which the Go runtime handles by default by doing nothing. It is part of the
@@ -46,7 +48,7 @@ func Install() error {
 }
 
 func installEntries() error {
-	if segvEntryAddress() == 0 {
+	if faultEntryAddress() == 0 {
 		return fmt.Errorf("page faults cannot be handled on %s: %w", runtime.GOARCH, errors.ErrUnsupported)
 	}
 	if n := os.Getpagesize(); n != PageSize {
@@ -59,6 +61,13 @@ func installEntries() error {
 	if segv.handler <= 1 || segv.flags&(saSigInfo|saOnStack) != saSigInfo|saOnStack {
 		return fmt.Errorf("SIGSEGV has no handler on a signal stack (handler %#x, flags %#x)", segv.handler, segv.flags)
 	}
+	bus, err := signalAction(unix.SIGBUS)
+	if err != nil {
+		return err
+	}
+	if bus.handler != segv.handler {
+		return fmt.Errorf("SIGBUS has another handler (%#x) than SIGSEGV (%#x)", bus.handler, segv.handler)
+	}
 	before, err := signalAction(breakSignal)
 	if err != nil {
 		return err
@@ -68,20 +77,24 @@ func installEntries() error {
 		return fmt.Errorf("signal %d, needed for breaks, is already in use", breakSignal)
 	}
 	goFaultHandler = segv.handler
+	guard.start, guard.end, guard.landing = lines.Guard()
 	spinRounds = measureSpin(50 * time.Microsecond)
 	forBreak := segv // the runtime's flags (signal stack, restart of system calls), restorer and mask of everything
 	forBreak.handler = breakEntryAddress()
 	if err := setSignalAction(breakSignal, forBreak); err != nil {
 		return err
 	}
-	segv.handler = segvEntryAddress()
+	segv.handler, bus.handler = faultEntryAddress(), faultEntryAddress()
 	segv.mask &^= 1 << (breakSignal - 1) // a thread that waits for its fault must be able to give back pages
-	return setSignalAction(unix.SIGSEGV, segv)
+	return errors.Join(setSignalAction(unix.SIGSEGV, segv), setSignalAction(unix.SIGBUS, bus))
 }
 
 // checkInstalled reports what has taken the entries' place since Install.
 func checkInstalled() error {
-	for signal, entry := range map[unix.Signal]uintptr{unix.SIGSEGV: segvEntryAddress(), breakSignal: breakEntryAddress()} {
+	entries := map[unix.Signal]uintptr{
+		unix.SIGSEGV: faultEntryAddress(), unix.SIGBUS: faultEntryAddress(), breakSignal: breakEntryAddress(),
+	}
+	for signal, entry := range entries {
 		now, err := signalAction(signal)
 		if err != nil {
 			return err
