@@ -69,13 +69,10 @@ func (m *Mapping) failure(offset int64, retired bool) error {
 			return err
 		}
 	}
-	if m.fsys.space.session == nil {
-		if err := codeError(code); err != nil {
-			return err
-		}
-		return unix.EFAULT
+	if m.fsys.space.session == nil && code != fault.CodeOK {
+		return codeError(code)
 	}
-	// Nobody was asked for the page when it was accessed, so ask now.
+	// Nobody was asked for the page when it was accessed, or so many accesses have failed since that this is forgotten: ask now.
 	if _, err := m.populatePages(offset/blockSize, 1); err != nil {
 		return err
 	}

@@ -129,8 +129,8 @@ type Mapping struct {
 // A system call that is handed a page of the mapping that is not granted fails with EFAULT, because the kernel
 // sends no signal there: see [Mapping.Pin]. File's own Read and Write have no such limit.
 //
-// The first Map of a process puts handlers for SIGSEGV and one real-time signal in place, before those of the Go
-// runtime, which they hand all other signals to.
+// The first Map of a process puts handlers for SIGSEGV, SIGBUS and one real-time signal in place, before those of the
+// Go runtime, which they hand all other signals to.
 func (f *File) Map(off int64, n int, flags MapFlags) (*Mapping, error) {
 	m, err := f.mapRange(off, n, flags)
 	return m, pathError("map", f.name, err)

@@ -24,6 +24,14 @@
 // the program dies with "unexpected fault address", or, under debug.SetPanicOnFault, gets a runtime error with an Addr
 // method that Find turns into the range and the reason.
 //
+// # A flush that fails
+//
+// lines.TryFlush is an exception to that, so that who flushes needs neither deferred calls nor SetPanicOnFault, which would
+// cost more than the flush. When an access in it faults and that cannot be resolved, or is a SIGBUS (memory that is lost, a
+// file that was cut off), onFault does not hand the signal on but has the thread go on at the landing, where TryFlush
+// returns the address: the kernel's exception table, with one line. SIGBUS has the same entry as SIGSEGV for it, and for
+// nothing else.
+//
 // # A call
 //
 // Calls carry short messages of ordinary Go code of the client, and the answers to them, through slots of their own in the
