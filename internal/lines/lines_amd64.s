@@ -20,26 +20,27 @@ LOOP:             \
 	CMPQ AX, CX   \
 	JCS  LOOP
 
-// WRITE_BACK does what How says in DX to [AX, AX+CX), CX > 0, and then RETURN, which ends the function. The best method has no jump in its way.
+// WRITE_BACK does what How says in DX to [AX, AX+CX), CX > 0, and then RETURN, which ends the function. The best method has
+// no jump in its way.
 #define WRITE_BACK(RETURN) \
-	ADDQ  AX, CX                \
-	ANDQ  $~63, AX              \
-	TESTL $6, DX                \
-	JNE   evict                 \
-	LINES(CLWB, clwb)           \
-fence:                          \
-	TESTL $1, DX                \
-	JEQ   done                  \
-	SFENCE                      \
-done:                           \
-	RETURN                      \
-evict:                          \
-	TESTL $4, DX                \
-	JNE   ordered               \
+	ADDQ  AX, CX                 \
+	ANDQ  $~63, AX               \
+	TESTL $6, DX                 \
+	JNE   evict                  \
+	LINES(CLWB, clwb)            \
+fence:                           \
+	TESTL $1, DX                 \
+	JEQ   done                   \
+	SFENCE                       \
+done:                            \
+	RETURN                       \
+evict:                           \
+	TESTL $4, DX                 \
+	JNE   ordered                \
 	LINES(CLFLUSHOPT, unordered) \
-	JMP   fence                 \
-ordered:                        \
-	LINES(CLFLUSH, clflush)     \
+	JMP   fence                  \
+ordered:                         \
+	LINES(CLFLUSH, clflush)      \
 	JMP   fence
 
 // func Flush(p *byte, n uintptr, how How)
