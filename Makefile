@@ -75,7 +75,7 @@ arm64:
 	go vet ./...
 	go test -exec "$(ARM64)" -short -v ./pmem ./internal/rerun ./internal/medium ./internal/fault | $(TERSE)
 	go test -exec "$(ARM64)" -short -v . \
-		-run '^Test(Map.*|ServerDies|CrashLoop|Sync.*|Pin|Seal(Ends|Limits|Privilege)|RestartWhileAllThreadsFault)$$' | $(TERSE)
+		-run '^Test(Map.*|Persist.*|ServerDies|CrashLoop|Sync.*|Pin|Seal(Ends|Limits|Privilege)|RestartWhileAllThreadsFault)$$' | $(TERSE)
 	go run -exec "$(ARM64)" ./cmd/pmemfs demo internal/fault
 
 riscv64: export GOARCH=riscv64

@@ -44,10 +44,13 @@ func accessError(v any) error {
 	if m == nil {
 		return nil
 	}
+	return &fs.PathError{Op: "access", Path: m.name, Err: m.accessError(address, retired)}
+}
+
+// accessError is the error of an access to an address of the mapping.
+func (m *Mapping) accessError(address uintptr, retired bool) error {
 	offset := int64(address - m.start())
-	return &fs.PathError{Op: "access", Path: m.name, Err: &FaultError{
-		Offset: m.off + offset, Reason: m.failure(offset, retired),
-	}}
+	return &FaultError{Offset: m.off + offset, Reason: m.failure(offset, retired)}
 }
 
 // failure says why an access to a byte of the mapping has failed.
@@ -66,13 +69,10 @@ func (m *Mapping) failure(offset int64, retired bool) error {
 			return err
 		}
 	}
-	if m.fsys.space.session == nil {
-		if err := codeError(code); err != nil {
-			return err
-		}
-		return unix.EFAULT
+	if m.fsys.space.session == nil && code != fault.CodeOK {
+		return codeError(code)
 	}
-	// Nobody was asked for the page when it was accessed, so ask now.
+	// Nobody was asked for the page when it was accessed, or so many accesses have failed since that this is forgotten: ask now.
 	if _, err := m.populatePages(offset/blockSize, 1); err != nil {
 		return err
 	}

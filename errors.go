@@ -168,15 +168,6 @@ func replyError(r *wire.Reply) error {
 	return &detailed{text: r.Detail, cause: cause}
 }
 
-// cause returns what a *fs.PathError is about, and other errors as they are.
-func cause(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
-	return err
-}
-
 // pathError wraps err for an operation on one name. It returns nil for nil, and io.EOF must not be given to it.
 func pathError(op, name string, err error) error {
 	if err == nil {

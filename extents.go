@@ -35,7 +35,7 @@ var errNotSealed error = &detailed{"only a sealed (Direct) mapping has extents t
 
 func (m *Mapping) extents() ([]DeviceExtent, error) {
 	switch {
-	case m.unmapped.Load():
+	case m.way.Load() == wayNone:
 		return nil, ErrUnmapped
 	case m.flags&Direct == 0:
 		return nil, errNotSealed

@@ -297,7 +297,7 @@ func (f *File) openWindow(off, n int64, flags MapFlags) (*window, error) {
 func (s *addressSpace) keep() (release func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gone || s.opts.Data == nil {
+	if s.isGone() || s.opts.Data == nil {
 		return nil, ErrServerGone
 	}
 	fd, err := unix.FcntlInt(s.opts.Data.Fd(), unix.F_DUPFD_CLOEXEC, 0)

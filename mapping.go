@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/pmemfs/pmemfs/internal/fault"
 	"github.com/pmemfs/pmemfs/internal/wire"
-	"github.com/pmemfs/pmemfs/pmem"
 )
 
 // MapFlags say what a mapping promises. Flags that a pool does not support are refused, never ignored.
@@ -116,11 +113,10 @@ type Mapping struct {
 	ino      uint64
 	flags    MapFlags
 	readOnly bool
-	powerCut bool // emulated: the server is told of each flush
 	region   *fault.Range
 	data     []byte // the region's first bytes
 	unmap    sync.Once
-	unmapped atomic.Bool
+	way      atomic.Uint32 // how stores become durable, see there
 }
 
 // Map maps n bytes of the file from byte off on, which must be a multiple of 4096; n need not be. One kind of mapping
@@ -133,8 +129,8 @@ type Mapping struct {
 // A system call that is handed a page of the mapping that is not granted fails with EFAULT, because the kernel
 // sends no signal there: see [Mapping.Pin]. File's own Read and Write have no such limit.
 //
-// The first Map of a process puts handlers for SIGSEGV and one real-time signal in place, before those of the Go
-// runtime, which they hand all other signals to.
+// The first Map of a process puts handlers for SIGSEGV, SIGBUS and one real-time signal in place, before those of the
+// Go runtime, which they hand all other signals to.
 func (f *File) Map(off int64, n int, flags MapFlags) (*Mapping, error) {
 	m, err := f.mapRange(off, n, flags)
 	return m, pathError("map", f.name, err)
@@ -182,8 +178,9 @@ func (f *File) mapAs(op string, q *wire.Request, flags MapFlags) (*Mapping, erro
 	}
 	m := &Mapping{
 		fsys: f.fsys, name: f.name, off: q.Offset, id: r.Handle, ino: f.ino, flags: flags, readOnly: flags&ReadOnly != 0,
-		powerCut: f.fsys.info.Medium.PowerCut, region: region, data: region.Bytes()[:q.Length:q.Length],
+		region: region, data: region.Bytes()[:q.Length:q.Length],
 	}
+	m.way.Store(m.wayOfMedium())
 	region.Activate(m.id)
 	f.fsys.space.add(m)
 	mapped.add(m)
@@ -236,7 +233,7 @@ func (m *Mapping) pages() int64 { return (int64(len(m.data)) + blockSize - 1) / 
 // part returns a range of the mapping.
 func (m *Mapping) part(off, n int) ([]byte, error) {
 	switch {
-	case m.unmapped.Load():
+	case m.way.Load() == wayNone:
 		return nil, ErrUnmapped
 	case off < 0 || n < 0 || off > len(m.data)-n:
 		return nil, &detailed{fmt.Sprintf("range of %d bytes at %d in a mapping of %d", n, off, len(m.data)), unix.EINVAL}
@@ -244,91 +241,8 @@ func (m *Mapping) part(off, n int) ([]byte, error) {
 	return m.data[off : off+n], nil
 }
 
-// flush calls f, which flushes the lines of a range. When the medium needs no flush, none is called. An access of f that
-// cannot be resolved becomes an error. This is all that stands between a program and its flush: it must stay cheap.
-func (m *Mapping) flush(op string, off, n int, none func(), f func([]byte)) (err error) {
-	p, err := m.part(off, n)
-	if err == nil {
-		switch m.granularity() {
-		case Byte:
-			none()
-		case CacheLine:
-			err = catchFlush(p, f)
-		default:
-			err = errPageCache
-		}
-	}
-	if err != nil {
-		return pathError(op, m.name, cause(err))
-	}
-	return nil
-}
-
-func catchFlush(p []byte, f func([]byte)) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer recoverAccess(&err)
-	f(p)
-	return nil
-}
-
 // granularity is that of the medium.
 func (m *Mapping) granularity() Granularity { return Granularity(m.fsys.hello.Granularity) }
-
-// Persist flushes the lines of a range and fences: with a Sync mapping its stores are durable on return. No system
-// call. EOPNOTSUPP: the medium lies behind a page cache, where only [Mapping.Sync] makes stores durable. Pages of the
-// range that are not granted are faulted in; a *FaultError says why that failed.
-func (m *Mapping) Persist(off, n int) error {
-	if m.powerCut {
-		return m.emulate("persist", off, n, wire.FlushLines|wire.FlushFence)
-	}
-	return m.flush("persist", off, n, pmem.Fence, pmem.Persist)
-}
-
-var errPageCache error = &detailed{"the medium lies behind a page cache: use Sync", unix.EOPNOTSUPP}
-
-// Flush starts the write-back of the lines of a range; they are durable after the next Fence by the same goroutine,
-// which must not have yielded its thread in between: no channel, lock, or system call. Errors are those of Persist.
-func (m *Mapping) Flush(off, n int) error {
-	if m.powerCut {
-		return m.emulate("flush", off, n, wire.FlushLines)
-	}
-	return m.flush("flush", off, n, func() {}, pmem.Flush)
-}
-
-// Fence makes everything that was flushed before durable.
-func (m *Mapping) Fence() {
-	if m.powerCut {
-		m.emulate("fence", 0, 0, wire.FlushFence) // an error: the power was cut, and the mapping is gone
-	}
-	pmem.Fence()
-}
-
-// Sync makes the stores to a range durable, with the metadata that finds them, on every medium and with every kind of
-// mapping. On byte-addressable media it flushes the lines, fences, and looks into the page in which the server says what
-// is pending of each file: it makes no system call when nothing is, and one request when something is. Behind a page
-// cache it is an msync(2) of the range, and a request for what is pending.
-func (m *Mapping) Sync(off, n int) error {
-	if m.granularity() <= CacheLine {
-		if err := m.Persist(off, n); err != nil || m.fsys.settled(m.ino) {
-			return err
-		}
-	}
-	p, err := m.part(off, n)
-	if err == nil && m.granularity() > CacheLine && n > 0 {
-		err = m.writeBack(off, len(p))
-	}
-	if err == nil {
-		_, err = m.fsys.call(&wire.Request{Op: wire.OpMapSync, Handle: m.id, Offset: int64(off), Length: int64(n)})
-	}
-	return pathError("sync", m.name, err)
-}
-
-// writeBack has the kernel write the dirty pages of a range to the medium.
-func (m *Mapping) writeBack(off, n int) error {
-	first := off / blockSize * blockSize
-	end := min((off+n+blockSize-1)/blockSize*blockSize, len(m.region.Bytes()))
-	return os.NewSyscallError("msync", unix.Msync(m.region.Bytes()[first:end], unix.MS_SYNC))
-}
 
 // Advise changes what kind of mapping it is, from Shared to Sync or back, in the manner of madvise(2); what was granted
 // stays granted. When it has become Sync, everything that was stored to it before is durable once it is flushed, as with
@@ -421,7 +335,7 @@ func (m *Mapping) Unmap() error {
 // end makes the range inaccessible, then tells the server, which forgets what it has granted and lets no break of it be
 // under way any more, and only then gives the addresses back: a break could hit what is mapped there next.
 func (m *Mapping) end() error {
-	m.unmapped.Store(true)
+	m.way.Store(wayNone)
 	err := m.region.Retire()
 	if !m.fsys.space.isGone() {
 		_, callErr := m.fsys.call(&wire.Request{Op: wire.OpUnmap, Handle: m.id})

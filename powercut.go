@@ -7,9 +7,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pmemfs/pmemfs/internal/lines"
 	"github.com/pmemfs/pmemfs/internal/medium"
 	"github.com/pmemfs/pmemfs/internal/wire"
-	"github.com/pmemfs/pmemfs/pmem"
 )
 
 // PowerCutReport counts what an emulated power cut did. Its JSON form is stable.
@@ -60,12 +60,12 @@ func (e *embedded) cutPower() (PowerCutReport, error) {
 	return e.srv.CutPower()
 }
 
-// emulate is flush where power cuts are emulated: what touches the memory is the same, and then the server, who cannot see
-// it, is told.
-func (m *Mapping) emulate(op string, off, n int, flags uint32) error {
-	if err := m.flush(op, off, n, func() {}, pmem.Flush); err != nil {
-		return err
+// tell tells the server, which emulates power cuts, of a flush, and of the fence if there was one.
+func (m *Mapping) tell(off, n int, fence lines.How) error {
+	flags := uint32(wire.FlushLines)
+	if fence != 0 {
+		flags |= wire.FlushFence
 	}
 	_, err := m.fsys.call(&wire.Request{Op: wire.OpFlush, Handle: m.id, Offset: int64(off), Length: int64(n), Flags: flags})
-	return pathError(op, m.name, err)
+	return err
 }

@@ -24,11 +24,11 @@ type addressSpace struct {
 	mu       sync.Mutex
 	opts     fault.ClientOptions   // protected by mu: until client is made its descriptors are owned by the space
 	client   *fault.Client         // protected by mu; nil until the first Map, so that no program gets signal entries for nothing
-	gone     bool                  // protected by mu: no more mappings
 	mappings map[*Mapping]struct{} // protected by mu
 	taken    []taken               // protected by mu; embedded: what breaks have taken and restore will give back
 	breaks   atomic.Bool           // there may be something in taken; set while mu is held
 
+	gone   atomic.Bool  // no more mappings. Set with mu held, once, for good
 	server atomic.Int64 // the process of the server
 }
 
@@ -42,7 +42,7 @@ type taken struct {
 func (s *addressSpace) reserve(n int64) (*fault.Range, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gone {
+	if s.isGone() {
 		return nil, ErrServerGone
 	}
 	if s.client == nil {
@@ -78,11 +78,7 @@ func (s *addressSpace) list() []*Mapping {
 	return list
 }
 
-func (s *addressSpace) isGone() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.gone
-}
+func (s *addressSpace) isGone() bool { return s.gone.Load() }
 
 // resume is told that another server has taken over the fault page, and of its process. It takes over the descriptor.
 func (s *addressSpace) resume(pidfd, pid int) error {
@@ -91,7 +87,7 @@ func (s *addressSpace) resume(pidfd, pid int) error {
 	switch {
 	case pidfd < 0:
 		return os.ErrInvalid
-	case s.gone:
+	case s.isGone():
 		unix.Close(pidfd)
 		return ErrServerGone
 	case s.client != nil:
@@ -111,7 +107,7 @@ func (s *addressSpace) resume(pidfd, pid int) error {
 func (s *addressSpace) serverEnded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gone || s.client != nil && s.client.Lost() {
+	if s.isGone() || s.client != nil && s.client.Lost() {
 		return true
 	}
 	closed, err := fault.PageClosed(s.opts.Page)
@@ -131,7 +127,7 @@ func (s *addressSpace) takenOver() bool {
 func (s *addressSpace) abandon() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.gone = true
+	s.gone.Store(true)
 	if s.client != nil {
 		s.client.Abandon() // an error would be that of an mmap over one's own range
 	}
@@ -144,7 +140,7 @@ func (s *addressSpace) abandon() {
 func (s *addressSpace) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.gone = true
+	s.gone.Store(true)
 	switch {
 	case s.client != nil:
 		s.client.Close()

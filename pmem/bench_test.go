@@ -9,9 +9,9 @@ import (
 // the lines that a benchmark goes through are not always near.
 const benchSize = 64 << 20
 
-// lines reports how many lines an operation touches. Call it after the loop,
+// reportLines reports how many lines an operation touches. Call it after the loop,
 // which forgets earlier metrics.
-func lines(b *testing.B, perOp int) {
+func reportLines(b *testing.B, perOp int) {
 	b.ReportMetric(float64(perOp), "lines/op")
 }
 
@@ -39,7 +39,7 @@ func BenchmarkPersistLine(b *testing.B) {
 				p[off]++
 				Persist(p[off : off+8])
 			}
-			lines(b, 1)
+			reportLines(b, 1)
 		})
 	}
 }
@@ -57,7 +57,7 @@ func BenchmarkFlushGrouped(b *testing.B) {
 				}
 				Fence()
 			}
-			lines(b, group)
+			reportLines(b, group)
 		})
 	}
 }
@@ -83,7 +83,7 @@ func benchmarkSizes(b *testing.B, f func(dst, src []byte)) {
 				off := i * s.size % len(p)
 				f(p[off:off+s.size], src)
 			}
-			lines(b, s.size/LineSize)
+			reportLines(b, s.size/LineSize)
 		})
 	}
 }
@@ -125,7 +125,7 @@ func BenchmarkCopyUnaligned(b *testing.B) {
 				Copy(p[off:off+size], src)
 				Fence()
 			}
-			lines(b, (40+size+LineSize-1)/LineSize)
+			reportLines(b, (40+size+LineSize-1)/LineSize)
 		})
 	}
 }

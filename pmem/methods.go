@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/pmemfs/pmemfs/internal/lines"
 )
 
 // Environment variables that force a method, for tests and comparisons.
@@ -13,12 +15,11 @@ const (
 	streamVariable = "PMEMFS_STREAM"
 )
 
-// flushMethod is one way to write lines back. flush takes any alignment, n > 0
-// bytes.
+// flushMethod is one way to write lines back.
 type flushMethod struct {
 	name      string
 	supported bool
-	flush     func(p *byte, n uintptr)
+	how       lines.How
 }
 
 // streamMethod is one way to store whole lines: dst is a multiple of LineSize,
@@ -47,6 +48,8 @@ type methods struct {
 // chosen and unavailable are set once, before any other package's code runs
 // (tests of this package exchange chosen).
 var chosen, unavailable = choose(flushMethods(), streamMethods(), os.Getenv)
+
+func init() { lines.Chosen = chosen.how }
 
 // Available returns nil if this process can make stores durable by CPU
 // instructions. Otherwise it says why not: a CPU or GOARCH without known

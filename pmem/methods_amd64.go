@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/cpu"
+
+	"github.com/pmemfs/pmemfs/internal/lines"
 )
 
 // streamPiece is the most that one call of a stream method is given, in bytes:
@@ -26,9 +28,9 @@ func flushMethods() []flushMethod {
 		_, extended, _, _ = cpuid(leafExtendedFeatures, 0)
 	}
 	return []flushMethod{
-		{"clwb", extended&ebxCLWB != 0, flushCLWB},
-		{"clflushopt", extended&ebxCLFLUSHOPT != 0, flushCLFLUSHOPT},
-		{"clflush", true, flushCLFLUSH}, // platformError checks it
+		{"clwb", extended&ebxCLWB != 0, lines.CLWB},
+		{"clflushopt", extended&ebxCLFLUSHOPT != 0, lines.CLFLUSHOPT},
+		{"clflush", true, lines.CLFLUSH}, // platformError checks it
 	}
 }
 
@@ -59,30 +61,6 @@ func platformError() error {
 //
 //go:noescape
 func cpuid(leaf, subleaf uint32) (eax, ebx, ecx, edx uint32)
-
-// fence executes SFENCE: earlier stores, streaming stores, CLWB and CLFLUSHOPT
-// of this CPU come before later ones.
-//
-//go:noescape
-func fence()
-
-// flushCLWB writes back the lines of [p, p+n) and may keep them cached. Ordered
-// only after stores to the same line, and by fences and locked instructions.
-//
-//go:noescape
-func flushCLWB(p *byte, n uintptr)
-
-// flushCLFLUSHOPT writes back and evicts the lines of [p, p+n). Ordered as
-// flushCLWB.
-//
-//go:noescape
-func flushCLFLUSHOPT(p *byte, n uintptr)
-
-// flushCLFLUSH writes back and evicts the lines of [p, p+n), one after the
-// other: CLFLUSH is ordered with other CLFLUSHes and with stores.
-//
-//go:noescape
-func flushCLFLUSH(p *byte, n uintptr)
 
 // copyAVX512 copies n bytes by 64-byte streaming stores. They are weakly
 // ordered: nothing but a fence or a locked instruction orders them.

@@ -14,42 +14,6 @@ TEXT ·cpuid(SB), NOSPLIT, $0-24
 	MOVL DX, edx+20(FP)
 	RET
 
-// func fence()
-TEXT ·fence(SB), NOSPLIT, $0-0
-	SFENCE
-	RET
-
-// FLUSH_LINES runs FLUSH on every line of [AX, AX+CX), CX > 0.
-#define FLUSH_LINES(FLUSH) \
-	ADDQ AX, CX   \
-	ANDQ $~63, AX \
-loop:             \
-	FLUSH (AX)    \
-	ADDQ $64, AX  \
-	CMPQ AX, CX   \
-	JCS  loop
-
-// func flushCLWB(p *byte, n uintptr)
-TEXT ·flushCLWB(SB), NOSPLIT, $0-16
-	MOVQ p+0(FP), AX
-	MOVQ n+8(FP), CX
-	FLUSH_LINES(CLWB)
-	RET
-
-// func flushCLFLUSHOPT(p *byte, n uintptr)
-TEXT ·flushCLFLUSHOPT(SB), NOSPLIT, $0-16
-	MOVQ p+0(FP), AX
-	MOVQ n+8(FP), CX
-	FLUSH_LINES(CLFLUSHOPT)
-	RET
-
-// func flushCLFLUSH(p *byte, n uintptr)
-TEXT ·flushCLFLUSH(SB), NOSPLIT, $0-16
-	MOVQ p+0(FP), AX
-	MOVQ n+8(FP), CX
-	FLUSH_LINES(CLFLUSH)
-	RET
-
 // The copies take four lines at a time, then one at a time: all loads of a
 // step, then all its stores, so that each line's write-combining buffer fills
 // without other traffic between. CX counts the bytes left.

@@ -5,53 +5,6 @@
 // What each function orders is said at its declaration in methods_arm64.go.
 // None has a frame; all are leaves, so a fault in one unwinds as in memmove.
 
-// func cacheType() uint64
-TEXT ·cacheType(SB), NOSPLIT, $0-8
-	MRS  CTR_EL0, R0
-	MOVD R0, ret+0(FP)
-	RET
-
-#define ISH $11
-#define SY  $15
-
-// func fence()
-TEXT ·fence(SB), NOSPLIT, $0-0
-	DSB SY
-	RET
-
-// CLEAN_LINES cleans every line of [R0, R0+R1), R1 > 0.
-//
-// The DMB: a clean is ordered with this CPU's stores to the line anyway, but
-// the goroutine may have stored on another CPU, or be flushing what others
-// stored. The DSB: it waits for this CPU's cleans alone, and nothing in a
-// goroutine's way to another CPU does, so Fence would come too late there.
-#define CLEAN_LINES(POINT) \
-	ADD  R0, R1, R1         \
-	MOVD ·lineStep(SB), R2  \
-	SUB  $1, R2, R3         \
-	BIC  R3, R0, R0         \
-	DMB  ISH                \
-loop:                       \
-	DC   POINT, R0          \
-	ADD  R2, R0, R0         \
-	CMP  R1, R0             \
-	BLO  loop               \
-	DSB  SY
-
-// func flushCVAP(p *byte, n uintptr)
-TEXT ·flushCVAP(SB), NOSPLIT, $0-16
-	MOVD p+0(FP), R0
-	MOVD n+8(FP), R1
-	CLEAN_LINES(CVAP)
-	RET
-
-// func flushCVAC(p *byte, n uintptr)
-TEXT ·flushCVAC(SB), NOSPLIT, $0-16
-	MOVD p+0(FP), R0
-	MOVD n+8(FP), R1
-	CLEAN_LINES(CVAC)
-	RET
-
 // LOAD_LINE loads the line at R1 into R4 to R11 and moves R1 on.
 #define LOAD_LINE \
 	LDP 0(R1), (R4, R5)    \

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/lines"
 )
 
 const pageSize = 4096
@@ -112,12 +114,12 @@ func TestCopyAndZeroEveryEdge(t *testing.T) {
 // combination of aligned and unaligned ends.
 func TestCopyAndZeroLarge(t *testing.T) {
 	eachMethod(t, func(t *testing.T) {
-		size := int(max(streamPiece, flushPiece)*4 + pageSize)
+		size := int(max(streamPiece, lines.Piece)*4 + pageSize)
 		dst, src := mapShared(t, size), mapShared(t, size)
 		want := make([]byte, size)
 		fillRandom(src, 3)
 		for _, off := range []int{0, 1, 63, 64, 4095} {
-			for _, n := range []int{int(streamPiece) - 1, int(streamPiece), int(streamPiece) + 65, int(flushPiece)*2 + 1, size - 4096} {
+			for _, n := range []int{int(streamPiece) - 1, int(streamPiece), int(streamPiece) + 65, lines.Piece*2 + 1, size - 4096} {
 				copy(want[off:off+n], src[17:])
 				if got := Copy(dst[off:off+n], src[17:]); got != min(n, size-17) {
 					t.Fatalf("Copy returned %d, want %d", got, n)

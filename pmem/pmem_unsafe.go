@@ -1,12 +1,16 @@
 package pmem
 
-import "unsafe"
+import (
+	"unsafe"
+
+	"github.com/pmemfs/pmemfs/internal/lines"
+)
 
 // LineSize is the unit, in bytes, in which caches write back: Flush(p) writes
 // back every aligned LineSize bytes that p touches. CPUs with smaller lines
 // are served by flushing each of them; on CPUs with larger lines more than
 // asked for is written back, which is harmless.
-const LineSize = 64
+const LineSize = lines.Size
 
 // wordSize is the size in bytes of the largest store that no medium tears.
 const wordSize = 8
@@ -34,11 +38,15 @@ func Flush(p []byte) {
 // It does the same for what other goroutines flushed, if a channel, mutex or
 // atomic says that they returned from Flush, Copy or Zero before Fence is called.
 func Fence() {
-	fence()
+	lines.Fence()
 }
 
 // Persist makes p durable: Flush(p), then Fence.
 func Persist(p []byte) {
+	if n := uintptr(len(p)); n-1 < lines.Piece {
+		lines.Flush(unsafe.SliceData(p), n, chosen.how|lines.ThenFence)
+		return
+	}
 	Flush(p)
 	Fence()
 }
@@ -111,25 +119,20 @@ func split(d unsafe.Pointer, n uintptr) (head, body uintptr) {
 	return head, (n - head) &^ (LineSize - 1)
 }
 
-// flushPiece is the most that one call of a flush method is given, in bytes.
-// Assembly is not preemptible: without a bound, the flush of a gigabyte would
-// hold up the garbage collector for a tenth of a second.
-const flushPiece = 256 << 10
-
 // flush calls the chosen flush method. n > 0.
 func flush(p unsafe.Pointer, n uintptr) {
-	for ; n > flushPiece; n -= flushPiece {
-		chosen.flush((*byte)(hide(p)), flushPiece)
-		p = unsafe.Add(p, flushPiece)
+	for ; n > lines.Piece; n -= lines.Piece {
+		lines.Flush((*byte)(p), lines.Piece, chosen.how)
+		p = unsafe.Add(p, lines.Piece)
 	}
-	chosen.flush((*byte)(hide(p)), n)
+	lines.Flush((*byte)(p), n, chosen.how)
 }
 
 // copyLines stores n bytes, whole lines at an aligned d. n > 0.
 func copyLines(d, s unsafe.Pointer, n uintptr) {
 	chosen.stream.copyLines((*byte)(hide(d)), (*byte)(hide(s)), n)
 	if chosen.stream.cleans {
-		chosen.flush((*byte)(hide(d)), n)
+		lines.Flush((*byte)(d), n, chosen.how)
 	}
 }
 
@@ -137,7 +140,7 @@ func copyLines(d, s unsafe.Pointer, n uintptr) {
 func zeroLines(d unsafe.Pointer, n uintptr) {
 	chosen.stream.zeroLines((*byte)(hide(d)), n)
 	if chosen.stream.cleans {
-		chosen.flush((*byte)(hide(d)), n)
+		lines.Flush((*byte)(d), n, chosen.how)
 	}
 }
 

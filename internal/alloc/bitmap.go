@@ -56,7 +56,8 @@ const (
 // change is a run that a transaction takes or releases.
 type change struct {
 	Run
-	used, busy bool
+	used bool // it is taken
+	busy bool // it was reserved before, or is released and has contents
 }
 
 // line is one chunk's bits: 512 units in a cache line.
@@ -219,7 +220,8 @@ func (b *Bitmap) TakeOne(tx *journal.Tx, goal int64) (int64, error) {
 // Release writes into the transaction that runs are free. They can be had
 // again once the transaction has ended or, with contents, is durable.
 func (b *Bitmap) Release(tx *journal.Tx, runs ...Run) error {
-	if err := b.changeAll(tx, runs, false, b.contents); err != nil || !b.contents || len(runs) == 0 {
+	later := b.contents
+	if err := b.changeAll(tx, runs, false, later); err != nil || !later || len(runs) == 0 {
 		return err
 	}
 	freed := slices.Clone(runs)
@@ -253,11 +255,11 @@ func (b *Bitmap) change(tx *journal.Tx, c change) error {
 	return c.each(func(chunk int64, from, to int) error { return b.changeChunk(tx, chunk, from, to, c.used) })
 }
 
-// settleChanges ends what the transaction has kept busy, but for units with
-// contents that it has released: those wait until that is durable.
+// settleChanges ends what the transaction has kept busy, but for what it has
+// released: that waits until it is durable.
 func (b *Bitmap) settleChanges(committed bool) {
 	for _, c := range b.changes {
-		if committed && b.contents && !c.used {
+		if committed && c.busy && !c.used {
 			continue
 		}
 		if c.busy {

@@ -18,7 +18,8 @@ import (
 //   - the first run that is long enough;
 //   - the longest runs there are.
 //
-// The caller must Take or Cancel the runs. ENOSPC when there are not enough
+// The caller must Take or Cancel the runs. It does not see what a transaction that is
+// being built has taken by TakeOne. ENOSPC when there are not enough
 // free units; runs is as it was, and nothing is reserved then.
 func (b *Bitmap) Reserve(runs []Run, count, goal int64) ([]Run, error) {
 	before := len(runs)

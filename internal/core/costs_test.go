@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pmemfs/pmemfs/internal/layout"
 	"github.com/pmemfs/pmemfs/internal/medium"
 )
 
@@ -72,6 +73,49 @@ func checkCosts(t *testing.T, op operation, meta, data medium.Counts) {
 	case nothing:
 		if meta != none || data != none {
 			t.Errorf("%s: cost %+v on meta, %+v on data", op.name, meta, data)
+		}
+	}
+}
+
+// TestAllocations: operations make no garbage but the inodes that nobody has open.
+func TestAllocations(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector has memory that is used again dropped at random")
+	}
+	fs := newFS(t, 256<<20)
+	n := create(t, fs, layout.RootIno, "f")
+	defer n.Close()
+	size := int64(64 << 20)
+	must[Attr](t)(n.SetAttr(root, SetAttr{Size: &size}))
+	p, names := make([]byte, page), [2]string{"f", "g"}
+	block, renames := int64(0), 0
+	check := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		most float64
+		op   func()
+	}{
+		{"write in place", 0, func() { must[int](t)(n.WriteAt(p, 0)) }},
+		{"append", 0, func() { _, _, err := n.Append(p); check(err) }},
+		{"fault", 0, func() {
+			block++
+			check(n.Fault(block, true, true, 512, 1, func(Run) error { return nil }))
+		}},
+		{"rename", 1, func() {
+			check(fs.Rename(root, layout.RootIno, names[renames%2], layout.RootIno, names[(renames+1)%2], 0))
+			renames++
+		}},
+		{"create and unlink", 2, func() {
+			must[Attr](t)(fs.Create(root, layout.RootIno, "new", layout.ModeRegular|0o600, 0))
+			check(fs.Unlink(root, layout.RootIno, "new"))
+		}},
+	} {
+		if got := testing.AllocsPerRun(100, c.op); got > c.most {
+			t.Errorf("%s: %v allocations, want at most %v", c.name, got, c.most)
 		}
 	}
 }

@@ -126,7 +126,7 @@ func (in *inode) materialise(first, end int64) (made int64, err error) {
 
 // materialisePiece makes all of a piece written blocks of this file alone.
 func (in *inode) materialisePiece(q piece) (made int64, err error) {
-	plan, err := in.plan(q.first, q.end())
+	plan, err := in.planPiece(q)
 	if err != nil {
 		return 0, err
 	}

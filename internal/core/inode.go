@@ -3,7 +3,6 @@ package core
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -25,9 +24,8 @@ type inode struct {
 	refs int // protected by fs.cacheMu
 
 	mu           sync.RWMutex
-	layout.Inode              // protected by mu
-	want         layout.Inode // protected by mu: what the transaction that changes it makes of it
-	timesDirty   bool         // protected by mu
+	layout.Inode      // protected by mu
+	timesDirty   bool // protected by mu
 	// metaLSN is behind the last record that concerns the inode, cutLSN behind
 	// the last one that took contents away: until that is durable, blocks of
 	// the file may hold what a crash brings back. Protected by mu.
@@ -235,7 +233,7 @@ func (in *inode) writeTimes() error {
 type update struct {
 	journal.Tx
 	fs     *FS
-	inodes []*inode // that it changes, see inode.want
+	inodes []*edited
 	fates  []fate
 	settle func(committed bool) // its OnDone, made once
 	edits  []mapChange
@@ -243,6 +241,12 @@ type update struct {
 	frees  bool          // it only frees: it may have the nodes that are kept for that
 	cuts   bool          // it takes contents away: see inode.cutLSN
 	quiet  bool          // it moves blocks, and contents stay as they are: see mapEdit
+}
+
+// edited is an inode that a transaction changes, and what it makes of it.
+type edited struct {
+	in   *inode
+	want layout.Inode
 }
 
 // fate is what becomes of an inode when the transaction has committed, but for what
@@ -280,7 +284,9 @@ func (fs *FS) begin() (*update, error) {
 // Abort ends the transaction, and the use of u. After commit nothing is undone.
 func (u *update) Abort() {
 	u.Tx.Abort()
-	clear(u.inodes)
+	for _, e := range u.inodes {
+		e.in = nil
+	}
 	clear(u.fates)
 	clear(u.edits)
 	*u = update{inodes: u.inodes[:0], fates: u.fates[:0], edits: u.edits[:0], settle: u.settle}
@@ -319,25 +325,36 @@ func (u *update) settleFates(committed bool) {
 
 // edit returns the inode's contents as the transaction wants them.
 func (u *update) edit(in *inode) *layout.Inode {
-	if !slices.Contains(u.inodes, in) {
-		u.inodes = append(u.inodes, in)
-		in.want = in.Inode
+	for _, e := range u.inodes {
+		if e.in == in {
+			return &e.want
+		}
 	}
-	return &in.want
+	n := len(u.inodes)
+	if n == cap(u.inodes) {
+		u.inodes = append(u.inodes, new(edited))
+	}
+	u.inodes = u.inodes[:n+1] // behind the end is memory of earlier transactions
+	if u.inodes[n] == nil {
+		u.inodes[n] = new(edited)
+	}
+	e := u.inodes[n]
+	e.in, e.want = in, in.Inode
+	return &e.want
 }
 
 // noteSizes counts new sizes of files as changes, also where no block comes or
 // goes: one that ends earlier has changed up to where it ended. One that is being
 // made has not changed: a clone begins with the changes of its origin.
 func (u *update) noteSizes() {
-	for _, in := range u.inodes {
-		if in.want.Type() != layout.ModeRegular || in.want.Size == in.Size || in.Mode == 0 {
+	for _, e := range u.inodes {
+		if e.want.Type() != layout.ModeRegular || e.want.Size == e.in.Size || e.in.Mode == 0 {
 			continue
 		}
-		in.want.Changes++
-		_, keep := blocksOf(0, in.want.Size)
-		if _, end := blocksOf(0, in.Size); keep < end {
-			u.noteEdit(&in.want, keep, end)
+		e.want.Changes++
+		_, keep := blocksOf(0, e.want.Size)
+		if _, end := blocksOf(0, e.in.Size); keep < end {
+			u.noteEdit(&e.want, keep, end)
 		}
 	}
 }
@@ -345,11 +362,11 @@ func (u *update) noteSizes() {
 // commit writes the edited inodes and commits.
 func (u *update) commit() error {
 	u.noteSizes()
-	for _, in := range u.inodes {
-		if raw := u.Edit(in.offset(), layout.InodeSize); in.want.Mode == 0 {
-			layout.FreeInode(raw, in.Generation)
+	for _, e := range u.inodes {
+		if raw := u.Edit(e.in.offset(), layout.InodeSize); e.want.Mode == 0 {
+			layout.FreeInode(raw, e.in.Generation)
 		} else {
-			in.want.Encode(raw)
+			e.want.Encode(raw)
 		}
 	}
 	if u.counts != nil {
@@ -366,14 +383,15 @@ func (u *update) commit() error {
 	if u.cuts {
 		raise(&u.fs.cutLSN, lsn)
 	}
-	for _, in := range u.inodes {
+	for _, e := range u.inodes {
+		in := e.in
 		if u.fs.stage {
 			u.fs.progress.Staged(uint64(in.ino), lsn)
 		}
 		if in.timesDirty {
 			u.fs.progress.TimesChanged(uint64(in.ino), -1)
 		}
-		in.Inode, in.timesDirty, in.metaLSN = in.want, false, lsn
+		in.Inode, in.timesDirty, in.metaLSN = e.want, false, lsn
 		if u.cuts {
 			in.cutLSN = lsn
 		}

@@ -33,10 +33,27 @@ var plans = sync.Pool{New: func() any { return new(plan) }}
 func (p *plan) release() { plans.Put(p) }
 
 func (in *inode) plan(first, end int64) (*plan, error) {
+	p := newPlan()
+	err := in.fs.pieces(in.fs.journal.View, &in.Inode, first, end, func(q piece) error { return p.add(in.fs, q) })
+	return p.complete(in, first, err)
+}
+
+// planPiece is plan for the range of one piece, which find has returned.
+func (in *inode) planPiece(q piece) (*plan, error) {
+	p := newPlan()
+	return p.complete(in, q.first, p.add(in.fs, q))
+}
+
+func newPlan() *plan {
 	p := plans.Get().(*plan)
 	p.fresh, p.unwritten, p.written, p.sole = p.fresh[:0], p.unwritten[:0], p.written[:0], p.sole[:0]
 	p.runs, p.moves, p.goal = p.runs[:0], p.moves[:0], -1
-	err := in.fs.pieces(in.fs.journal.View, &in.Inode, first, end, func(q piece) error { return p.add(in.fs, q) })
+	return p
+}
+
+// complete sets the goal of a plan that has all pieces from first on, or releases it
+// if err says that it has not.
+func (p *plan) complete(in *inode, first int64, err error) (*plan, error) {
 	if err == nil && len(p.fresh) > 0 && first > 0 {
 		var before piece
 		before, err = in.fs.find(in.fs.journal.View, &in.Inode, first-1, first)

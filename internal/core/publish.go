@@ -40,9 +40,9 @@ type mapChange struct {
 // noteEdit has those who look for changes of an inode's map told when the
 // transaction has committed.
 func (u *update) noteEdit(want *layout.Inode, first, end int64) {
-	for _, in := range u.inodes {
-		if &in.want == want && (in.private != nil || in.privates != nil) {
-			u.edits = append(u.edits, mapChange{in, first, end})
+	for _, e := range u.inodes {
+		if &e.want == want && (e.in.private != nil || e.in.privates != nil) {
+			u.edits = append(u.edits, mapChange{e.in, first, end})
 		}
 	}
 }

@@ -4,7 +4,8 @@ package fault
 type sigContext struct {
 	_         [40]byte   // uc_flags, uc_link, uc_stack
 	_         [16]uint64 // r8 to r15, di, si, bp, bx, dx, ax, cx, sp
-	_         [3]uint64  // ip, flags, segments
+	pc        uintptr    // of the instruction that faulted
+	_         [2]uint64  // flags, segments
 	errorCode uint64     // pushed by the CPU, see the PF bits
 	trap      uint64     // exception number
 }

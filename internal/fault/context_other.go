@@ -2,6 +2,6 @@
 
 package fault
 
-type sigContext struct{}
+type sigContext struct{ pc uintptr }
 
 func (*sigContext) dataFault() (write, ok bool) { return false, false }

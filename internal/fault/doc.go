@@ -13,7 +13,7 @@
 //
 //	client thread                           server (Page.Serve)
 //	load or store -> SIGSEGV
-//	segvEntry -> onFault: range known?
+//	faultEntry -> onFault: range known?
 //	claim a slot, REQUEST, ring the bell -> handle(request): allocate, commit, and, under the inode's lock,
 //	spin, then wait on the slot              request.InFlight(run)
 //	ANSWERED  <----------------------------  reply
@@ -23,6 +23,14 @@
 // A fault that fails (beyond the end, pool full, server gone for good) is handed to the Go runtime's own handler, so
 // the program dies with "unexpected fault address", or, under debug.SetPanicOnFault, gets a runtime error with an Addr
 // method that Find turns into the range and the reason.
+//
+// # A flush that fails
+//
+// lines.TryFlush is an exception to that, so that who flushes needs neither deferred calls nor SetPanicOnFault, which would
+// cost more than the flush. When an access in it faults and that cannot be resolved, or is a SIGBUS (memory that is lost, a
+// file that was cut off), onFault does not hand the signal on but has the thread go on at the landing, where TryFlush
+// returns the address: the kernel's exception table, with one line. SIGBUS has the same entry as SIGSEGV for it, and for
+// nothing else.
 //
 // # A call
 //

@@ -6,13 +6,13 @@
 // break signal that arrives just then overwrites the signal frame in use. R14 should be g by that ABI; functions that
 // are nosplit and allocate nothing do not look at it.
 
-// segvEntry is the handler of SIGSEGV, entered by the kernel on the thread's signal stack with
+// faultEntry is the handler of SIGSEGV and SIGBUS, entered by the kernel on the thread's signal stack with
 //	DI signal number, SI *siginfo, DX *ucontext, 0(SP) the restorer that calls rt_sigreturn.
-// It calls onFault(info, context). When that has resolved the fault, it returns: rt_sigreturn loads every register from
+// It calls onFault(info, context). When the thread can go on, it returns: rt_sigreturn loads every register from
 // the context, so nothing needs to be preserved, and the access is retried. Otherwise it jumps to the handler that was
 // installed before, which finds DI, SI, DX and SP as the kernel has left them.
 // Frame: 0 and 8 room for the arguments, 16 DI, 24 SI, 32 DX.
-TEXT ·segvEntry(SB),NOSPLIT|TOPFRAME|NOFRAME,$0
+TEXT ·faultEntry(SB),NOSPLIT|TOPFRAME|NOFRAME,$0
 	NOP	SP	// disable vet stack checking
 	ADJSP	$40
 	MOVQ	DI, 16(SP)
@@ -35,7 +35,7 @@ chain:
 	MOVQ	·goFaultHandler(SB), AX
 	JMP	AX
 
-// breakEntry is the handler of the break signal, entered like segvEntry. It calls onBreak() and returns.
+// breakEntry is the handler of the break signal, entered like faultEntry. It calls onBreak() and returns.
 TEXT ·breakEntry(SB),NOSPLIT|TOPFRAME|NOFRAME,$0
 	PXOR	X15, X15
 	MOVQ	·breakFunction(SB), DX

@@ -5,13 +5,13 @@
 // compiler instruments under -race whatever the function says: that moves RSP from the signal stack to another, and a
 // break signal that arrives just then overwrites the signal frame in use.
 
-// segvEntry is the handler of SIGSEGV, entered by the kernel on the thread's signal stack with
+// faultEntry is the handler of SIGSEGV and SIGBUS, entered by the kernel on the thread's signal stack with
 //	R0 signal number, R1 *siginfo, R2 *ucontext, LR the code that calls rt_sigreturn.
-// It calls onFault(info, context). When that has resolved the fault, it returns: rt_sigreturn loads every register from
+// It calls onFault(info, context). When the thread can go on, it returns: rt_sigreturn loads every register from
 // the context, and the access is retried. Otherwise it jumps to the handler that was installed before, which finds R0,
 // R1, R2, LR and RSP as the kernel has left them, and g (R28) too: nothing below touches it.
 // Frame: 0 LR, 8 and 16 room for the arguments, 24 R0, 32 R1, 40 R2, 48 R29.
-TEXT ·segvEntry(SB),NOSPLIT|TOPFRAME|NOFRAME,$0
+TEXT ·faultEntry(SB),NOSPLIT|TOPFRAME|NOFRAME,$0
 	SUB	$64, RSP
 	MOVD	LR, 0(RSP)
 	MOVD	R0, 24(RSP)
@@ -36,7 +36,7 @@ chain:
 	MOVD	·goFaultHandler(SB), R3
 	B	(R3)
 
-// breakEntry is the handler of the break signal, entered like segvEntry. It calls onBreak() and returns.
+// breakEntry is the handler of the break signal, entered like faultEntry. It calls onBreak() and returns.
 TEXT ·breakEntry(SB),NOSPLIT|TOPFRAME|NOFRAME,$0
 	SUB	$16, RSP
 	MOVD	LR, 0(RSP)

@@ -19,9 +19,10 @@ var (
 	breakFunction = onBreak
 )
 
-// sigInfo is the beginning of the kernel's siginfo_t for SIGSEGV.
+// sigInfo is the beginning of the kernel's siginfo_t for SIGSEGV and SIGBUS.
 type sigInfo struct {
-	_       [2]int32 // number, errno
+	number  int32
+	_       int32 // errno
 	code    int32
 	_       int32
 	address uint64
@@ -30,31 +31,55 @@ type sigInfo struct {
 const (
 	segvMapErr = 1 // SEGV_MAPERR: nothing is mapped there
 	segvAccErr = 2 // SEGV_ACCERR: what is mapped there does not allow it
+	busMceAO   = 5 // BUS_MCEERR_AO: memory has been lost that this thread has not accessed
 )
 
-// onFault is called by segvEntry. It returns whether the fault is resolved, so that the access can be retried.
+// onFault is called by faultEntry. It returns whether the thread can go on: the fault is resolved, so that the access can
+// be retried, or the context is now at guard.landing.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
 func onFault(info *sigInfo, context *sigContext) bool {
-	if info.code != segvMapErr && info.code != segvAccErr {
+	if info.number != int32(unix.SIGSEGV) || info.code != segvMapErr && info.code != segvAccErr {
+		return info.ofAccess() && context.land()
+	}
+	if write, ok := context.dataFault(); ok {
+		if e := pinRange(info.address); e != nil {
+			code := resolve(e, (info.address-e.start)/PageSize, write)
+			if code != CodeOK {
+				recordFailure(info.address, code)
+			}
+			unpin(&e.users)
+			if code == CodeOK {
+				return true
+			}
+		}
+	}
+	return context.land()
+}
+
+// ofAccess says whether the signal is due to an access of the thread that has got it: not to kill(2), which no access could
+// be blamed for.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (i *sigInfo) ofAccess() bool {
+	return i.code > 0 && (i.number == int32(unix.SIGSEGV) || i.code != busMceAO)
+}
+
+// land has a flush that may fail go on at its landing, if it is one that the context is of.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (c *sigContext) land() bool {
+	if c.pc < guard.start || c.pc >= guard.end {
 		return false
 	}
-	write, ok := context.dataFault()
-	if !ok {
-		return false
-	}
-	e := pinRange(info.address)
-	if e == nil {
-		return false
-	}
-	code := resolve(e, (info.address-e.start)/PageSize, write)
-	if code != CodeOK {
-		recordFailure(info.address, code)
-	}
-	unpin(&e.users)
-	return code == CodeOK
+	c.pc = guard.landing
+	return true
 }
 
 // pinRange finds the range that contains address and keeps it from changing until unpin(&e.users); nil if there is none.

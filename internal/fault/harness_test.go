@@ -144,7 +144,7 @@ const testMapping = 7
 
 func newTestFile(t testing.TB, pages, blocks int64) *testFile {
 	t.Helper()
-	if segvEntryAddress() == 0 {
+	if faultEntryAddress() == 0 {
 		t.Skipf("SKIPPED, nothing was tested: page faults cannot be handled on %s", runtime.GOARCH)
 	}
 	if _, err := os.Stat("/dev/shm"); err != nil {

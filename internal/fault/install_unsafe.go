@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pmemfs/pmemfs/internal/lines"
 )
 
 // breakSignal is a real-time signal, which the Go runtime handles by default by doing nothing. It is part of the
@@ -37,7 +39,7 @@ var install struct {
 }
 
 // Install puts the signal entries in place: once for the process, and for ever. Afterwards SIGSEGV outside of all ranges
-// is handled as before. It fails where there are no entries (other than amd64 and arm64), where the page size is not
+// is handled as before, as is SIGBUS, but for what lines.TryFlush does. It fails where there are no entries (other than amd64 and arm64), where the page size is not
 // PageSize, and where the present handlers are not the Go runtime's. It is called by NewClient.
 func Install() error {
 	install.once.Do(func() { install.err = installEntries() })
@@ -45,7 +47,7 @@ func Install() error {
 }
 
 func installEntries() error {
-	if segvEntryAddress() == 0 {
+	if faultEntryAddress() == 0 {
 		return fmt.Errorf("page faults cannot be handled on %s: %w", runtime.GOARCH, errors.ErrUnsupported)
 	}
 	if n := os.Getpagesize(); n != PageSize {
@@ -58,6 +60,13 @@ func installEntries() error {
 	if segv.handler <= 1 || segv.flags&(saSigInfo|saOnStack) != saSigInfo|saOnStack {
 		return fmt.Errorf("SIGSEGV has no handler on a signal stack (handler %#x, flags %#x)", segv.handler, segv.flags)
 	}
+	bus, err := signalAction(unix.SIGBUS)
+	if err != nil {
+		return err
+	}
+	if bus.handler != segv.handler {
+		return fmt.Errorf("SIGBUS has another handler (%#x) than SIGSEGV (%#x)", bus.handler, segv.handler)
+	}
 	before, err := signalAction(breakSignal)
 	if err != nil {
 		return err
@@ -67,20 +76,24 @@ func installEntries() error {
 		return fmt.Errorf("signal %d, needed for breaks, is already in use", breakSignal)
 	}
 	goFaultHandler = segv.handler
+	guard.start, guard.end, guard.landing = lines.Guard()
 	spinRounds = pollRounds()
 	forBreak := segv // the runtime's flags (signal stack, restart of system calls), restorer and mask of everything
 	forBreak.handler = breakEntryAddress()
 	if err := setSignalAction(breakSignal, forBreak); err != nil {
 		return err
 	}
-	segv.handler = segvEntryAddress()
+	segv.handler, bus.handler = faultEntryAddress(), faultEntryAddress()
 	segv.mask &^= 1 << (breakSignal - 1) // a thread that waits for its fault must be able to give back pages
-	return setSignalAction(unix.SIGSEGV, segv)
+	return errors.Join(setSignalAction(unix.SIGSEGV, segv), setSignalAction(unix.SIGBUS, bus))
 }
 
 // checkInstalled reports what has taken the entries' place since Install.
 func checkInstalled() error {
-	for signal, entry := range map[unix.Signal]uintptr{unix.SIGSEGV: segvEntryAddress(), breakSignal: breakEntryAddress()} {
+	entries := map[unix.Signal]uintptr{
+		unix.SIGSEGV: faultEntryAddress(), unix.SIGBUS: faultEntryAddress(), breakSignal: breakEntryAddress(),
+	}
+	for signal, entry := range entries {
 		now, err := signalAction(signal)
 		if err != nil {
 			return err

@@ -78,9 +78,9 @@ TEXT ·systemCall(SB),NOSPLIT|NOFRAME,$0-64
 	MOVQ	AX, ret+56(FP)
 	RET
 
-// func segvEntryAddress() uintptr
-TEXT ·segvEntryAddress(SB),NOSPLIT|NOFRAME,$0-8
-	MOVQ	$·segvEntry(SB), AX
+// func faultEntryAddress() uintptr
+TEXT ·faultEntryAddress(SB),NOSPLIT|NOFRAME,$0-8
+	MOVQ	$·faultEntry(SB), AX
 	MOVQ	AX, ret+0(FP)
 	RET
 

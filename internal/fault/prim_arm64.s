@@ -89,9 +89,9 @@ TEXT ·systemCall(SB),NOSPLIT|NOFRAME,$0-64
 	MOVD	R0, ret+56(FP)
 	RET
 
-// func segvEntryAddress() uintptr
-TEXT ·segvEntryAddress(SB),NOSPLIT|NOFRAME,$0-8
-	MOVD	$·segvEntry(SB), R0
+// func faultEntryAddress() uintptr
+TEXT ·faultEntryAddress(SB),NOSPLIT|NOFRAME,$0-8
+	MOVD	$·faultEntry(SB), R0
 	MOVD	R0, ret+0(FP)
 	RET
 

@@ -37,7 +37,7 @@ func pause()
 // systemCall enters the kernel without telling the Go scheduler. It returns what the kernel returns: -errno on failure.
 func systemCall(number, a1, a2, a3, a4, a5, a6 uintptr) uintptr
 
-// segvEntryAddress and breakEntryAddress are the addresses of the signal entries. (A Go reference to an assembly
+// faultEntryAddress and breakEntryAddress are the addresses of the signal entries. (A Go reference to an assembly
 // function would be the address of its ABI wrapper.)
-func segvEntryAddress() uintptr
+func faultEntryAddress() uintptr
 func breakEntryAddress() uintptr

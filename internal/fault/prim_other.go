@@ -27,5 +27,5 @@ func systemCall(number, a1, a2, a3, a4, a5, a6 uintptr) uintptr {
 	return r
 }
 
-func segvEntryAddress() uintptr  { return 0 }
+func faultEntryAddress() uintptr { return 0 }
 func breakEntryAddress() uintptr { return 0 }

@@ -112,9 +112,12 @@ var (
 	failureNext uint32
 
 	//lint:ignore U1000 used by the assembly
-	goFaultHandler uintptr // what handled SIGSEGV before
+	goFaultHandler uintptr // what handled SIGSEGV and SIGBUS before
 	spinRounds     uint32  // pauses that a client waits for an answer before it sleeps
 )
+
+// guard is the exception table, which package lines explains. It is constant once the entries are installed.
+var guard struct{ start, end, landing uintptr }
 
 // pollFd is poll(2)'s struct pollfd.
 type pollFd struct {

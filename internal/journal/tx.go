@@ -43,19 +43,23 @@ func (p *page) load(j *Journal, at, n int64) {
 		return
 	}
 	old := j.View(p.number*layout.BlockSize, layout.BlockSize)
-	if p.loaded == 0 {
-		copy(p.bytes[first*layout.LineSize:end*layout.LineSize], old[first*layout.LineSize:])
-	} else {
-		for missing := want &^ p.loaded; missing != 0; missing &= missing - 1 {
-			at := bits.TrailingZeros64(missing) * layout.LineSize
-			copy(p.bytes[at:at+layout.LineSize], old[at:])
-		}
+	for missing := want &^ p.loaded; missing != 0; {
+		from, to := firstRun(missing)
+		copy(p.bytes[from*layout.LineSize:to*layout.LineSize], old[from*layout.LineSize:])
+		missing &^= bitRange(from, to)
 	}
 	p.loaded |= want
 }
 
 // bitRange is the bits [from, to) of a word, at least one of 64.
 func bitRange(from, to int64) uint64 { return allLines >> (64 - (to - from)) << from }
+
+// firstRun is the lowest bits [from, to) of a word, which is not 0, that are set side
+// by side.
+func firstRun(w uint64) (from, to int64) {
+	from = int64(bits.TrailingZeros64(w))
+	return from, from + int64(bits.TrailingZeros64(^(w >> from)))
+}
 
 // Tx is a transaction being built: private until Commit, gone after Abort. The
 // zero value is memory for one. All its methods are for one goroutine, which
@@ -158,7 +162,8 @@ func (t *Tx) WriteWord(off int64, w uint64) {
 	binary.LittleEndian.PutUint64(t.Edit(off, layout.WordSize), w)
 }
 
-// Block returns the block at off, of which only what Edit has returned is there.
+// Block returns the block at off, of which only what Edit has returned is there: to be
+// changed in several parts at the same time, each of which was asked for by Edit.
 func (t *Tx) Block(off int64) []byte { return t.page(off / layout.BlockSize).bytes[:] }
 
 // Edit returns n bytes at off to be changed in place, with the rules of Write.
@@ -297,11 +302,10 @@ func (t *Tx) encode() {
 				continue
 			}
 			for rest := p.changed(old, i, dirty); rest != 0; {
-				from := bits.TrailingZeros64(rest)
-				to := from + bits.TrailingZeros64(^(rest >> from))
-				rest &^= bitRange(int64(from), int64(to))
-				at, end := i*groupBytes+from*layout.WordSize, i*groupBytes+to*layout.WordSize
-				t.j.record.Write(base+int64(at), p.bytes[at:end])
+				from, to := firstRun(rest)
+				rest &^= bitRange(from, to)
+				at, end := int64(i)*groupBytes+from*layout.WordSize, int64(i)*groupBytes+to*layout.WordSize
+				t.j.record.Write(base+at, p.bytes[at:end])
 			}
 		}
 	}

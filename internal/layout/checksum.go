@@ -1,8 +1,6 @@
 package layout
 
-import (
-	"hash/crc32"
-)
+import "hash/crc32"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

@@ -18,7 +18,8 @@ const module = "github.com/pmemfs/pmemfs"
 // layers are the packages from the bottom up: each may import those before it
 // that it names, and no others of the project.
 var layers = map[string][]string{
-	"pmem":                       {},
+	"internal/lines":             {},
+	"pmem":                       {"internal/lines"},
 	"internal/medium":            {"pmem"},
 	"internal/medium/mediumtest": {},
 	"internal/crash":             {"internal/medium"},
@@ -30,15 +31,15 @@ var layers = map[string][]string{
 	"internal/progress":          {},
 	"internal/rerun":             {},
 	"internal/grant":             {},
-	"internal/fault":             {},
+	"internal/fault":             {"internal/lines"},
 	"internal/session":           {"internal/medium"},
 	"internal/wire":              {},
 	"internal/server": {"pmem", "internal/medium", "internal/layout", "internal/alloc", "internal/core", "internal/progress", "internal/grant",
 		"internal/fault", "internal/wire", "internal/session"},
 	"internal/fusefs": {"internal/wire"},
 	"internal/report": {"pmem"},
-	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/wire",
-		"internal/server"},
+	".": {"pmem", "internal/medium", "internal/layout", "internal/core", "internal/progress", "internal/grant", "internal/fault", "internal/lines",
+		"internal/wire", "internal/server"},
 	"test/vm/port":      {},
 	"test/vm/guest":     {".", "test/vm/port"},
 	"test/vm":           {"test/vm/port"},

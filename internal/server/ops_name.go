@@ -29,7 +29,8 @@ func (s *Session) mkdir(q *wire.Request) (*wire.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	return attrReply(s.srv.fs.Create(s.cred, dir, name, unix.S_IFDIR|q.Mode&0o7777, 0))
+	_, err = s.srv.fs.Create(s.cred, dir, name, unix.S_IFDIR|q.Mode&0o7777, 0)
+	return nil, err
 }
 
 func (s *Session) remove(q *wire.Request) (*wire.Reply, error) {
@@ -72,10 +73,7 @@ func (s *Session) link(q *wire.Request) (*wire.Reply, error) {
 		return nil, err
 	}
 	a, err := s.srv.fs.Link(s.as(q), n.Ino(), dir, name)
-	if q.Inode == 0 {
-		return attrReply(a, err)
-	}
-	return s.entry(a, err)
+	return s.made(q, a, err)
 }
 
 func (s *Session) symlink(q *wire.Request) (*wire.Reply, error) {
@@ -84,8 +82,13 @@ func (s *Session) symlink(q *wire.Request) (*wire.Reply, error) {
 		return nil, err
 	}
 	a, err := s.srv.fs.Symlink(s.as(q), dir, name, q.Path2)
+	return s.made(q, a, err)
+}
+
+// made is the reply that tells of a name that was made: of the inode as well to who names things by them.
+func (s *Session) made(q *wire.Request, a core.Attr, err error) (*wire.Reply, error) {
 	if q.Inode == 0 {
-		return attrReply(a, err)
+		return nil, err
 	}
 	return s.entry(a, err)
 }

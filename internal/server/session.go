@@ -134,14 +134,17 @@ var ops = [wire.OpEnd]op{
 	wire.OpForget: {do: (*Session).forget, beyond: true, at: true},
 }
 
-// Do serves a request. It may be called by several goroutines at once.
+// done is the reply to what has nothing to tell.
+var done wire.Reply
+
+// Do serves a request. It may be called by several goroutines at once. The reply has no ID, and may be others' as well: it is
+// not to be changed.
 func (s *Session) Do(q *wire.Request) (r *wire.Reply) {
 	defer func() {
 		if v := recover(); v != nil {
 			s.srv.logf("operation %d of process %d panicked: %v\n%s", q.Op, s.pid, v, debug.Stack())
 			r = errorReply(fmt.Errorf("the server failed inside: %w", unix.EIO))
 		}
-		r.ID = q.ID
 	}()
 	if q.Closed != 0 {
 		s.srv.counts.requests[wire.OpClose].Add(1)
@@ -152,7 +155,7 @@ func (s *Session) Do(q *wire.Request) (r *wire.Reply) {
 		return errorReply(err)
 	}
 	if r == nil {
-		r = &wire.Reply{}
+		r = &done
 	}
 	return r
 }

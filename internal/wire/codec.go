@@ -127,6 +127,9 @@ func (c *codec) present(have bool) bool {
 	return have
 }
 
+// complete says that a message that is decoded has none of the optional fields that are next.
+func (c *codec) complete() bool { return c.decoding && c.bits>>c.next == 0 }
+
 // filled refuses a decoded field that is there and zero.
 func (c *codec) filled(is bool) {
 	if c.decoding && !is {
@@ -232,6 +235,10 @@ func (q *Request) fields(c *codec) {
 	c.optText(&q.Path, MaxPath)
 	c.optText(&q.Path2, MaxPath)
 	c.data(&q.Data)
+	below(c, "attribute set", q.Valid, setAll+1)
+	if c.complete() {
+		return
+	}
 	c.optU32(&q.Source)
 	c.optI64(&q.SourceOffset)
 	c.optU64(&q.Inode)
@@ -240,7 +247,6 @@ func (q *Request) fields(c *codec) {
 	c.optU64(&q.Generation2)
 	c.optU32(&q.Umask)
 	c.optU32(&q.Closed)
-	below(c, "attribute set", q.Valid, setAll+1)
 }
 
 func (r *Reply) fields(c *codec) {
@@ -259,6 +265,9 @@ func (r *Reply) fields(c *codec) {
 	}
 	if v := pointer(c, &r.Sealed); v != nil {
 		c.sealed(v)
+	}
+	if c.complete() {
+		return
 	}
 	c.optText(&r.Detail, MaxDetail)
 	c.optText(&r.Name, MaxPath)

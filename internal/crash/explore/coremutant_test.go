@@ -48,8 +48,8 @@ var coreMutants = []coreMutant{
 	},
 	{
 		"freed blocks used again before that is durable", "internal/alloc/bitmap.go",
-		"later := b.contents && !used\n",
-		"later := b.contents && !used && !MUTANT\n",
+		"later := b.contents\n",
+		"later := b.contents && !MUTANT\n",
 		staging, "unlink /a/y, append @1 4096",
 	},
 	{
@@ -113,15 +113,15 @@ var coreMutants = []coreMutant{
 		staging, "create /a/z, remount",
 	},
 	{
-		"a shared block stored to", "internal/core/file.go",
-		"		case q.shared():\n",
-		"		case q.shared() && !MUTANT:\n",
+		"a shared block stored to", "internal/core/plan.go",
+		"	case q.shared():\n",
+		"	case q.shared() && !MUTANT:\n",
 		Setting{}, "write /b/s 10 100",
 	},
 	{
 		"copy of a shared block not fenced", "internal/core/fault.go",
 		"	if err := fs.fenceData(); err != nil {\n",
-		"	if MUTANT {\n		return in.commitPlan(p, runs, finish)\n	}\n	if err := fs.fenceData(); err != nil {\n",
+		"	if MUTANT {\n		return in.commitPlan(p, finish)\n	}\n	if err := fs.fenceData(); err != nil {\n",
 		Setting{}, "store /b/s 64 24",
 	},
 	{
@@ -132,8 +132,8 @@ var coreMutants = []coreMutant{
 	},
 	{
 		"copy of a shared block made after its record", "internal/core/fault.go",
-		"	for _, m := range p.targets(runs) {\n",
-		"	for _, m := range p.targets(runs) {\n		if MUTANT {\n" +
+		"	for m := range p.targets() {\n",
+		"	for m := range p.targets() {\n		if MUTANT {\n" +
 			"			defer fs.carry(m, 0, m.from.count*layout.BlockSize)\n			continue\n		}\n",
 		Setting{}, "store /b/s 64 24",
 	},
@@ -157,8 +157,8 @@ var coreMutants = []coreMutant{
 	},
 	{
 		"a mark not taken away before the store in place", "internal/core/refs.go",
-		"	if sole == nil {\n",
-		"	if sole == nil || MUTANT {\n",
+		"	if len(sole) == 0 {\n",
+		"	if len(sole) == 0 || MUTANT {\n",
 		staging, "unlink /b/t, write /b/s 10 100",
 	},
 	{
@@ -194,8 +194,8 @@ var coreMutants = []coreMutant{
 	},
 	{
 		"a shared block freed when it is copied", "internal/core/blockmap.go",
-		"	case m.from.shared():\n",
-		"	case m.from.shared() && !MUTANT:\n",
+		"	case !m.from.shared():\n",
+		"	case !m.from.shared() || MUTANT:\n",
 		Setting{}, "store /b/s 64 24",
 	},
 	{

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -119,8 +120,8 @@ func (c *contestant) calibrate(each time.Duration) error {
 	}
 }
 
-// compare has all take their turns, in rounds of which each begins with another one, so that what else goes on on the
-// machine hits all alike.
+// compare has all take their turns, in rounds of which each has an order of its own, so that what else goes on on the machine
+// hits all alike, and so does what the one before leaves behind: an emulated CPU's TLB is as large as it was of use last.
 func compare(ctx context.Context, o *CompareOptions, what string, all []*contestant) error {
 	add, done := o.progress(what, int64(len(all)*(o.Rounds+1)))
 	defer done()
@@ -133,9 +134,10 @@ func compare(ctx context.Context, o *CompareOptions, what string, all []*contest
 		}
 		add(1)
 	}
-	for round := range o.Rounds {
-		for i := range all {
-			c := all[(i+round)%len(all)]
+	random := rand.New(rand.NewPCG(1, 2))
+	for range o.Rounds {
+		for _, i := range random.Perm(len(all)) {
+			c := all[i]
 			if _, err := c.run(c.n); err != nil {
 				return err
 			}

@@ -104,7 +104,8 @@ func (w *ways) addRaw() error {
 	if err != nil {
 		return err
 	}
-	w.update(raw, true, "a plain mapping of the medium: flush, fence", v.through(v.persist))
+	c := w.update(raw, true, "a plain mapping of the medium: flush, fence", v.through(v.persist))
+	c.before = v.warm
 	return nil
 }
 
@@ -161,10 +162,8 @@ func (w *ways) addPools() error {
 				return err
 			}
 			w.later(v.unmap)
-			if err := v.touchAll(); err != nil {
-				return err
-			}
-			w.update(name+": "+way.name, true, "", v.through(way.durable(m)))
+			c := w.update(name+": "+way.name, true, "", v.through(way.durable(m)))
+			c.before = v.warm
 		}
 	}
 	return nil
@@ -199,7 +198,7 @@ func (w *ways) addPeers() error {
 		}
 		w.later(synced.unmap)
 		c := w.update(p.name+": MAP_SYNC, flush", true, "", synced.through(synced.persist))
-		c.before = synced.touchAll // after the others' syncs the kernel wants to know of stores again
+		c.before = synced.warm // after the others' syncs the kernel wants to know of stores again
 	}
 	return nil
 }
