@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// Polling for as long as sleeping and being woken takes costs at most twice what the best choice would have cost, whatever
-// comes (Karlin and others, Competitive Randomized Algorithms for Nonuniform Problems, 1990). How long that is depends on
-// the machine: some microseconds where an idle CPU does not halt, dozens where a hypervisor has to run it again, hundreds
+// Polling for some times what sleeping and being woken takes costs at most so many times what the best choice would have
+// cost, whatever comes (Karlin and others, Competitive Randomized Algorithms for Nonuniform Problems, 1990). How long a
+// wake-up is depends on the machine: some microseconds where an idle CPU does not halt, dozens where a hypervisor has to run it again, hundreds
 // where it is emulated. So it is measured, once in each process that waits.
 const (
-	serverPolls = 4                     // wake-ups that a server polls: of its own, the client's, and what is between
-	clientPolls = 3                     // wake-ups that a client polls: the server's, and what it serves
-	leastWake   = 25 * time.Microsecond // what is taken for a wake-up at least: a serving takes some time, too
-	mostWake    = 250 * time.Microsecond
+	serverPolls = 8                     // wake-ups that a server polls: its own, the client's, and what the client does meanwhile
+	clientPolls = 6                     // wake-ups that a client polls: the server's, its own, and what is served meanwhile
+	leastWake   = 12 * time.Microsecond // what is taken for a wake-up at least, however busy or lucky the machine is
+	mostWake    = 100 * time.Microsecond
 )
 
 // wakeUp is what it takes until a thread that sleeps runs on another CPU, when it is woken.
@@ -28,9 +28,10 @@ var wakeUp = sync.OnceValue(func() time.Duration {
 })
 
 // measureWake wakes another thread some times, each time when its CPU has had nothing to do for a while, and polls for its
-// answer, as whoever makes a request does. It returns the median.
+// answer, as whoever makes a request does. It returns what two thirds of them took at most: sometimes the CPU has not halted
+// yet, sometimes something else has come.
 func measureWake() time.Duration {
-	const times, rest = 5, 100 * time.Microsecond
+	const times, rest = 9, 100 * time.Microsecond
 	var bell, answer uint32
 	go func() {
 		for n := range uint32(times) {
@@ -52,7 +53,7 @@ func measureWake() time.Duration {
 		took = append(took, time.Since(start))
 	}
 	slices.Sort(took)
-	return took[times/2]
+	return took[times*2/3]
 }
 
 // spinning counts the waiters that poll now, and is kept below the number of CPUs: somebody has to run the clients.
