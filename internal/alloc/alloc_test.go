@@ -285,6 +285,33 @@ func TestVerifyReportsAll(t *testing.T) {
 }
 
 // TestRefused gives the allocator what only a damaged pool gives it.
+// What was reserved is free again when the transaction that takes it fails half way.
+func TestTakeFails(t *testing.T) {
+	f := newFixture(t, 4*layout.ChunkUnits)
+	free := f.b.Free()
+	var runs []Run
+	for chunk := range int64(3) {
+		got, err := f.reserve(2, chunk*layout.ChunkUnits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs = append(runs, got...)
+	}
+	f.area.Bytes()[f.sb.BlockBitmap.Bits.Offset+lineBytes] ^= 4 // the second chunk's
+	tx, err := begin(f.j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var corrupt *layout.CorruptError
+	if err := f.b.Take(tx, runs...); !errors.As(err, &corrupt) {
+		t.Error(err)
+	}
+	tx.Abort()
+	if f.b.Free() != free || len(f.b.busy) > 0 {
+		t.Errorf("%d units are free and %v are busy, of %d that were free", f.b.Free(), f.b.busy, free)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	f := newFixture(t, 2*layout.ChunkUnits)
 	free := f.b.Free()

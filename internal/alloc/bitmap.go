@@ -214,7 +214,8 @@ func (b *Bitmap) TakeOne(tx *journal.Tx, goal int64) (int64, error) {
 		return 0, err
 	}
 	b.free.Add(-1)
-	return r.First, b.change(tx, change{r, true, false})
+	b.note(tx, change{r, true, false})
+	return r.First, b.change(tx, r, true)
 }
 
 // Release writes into the transaction that runs are free. They can be had
@@ -229,6 +230,8 @@ func (b *Bitmap) Release(tx *journal.Tx, runs ...Run) error {
 	return nil
 }
 
+// changeAll makes changes in the transaction. All are noted before the first is made: whatever an error leaves undone is
+// settled with the others.
 func (b *Bitmap) changeAll(tx *journal.Tx, runs []Run, used, busy bool) error {
 	for _, r := range runs {
 		if r.First < 0 || r.Count <= 0 || r.End() > b.regions.Units {
@@ -236,15 +239,18 @@ func (b *Bitmap) changeAll(tx *journal.Tx, runs []Run, used, busy bool) error {
 		}
 	}
 	for _, r := range runs {
-		if err := b.change(tx, change{r, used, busy}); err != nil {
+		b.note(tx, change{r, used, busy})
+	}
+	for _, r := range runs {
+		if err := b.change(tx, r, used); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// change makes a change in the transaction, and has it settled when that ends.
-func (b *Bitmap) change(tx *journal.Tx, c change) error {
+// note has a change settled when the transaction ends.
+func (b *Bitmap) note(tx *journal.Tx, c change) {
 	if len(b.changes) == 0 {
 		tx.OnDone(b.settle)
 	}
@@ -252,7 +258,11 @@ func (b *Bitmap) change(tx *journal.Tx, c change) error {
 	if c.busy && !c.used {
 		b.markBusy(c.Run)
 	}
-	return c.each(func(chunk int64, from, to int) error { return b.changeChunk(tx, chunk, from, to, c.used) })
+}
+
+// change makes a change, which was noted, in the transaction.
+func (b *Bitmap) change(tx *journal.Tx, r Run, used bool) error {
+	return r.each(func(chunk int64, from, to int) error { return b.changeChunk(tx, chunk, from, to, used) })
 }
 
 // settleChanges ends what the transaction has kept busy, but for what it has
