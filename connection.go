@@ -24,8 +24,8 @@ type connection struct {
 	space *addressSpace
 	way   *wayBack // nil: there is none
 
-	closed  atomic.Uint32 // a handle that the program has closed and the server has not been told of; 0: none
-	closing atomic.Bool   // a timer runs after which it is told
+	closed  atomic.Pointer[closedHandle] // one that the server has not been told of; nil: none
+	closing atomic.Bool                  // a timer runs after which it is told
 
 	mu      sync.Mutex
 	link    *link         // protected by mu; nil: there is none now
@@ -82,6 +82,13 @@ func (t *connection) await() (l *link, list uint64, err error) {
 	}
 }
 
+// closedHandle is a handle that the program has closed. When the session is resumed by a list that does not have it, which
+// those after the first before of them have not, the server has dropped it, and may have given its number to another file.
+type closedHandle struct {
+	handle uint32
+	before uint64
+}
+
 // closeDelay is how long the server is not told of a handle that was closed, if there is no request to tell it with.
 const closeDelay = time.Millisecond
 
@@ -94,12 +101,12 @@ func (t *connection) Do(q *wire.Request) (*wire.Reply, error) {
 	}
 	if len(q.Data) > 0 {
 		t.closeNow() // and not with q: the copying of its data may panic
-		return t.send(q)
+		return t.send(q, nil)
 	}
-	q.Closed = t.closed.Swap(0)
-	r, err := t.send(q)
-	if q.Closed != 0 && errors.Is(err, unix.EMSGSIZE) { // it was too long to be sent
-		t.send(&wire.Request{Op: wire.OpClose, Handle: q.Closed})
+	closed := t.closed.Swap(nil)
+	r, err := t.send(q, closed)
+	if closed != nil && errors.Is(err, unix.EMSGSIZE) { // it was too long to be sent
+		t.sendClose(closed)
 	}
 	return r, err
 }
@@ -109,10 +116,13 @@ func (t *connection) closeLater(handle uint32) bool {
 	t.mu.Lock()
 	up := t.link != nil
 	t.mu.Unlock()
-	if !up || !t.closed.CompareAndSwap(0, handle) {
+	if !up || t.closed.Load() != nil {
 		return false
 	}
-	t.held.giveUp(&wire.Request{Op: wire.OpClose, Handle: handle})
+	before, _ := t.held.giveUp(&wire.Request{Op: wire.OpClose, Handle: handle})
+	if !t.closed.CompareAndSwap(nil, &closedHandle{handle, before}) {
+		return false
+	}
 	if !t.closing.Swap(true) {
 		time.AfterFunc(closeDelay, func() {
 			t.closing.Store(false) // before it looks: whoever closes another one afterwards begins anew
@@ -124,16 +134,27 @@ func (t *connection) closeLater(handle uint32) bool {
 
 // closeNow tells the server of the handle that it has not been told of.
 func (t *connection) closeNow() {
-	if handle := t.closed.Swap(0); handle != 0 {
-		t.send(&wire.Request{Op: wire.OpClose, Handle: handle}) // an error: the server is gone, and the handle with it
+	if closed := t.closed.Swap(nil); closed != nil {
+		t.sendClose(closed)
 	}
 }
 
-// send sends a request again when the connection is lost and no harm can come of that. Requests that give something
-// back are done when the session is resumed: the server then drops what this client does not name. Only Unmap waits
-// for that: until then the server may take the mapping's pages back, and they must not be another mapping's.
-func (t *connection) send(q *wire.Request) (*wire.Reply, error) {
+// sendClose ignores an error: the server is gone, and the handle with it.
+func (t *connection) sendClose(c *closedHandle) {
+	t.sendAs(&wire.Request{Op: wire.OpClose, Handle: c.handle}, c.before, true, nil)
+}
+
+// send sends a request, and with it, unless nil, which handle is closed.
+func (t *connection) send(q *wire.Request, closed *closedHandle) (*wire.Reply, error) {
 	before, released := t.held.giveUp(q)
+	return t.sendAs(q, before, released, closed)
+}
+
+// sendAs sends a request again when the connection is lost and no harm can come of that. Requests that give something
+// back are done when the session is resumed: the server then drops what this client does not name. Only Unmap waits
+// for that: until then the server may take the mapping's pages back, and they must not be another mapping's. before and
+// released are what giveUp says of the request.
+func (t *connection) sendAs(q *wire.Request, before uint64, released bool, closed *closedHandle) (*wire.Reply, error) {
 	for {
 		if released && q.Op != wire.OpUnmap && t.isDown() {
 			return &wire.Reply{}, nil
@@ -144,6 +165,9 @@ func (t *connection) send(q *wire.Request) (*wire.Reply, error) {
 		}
 		if released && list > before {
 			return &wire.Reply{}, nil
+		}
+		if q.Closed = 0; closed != nil && list <= closed.before {
+			q.Closed = closed.handle
 		}
 		r, err := l.do(q)
 		switch {
