@@ -39,22 +39,23 @@ fuzz:
 microbench:
 	go test -run '^$$' -bench . -benchmem ./...
 
-# Every comparison with what else one could take, a quarter of an hour: docs/performance.md, its figures and plots. As root,
+# Every comparison with what else one could take, eight minutes on two CPUs: docs/performance.md, its figures and plots. As root,
 # with what the peers need: apt-get install gcc libc6-dev libpmem-dev liblmdb-dev e2fsprogs
 bench: build
 	cd bench && go run . --out ../docs
 
-# The same in three minutes, into bin/.
+# The same in a minute or two, into bin/.
 bench-short: build
 	cd bench && go run . --short --out ../bin
 
-# What of it takes a kernel's persistent memory, in a guest (go doc ./test/vm), ten minutes, and the page with it.
+# What of it takes a kernel's persistent memory, in a guest (go doc ./test/vm), four minutes, and the page with it.
 GUEST = --dir /mnt/ext4 --dir /mnt/xfs --rounds 9 --time 100ms --json
 vmbench:
 	mkdir -p bin docs/performance
 	go run ./test/vm \
 		-run 'pmemfs bench ways --pool /mnt/ext4 --size 24M $(GUEST)' \
 		-run 'pmemfs bench metadata --pool /mnt/ext4 --files 1000 $(GUEST)' \
+		-run 'pmemfs bench profile --pool /mnt/ext4 --json' \
 		-run 'pmemfs bench ways --pool /dev/dax-4k --size 16M $(GUEST)' >bin/guest.json
 	mv bin/guest.json docs/performance/
 	cd bench && go run . --only none --out ../docs

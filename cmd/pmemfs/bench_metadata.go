@@ -14,8 +14,8 @@ func (a *app) benchMetadata() *cobra.Command {
 		long: `Creates files, looks at them, renames and removes them, makes directories, appends and overwrites blocks of 4 KiB: in a
 pool of this process (embedded), through a server in a process of its own (served), and in directories of the kernel's file
 systems, by package os of Go, there with fsync of file and directory after each operation, and without, when nothing is
-durable. In tmpfs nothing ever is; "system calls" is tmpfs without package os. All take their turns, in rounds. "raw" is what the machine takes at least: the smallest record of the change
-streamed to the medium, and a fence.
+durable. In tmpfs nothing ever is; "system calls" is tmpfs without package os. All take their turns, in rounds. "raw" is
+what the machine takes at least: the smallest record of the change streamed to the medium, and a fence.
 
 ` + partFields,
 		example: `  pmemfs bench metadata

@@ -39,8 +39,9 @@ var install struct {
 }
 
 // Install puts the signal entries in place: once for the process, and for ever. Afterwards SIGSEGV outside of all ranges
-// is handled as before, as is SIGBUS, but for what lines.TryFlush does. It fails where there are no entries (other than amd64 and arm64), where the page size is not
-// PageSize, and where the present handlers are not the Go runtime's. It is called by NewClient.
+// is handled as before, as is SIGBUS, but for what lines.TryFlush does. It fails where there are no entries (other than
+// amd64 and arm64), where the page size is not PageSize, and where the present handlers are not the Go runtime's. It is
+// called by NewClient.
 func Install() error {
 	install.once.Do(func() { install.err = installEntries() })
 	return install.err

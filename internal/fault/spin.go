@@ -10,8 +10,8 @@ import (
 
 // Polling for some times what sleeping and being woken takes costs at most so many times what the best choice would have
 // cost, whatever comes (Karlin and others, Competitive Randomized Algorithms for Nonuniform Problems, 1990). How long a
-// wake-up is depends on the machine: some microseconds where an idle CPU does not halt, dozens where a hypervisor has to run it again, hundreds
-// where it is emulated. So it is measured, once in each process that waits.
+// wake-up is depends on the machine: some microseconds where an idle CPU does not halt, dozens where a hypervisor has to run
+// it again, a hundred where it is emulated. So it is measured, once in each process that waits.
 const (
 	serverPolls = 8                     // wake-ups that a server polls: its own, the client's, and what the client does meanwhile
 	clientPolls = 6                     // wake-ups that a client polls: the server's, its own, and what is served meanwhile

@@ -89,7 +89,8 @@ func (a *arena) metadataContestants(files int) ([]*contestant, error) {
 		unsynced := "volatile until it is synced"
 		if p.volatile {
 			unsynced = p.note
-			all = append(all, newMetadata(&kernelNames{above: p.dir}, files, p.name+", system calls", false, "relative to the open directory, without package os"))
+			bare := "relative to the open directory, without package os"
+			all = append(all, newMetadata(&kernelNames{above: p.dir}, files, p.name+", system calls", false, bare))
 		} else {
 			all = append(all, newMetadata(osNames(p.dir, true), files, p.name+", fsync", true, p.note))
 		}
