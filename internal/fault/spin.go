@@ -60,10 +60,11 @@ func measureWake() time.Duration {
 var spinning atomic.Int32
 
 // waiter waits for a bell that the client rings. It polls the longest time after a poll that paid or a sleep that had
-// better been a poll, half as long after each one that did not pay, and not at all when the rings are far apart.
+// better been a poll, half as long after each one that did not pay, and not at all when the rings are far apart. It gives
+// way when the client rings the page's other bell: whoever waits for that needs the CPU.
 type waiter struct {
-	bell, sleeps *uint32 // in the shared page
-	budget       time.Duration
+	bell, sleeps, other *uint32 // in the shared page
+	budget              time.Duration
 }
 
 // longest is how long a waiter polls at most.
@@ -104,6 +105,7 @@ func (w *waiter) poll(seen uint32) bool {
 	if int(spinning.Add(1)) >= min(runtime.NumCPU(), runtime.GOMAXPROCS(0)) {
 		return false
 	}
+	others := atomic.LoadUint32(w.other)
 	for start := time.Now(); time.Since(start) < w.budget; {
 		for range 16 {
 			if atomic.LoadUint32(w.bell) != seen {
@@ -111,6 +113,9 @@ func (w *waiter) poll(seen uint32) bool {
 				return true
 			}
 			pause()
+		}
+		if atomic.LoadUint32(w.other) != others {
+			return false
 		}
 	}
 	w.budget /= 2
