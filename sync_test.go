@@ -531,7 +531,9 @@ func TestCommitsCombine(t *testing.T) {
 	s, err := list[0].Stats()
 	must(t, err)
 	const operations = clients * threads * each
-	if s.Journal.Transactions < operations || s.Journal.Commits*2 > s.Journal.Transactions {
+	// The only processor of the Go runtime is kept by who waits for a fast disk: nobody can join meanwhile.
+	alone := runtime.GOMAXPROCS(0) == 1
+	if s.Journal.Transactions < operations || s.Journal.Commits*2 > s.Journal.Transactions && !alone {
 		t.Errorf("%d operations, %+v", operations, s.Journal)
 	}
 	t.Logf("%d transactions in %d commits", s.Journal.Transactions, s.Journal.Commits)

@@ -19,9 +19,9 @@ import (
 
 // ServeCalls answers the client's calls, one after the other, until Close or until stopped says so, which must be followed
 // by StopCalls; then it returns nil. handle gets a copy of each message, valid until it returns, and returns the answer,
-// at most CallBytes long; without one the slot stays as it is and the serving ends. At most one ServeCalls at a time. An
-// error says that the client has made its page unusable.
-func (p *Page) ServeCalls(stopped func() bool, handle func(message []byte) (answer []byte, ok bool)) error {
+// at most CallBytes long, or nil: then later.Answer gives it. If it is not ok the slot stays as it is and the serving
+// ends. At most one ServeCalls at a time. An error says that the client has made its page unusable.
+func (p *Page) ServeCalls(stopped func() bool, handle func(message []byte, later Later) (answer []byte, ok bool)) error {
 	if !p.enter() {
 		return nil
 	}
@@ -39,11 +39,13 @@ func (p *Page) ServeCalls(stopped func() bool, handle func(message []byte) (answ
 				}
 				served++
 				n := copy(message[:], s.message[:min(atomic.LoadUint32(&s.length), CallBytes)])
-				answer, ok := unguarded(func() ([]byte, bool) { return handle(message[:n]) })
+				answer, ok := unguarded(func() ([]byte, bool) { return handle(message[:n], Later{page: p, slot: s}) })
 				if !ok {
 					return nil
 				}
-				s.answer(answer)
+				if answer != nil {
+					s.answer(answer)
+				}
 			}
 			if served == 0 {
 				p.calls.wait(seen, ended)
@@ -57,6 +59,20 @@ func (p *Page) ServeCalls(stopped func() bool, handle func(message []byte) (answ
 func unguarded(f func() ([]byte, bool)) ([]byte, bool) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(false))
 	return f()
+}
+
+// Later is a call that is to be answered when others have been served: one that waits for something.
+type Later struct {
+	page *Page
+	slot *callSlot
+}
+
+// Answer answers the call; it may be called once, from any goroutine, also after Close. b is at most CallBytes long.
+func (l Later) Answer(b []byte) {
+	if l.page.enter() {
+		defer l.page.leave()
+		l.page.guard(func() error { l.slot.answer(b); return nil }) // ServeCalls tells of a page that has been cut
+	}
 }
 
 // answer gives the client its answer, if it still wants one.

@@ -16,6 +16,12 @@ import (
 // callServer serves the calls of a page until the test ends.
 func callServer(t *testing.T, p *Page, handle func(message []byte) ([]byte, bool)) (stop func() error) {
 	t.Helper()
+	return laterServer(t, p, func(message []byte, _ Later) ([]byte, bool) { return handle(message) })
+}
+
+// laterServer is callServer with a handler that may answer later.
+func laterServer(t *testing.T, p *Page, handle func(message []byte, later Later) ([]byte, bool)) (stop func() error) {
+	t.Helper()
 	var stopped atomic.Bool
 	served := make(chan error, 1)
 	go func() { served <- p.ServeCalls(stopped.Load, handle) }()
@@ -53,6 +59,14 @@ func callsOf(t *testing.T, p *Page) *Calls {
 }
 
 func never() bool { return false }
+
+// untilTaken makes a call until it is taken up, as it may not be on a busy machine.
+func untilTaken(c *Calls, message []byte, lost func() bool) (answer []byte, err error) {
+	for err = ErrUntaken; err == ErrUntaken; {
+		answer, err = c.Do(message, lost)
+	}
+	return answer, err
+}
 
 // TestCalls: each call that is answered gets its own answer, whoever else calls, and messages of any length go through.
 func TestCalls(t *testing.T) {
@@ -149,15 +163,12 @@ func TestCallsOfLostConnection(t *testing.T) {
 	stop := callServer(t, p, func([]byte) ([]byte, bool) {
 		begun <- true
 		<-end
-		return nil, true
+		return []byte{}, true
 	})
 	var lost atomic.Bool
 	outcome := make(chan error, 1)
 	go func() {
-		err := ErrUntaken
-		for err == ErrUntaken {
-			_, err = c.Do([]byte("x"), lost.Load)
-		}
+		_, err := untilTaken(c, []byte("x"), lost.Load)
 		outcome <- err
 	}()
 	<-begun
@@ -196,11 +207,9 @@ func TestCallsTakenOver(t *testing.T) {
 			t.Errorf("state %d: %v", state, err)
 		}
 		stop := callServer(t, heir, func([]byte) ([]byte, bool) { return []byte("heir"), true })
-		for err = ErrUntaken; err == ErrUntaken; {
-			var answer []byte
-			if answer, err = c.Do(nil, never); err == nil && string(answer) != "heir" {
-				t.Errorf("%q", answer)
-			}
+		answer, err := untilTaken(c, nil, never)
+		if err == nil && string(answer) != "heir" {
+			t.Errorf("%q", answer)
 		}
 		if err := errors.Join(err, stop(), heir.Leave()); err != nil {
 			t.Error(err)
@@ -242,6 +251,55 @@ func TestCallsOfLiar(t *testing.T) {
 	}
 }
 
+// TestCallsAnsweredLater: a call that is answered later keeps nobody waiting, and gets its own answer; one that is answered when
+// the page is closed is no harm.
+func TestCallsAnsweredLater(t *testing.T) {
+	p, c := callPage(t)
+	held := make(chan Later, 2)
+	stop := laterServer(t, p, func(message []byte, later Later) ([]byte, bool) {
+		if bytes.HasPrefix(message, []byte("later")) {
+			held <- later
+			return nil, true
+		}
+		return append([]byte("answer to "), message...), true
+	})
+	type result struct {
+		answer []byte
+		err    error
+	}
+	results := make(chan result, 2)
+	slow := func() {
+		answer, err := untilTaken(c, []byte("later"), never)
+		results <- result{answer, err}
+	}
+	go slow()
+	first := <-held
+	for i := range 100 {
+		message := fmt.Sprint("now ", i)
+		if answer, err := untilTaken(c, []byte(message), never); err != nil || string(answer) != "answer to "+message {
+			t.Fatalf("%q: %q, %v", message, answer, err)
+		}
+	}
+	select {
+	case r := <-results:
+		t.Fatalf("answered before the answer: %+v", r)
+	default:
+	}
+	first.Answer([]byte("done"))
+	if r := <-results; r.err != nil || string(r.answer) != "done" {
+		t.Errorf("%q, %v", r.answer, r.err)
+	}
+	go slow()
+	second := <-held
+	if err := errors.Join(stop(), p.Close()); err != nil {
+		t.Error(err)
+	}
+	if r := <-results; r.err != ErrUnanswered {
+		t.Errorf("after Close: %q, %v", r.answer, r.err)
+	}
+	second.Answer([]byte("too late"))
+}
+
 // BenchmarkCall is a call that does nothing, in one process with its server.
 func BenchmarkCall(b *testing.B) {
 	p, err := NewPage()
@@ -254,7 +312,7 @@ func BenchmarkCall(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer c.Close()
-	go p.ServeCalls(never, func(message []byte) ([]byte, bool) { return message, true })
+	go p.ServeCalls(never, func(message []byte, _ Later) ([]byte, bool) { return message, true })
 	message := make([]byte, 64)
 	for b.Loop() {
 		if _, err := c.Do(message, never); err != nil && err != ErrUntaken {

@@ -100,13 +100,19 @@ func (s *Server) stages() bool {
 
 // settle makes what a request has done durable, if it must be before the reply.
 func (s *Session) settle(q *wire.Request) error {
-	if !s.srv.stages() || !changes(q) {
-		return nil
+	if s.settles(q) {
+		return s.srv.fs.Commit()
 	}
-	if s.srv.opts.Commit.kind == policyInterval && !s.wantsSync(q) {
-		return nil
-	}
-	return s.srv.fs.Commit()
+	return nil
+}
+
+func (s *Session) settles(q *wire.Request) bool {
+	return s.srv.stages() && changes(q) && (s.srv.opts.Commit.kind != policyInterval || s.wantsSync(q))
+}
+
+// awaitsMedium says whether a request takes a system call of the medium's, which may last as long as a disk.
+func (s *Session) awaitsMedium(q *wire.Request) bool {
+	return s.srv.granularity() > medium.CacheLine && (q.Op == wire.OpSync || q.Op == wire.OpMapSync || s.settles(q))
 }
 
 // changes says whether a request may have changed anything that is to be durable.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs/internal/core"
+	"github.com/pmemfs/pmemfs/internal/fault"
 	"github.com/pmemfs/pmemfs/internal/medium"
 	"github.com/pmemfs/pmemfs/internal/wire"
 )
@@ -252,30 +254,36 @@ func appendReply(b []byte, id uint32, reply *wire.Reply) ([]byte, error) {
 	return frame, err
 }
 
-// startCalls serves the short requests that come through the fault page, until stop has returned.
+// startCalls serves the short requests that come through the fault page, until stop has returned: one after the other, but for
+// those that wait for the medium, which would keep others waiting and could not share its system calls.
 func (s *Session) startCalls() (stop func()) {
 	var stopped atomic.Bool
 	var serving sync.WaitGroup
+	var waiting atomic.Int32
 	page := s.remote().page
 	serving.Go(func() {
-		var q wire.Request // one after the other, as are their answers: nobody keeps a short request
+		var q wire.Request // nobody keeps a short request that is served before the next one
 		var buf []byte
-		err := page.ServeCalls(stopped.Load, func(message []byte) (answer []byte, ok bool) {
-			err := q.Decode(message)
-			if err == nil && !q.Short() {
-				err = fmt.Errorf("%w: operation %d is not short", wire.ErrMalformed, q.Op)
-			}
-			if err != nil {
-				s.srv.logf("process %d: %v", s.pid, err)
-				s.hangUp()
+		err := page.ServeCalls(stopped.Load, func(message []byte, later fault.Later) (answer []byte, ok bool) {
+			if !s.decodeShort(&q, message) {
 				return nil, false
 			}
-			reply := s.Do(&q)
-			if s.srv.off.Load() {
-				return nil, false
+			if !s.awaitsMedium(&q) || waiting.Load() >= workers {
+				if buf, ok = s.answerShort(&q, buf[:0]); !ok {
+					return nil, false
+				}
+				return wire.Body(buf), true
 			}
-			buf, err = appendReply(buf[:0], q.ID, reply)
-			return wire.Body(buf), err == nil
+			own := new(wire.Request)
+			own.Decode(bytes.Clone(message)) // as above
+			waiting.Add(1)
+			serving.Go(func() {
+				defer waiting.Add(-1)
+				if frame, ok := s.answerShort(own, nil); ok {
+					later.Answer(wire.Body(frame))
+				}
+			})
+			return nil, true
 		})
 		if err != nil {
 			s.srv.logf("short requests of process %d: %v", s.pid, err)
@@ -286,6 +294,29 @@ func (s *Session) startCalls() (stop func()) {
 		page.StopCalls()
 		serving.Wait()
 	}
+}
+
+// decodeShort decodes a short request. A client that sends something else is hung up on.
+func (s *Session) decodeShort(q *wire.Request, message []byte) bool {
+	err := q.Decode(message)
+	if err == nil && !q.Short() {
+		err = fmt.Errorf("%w: operation %d is not short", wire.ErrMalformed, q.Op)
+	}
+	if err != nil {
+		s.srv.logf("process %d: %v", s.pid, err)
+		s.hangUp()
+	}
+	return err == nil
+}
+
+// answerShort does a request and appends the frame of the reply, unless there is to be none.
+func (s *Session) answerShort(q *wire.Request, b []byte) (frame []byte, ok bool) {
+	reply := s.Do(q)
+	if s.srv.off.Load() {
+		return nil, false // a machine without power answers nobody
+	}
+	frame, err := appendReply(b, q.ID, reply)
+	return frame, err == nil
 }
 
 // hello makes a session of a connection whose first request is Hello and who may connect.
