@@ -171,7 +171,7 @@ func (r *Range) publish() error {
 		if load32(&e.state) != rangeUnused || registry.ranges[i] != nil {
 			continue
 		}
-		e.client, e.noDowngrade = r.client.index, 0
+		e.client, e.noDowngrade, e.alone = r.client.index, 0, 0
 		store64(&e.end, uint64(uintptr(r.base))+uint64(r.length))
 		store64(&e.start, uint64(uintptr(r.base)))
 		store32(&e.state, rangeReserved)
@@ -322,7 +322,8 @@ func (r *Range) ask(page, count uint64, write bool) (next uint64, code Code) {
 	a.entry, a.slot, a.page, a.write = uint32(r.index), w.slot, page, write
 	waits := load32(&a.state) + askNext + askWaits
 	store32(&a.state, waits)
-	w.request(c, r.entry.mapping, page, count, write)
+	post(c, s, r.entry.mapping, page, count, write)
+	w.poll(c)
 	for {
 		if finish(c, a); load32(&a.state) == waits-askWaits+askOver {
 			return a.next, a.code

@@ -136,7 +136,21 @@ func resolve(e *rangeEntry, page uint64, write bool) Code {
 	s := &c.page.faults[w.slot%faultSlots]
 	w.code = mapAnswer(e, s, page, write)
 	freeSlot(c, s)
+	if w.code != CodeOK {
+		apart(e, page, unix.MADV_NORMAL)
+	}
 	return w.code
+}
+
+// apart has the kernel's mapping divided around a page, whose access pattern (madvise(2)) then is MADV_RANDOM and that of its
+// neighbours is not; MADV_NORMAL joins them again. To put a page in place of a mapping of its own is half of the work for mmap.
+// An error, of too many mappings, will be mmap's, too.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func apart(e *rangeEntry, page uint64, pattern uintptr) {
+	systemCall(unix.SYS_MADVISE, uintptr(e.start+page*PageSize), PageSize, pattern, 0, 0, 0)
 }
 
 // wait is how far somebody who waits for an answer has got, and what is known of the server.
@@ -168,7 +182,12 @@ func (w *wait) advance(c *clientEntry, e *rangeEntry, page uint64, write bool) b
 		if w.slot = claim(c); w.slot == noSlot {
 			return false
 		}
-		w.request(c, e.mapping, page, 1, write)
+		s := &c.page.faults[w.slot%faultSlots]
+		post(c, s, e.mapping, page, 1, write)
+		if load32(&e.alone) != 0 {
+			apart(e, page, unix.MADV_RANDOM) // while the server is busy
+		}
+		w.poll(c)
 	}
 	s := &c.page.faults[w.slot%faultSlots]
 	if load32(&s.state) == slotAnswered {
@@ -182,14 +201,13 @@ func (w *wait) advance(c *clientEntry, e *rangeEntry, page uint64, write bool) b
 	return false
 }
 
-// request posts the request of the claimed slot, and waits a moment for the answer.
+// poll waits a moment for the answer of a request that has been posted.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func (w *wait) request(c *clientEntry, mapping uint32, page, count uint64, write bool) {
+func (w *wait) poll(c *clientEntry) {
 	s := &c.page.faults[w.slot%faultSlots]
-	post(c, s, mapping, page, count, write)
 	for n := spinRounds; n > 0 && load32(&s.state) != slotAnswered; n-- {
 		pause()
 	}
@@ -421,6 +439,11 @@ func mapAnswer(e *rangeEntry, s *faultSlot, page uint64, write bool) Code {
 	if page < first || page-first >= pages || (write && flags&slotWritable == 0) {
 		return CodeIO // it would fault again at once, and for ever
 	}
+	alone := uint32(0)
+	if pages == 1 {
+		alone = 1
+	}
+	store32(&e.alone, alone)
 	address, length := e.start+first*PageSize, pages*PageSize
 	prot, how, fd, offset := uintptr(unix.PROT_READ), uintptr(c.mapFlags), int(c.dataFd), c.base+s.offset
 	if flags&slotZeros != 0 {

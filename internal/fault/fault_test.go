@@ -158,7 +158,7 @@ func catch(f func()) (err runtime.Error, address uintptr) {
 // A nil dereference still panics, faults outside of all ranges too, and a failed access can be recovered from and found.
 func TestFailedAccesses(t *testing.T) {
 	f := newTestFile(t, 64, 64)
-	f.end = 32
+	f.end, f.window = 32, 1
 	c := f.start(t, "panics")
 	c.expect("end")
 }
@@ -198,6 +198,9 @@ func panicsRole() error {
 			return fmt.Errorf("Find: %v %v %v", r, code, ok)
 		}
 	}
+	if n, err := mappingsIn(c.mem[32*PageSize:]); err != nil || n > 1 {
+		return fmt.Errorf("accesses that have failed leave %d mappings of inaccessible memory: %v", n, err)
+	}
 	other, err := unix.Mmap(-1, 0, PageSize, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		return err
@@ -214,6 +217,21 @@ func panicsRole() error {
 }
 
 var sink byte
+
+// mappingsIn counts the kernel's mappings that begin in memory.
+func mappingsIn(mem []byte) (n int, err error) {
+	maps, err := os.ReadFile("/proc/self/maps")
+	first := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mem))))
+	for line := range strings.Lines(string(maps)) {
+		begin, _, _ := strings.Cut(line, "-")
+		address, failed := strconv.ParseUint(begin, 16, 64)
+		err = errors.Join(err, failed)
+		if address >= first && address < first+uint64(len(mem)) {
+			n++
+		}
+	}
+	return n, err
+}
 
 // Without SetPanicOnFault a failed access is the runtime's own fatal error.
 func TestFailedAccessIsFatal(t *testing.T) {

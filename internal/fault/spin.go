@@ -65,6 +65,7 @@ var spinning atomic.Int32
 type waiter struct {
 	bell, sleeps, other *uint32 // in the shared page
 	budget              time.Duration
+	soon                atomic.Bool // a ring is expected: the next wait polls the longest time
 }
 
 // longest is how long a waiter polls at most.
@@ -76,6 +77,9 @@ const longestSleep = time.Second
 
 // wait returns when the bell is no longer at seen, or ended, but does not wait for ever.
 func (w *waiter) wait(seen uint32, ended func() bool) {
+	if w.soon.Load() && w.soon.Swap(false) {
+		w.budget = w.longest()
+	}
 	if w.poll(seen) {
 		return
 	}

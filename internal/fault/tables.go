@@ -83,7 +83,7 @@ type rangeEntry struct {
 	client      uint32 // index in clients
 	mapping     uint32 // as the server knows it
 	noDowngrade uint32 // 1: pages that the server thinks are mapped may not be; see mapAnswer
-	_           uint32
+	alone       uint32 // 1: the last answer was a page alone, and so may be the next. A hint
 	start, end  uint64 // [start, end), multiples of rangeAlign
 }
 
