@@ -62,24 +62,18 @@ func (n *Node) Fault(block int64, write, durable bool, window, ahead int64, gran
 	if in.fs.readOnly || in.frozen {
 		return unix.EROFS
 	}
-	made, err := in.materialise(block, min(end, block+max(ahead, 1)))
-	if err != nil {
+	made, granted, err := in.materialise(block, min(end, block+max(ahead, 1)), grant)
+	if err != nil || granted {
 		return err
 	}
-	if made == 0 { // a transaction has set the times, too
+	if made.Count == 0 { // a transaction has set the times, too
 		in.touch()
 	}
 	if err := in.settleFor(durable); err != nil {
 		return err
 	}
-	if made > 0 {
-		run, err := in.runFrom(block, min(block+made, end))
-		if err != nil {
-			return err
-		}
-		r := run.granted()
-		r.Made = true
-		return grant(r)
+	if made.Count > 0 && made.First == block {
+		return grant(made)
 	}
 	return in.answer(block, window, grant)
 }
@@ -107,37 +101,47 @@ func (in *inode) answer(block, window int64, grant func(Run) error) error {
 }
 
 // materialise makes [first, end) written blocks of this file alone, as far as its
-// first piece goes, but where nobody forbids it. It returns how many it has made so;
-// none when they were that before.
-func (in *inode) materialise(first, end int64) (made int64, err error) {
+// first piece goes, but where nobody forbids it. It returns the first run that it has
+// made so, Count 0 when they were that before. One block alone is granted as soon as its
+// record is durable, if the transaction does not wait for others: who stores there need not
+// wait for what is left to do.
+func (in *inode) materialise(first, end int64, grant func(Run) error) (made Run, granted bool, err error) {
 	q, err := in.fs.find(in.fs.journal.View, &in.Inode, first, end)
 	if err != nil || !q.zeros() && !q.shared() {
-		return 0, err
+		return Run{}, false, err
 	}
 	if q = q.clip(first, end); q.count > 1 && in.mayChange(q.first, q.end()) != nil {
 		q = q.clip(first, first+1)
 	}
-	made, err = in.materialisePiece(q)
-	if q.count > 1 && errors.Is(err, unix.ENOSPC) {
-		made, err = in.materialisePiece(q.clip(first, first+1))
+	if q.count > 1 {
+		if made, _, err = in.materialisePiece(q, nil); !errors.Is(err, unix.ENOSPC) {
+			return made, false, err
+		}
+		q = q.clip(first, first+1)
 	}
-	return made, err
+	return in.materialisePiece(q, grant)
 }
 
-// materialisePiece makes all of a piece written blocks of this file alone.
-func (in *inode) materialisePiece(q piece) (made int64, err error) {
+// materialisePiece makes all of a piece written blocks of this file alone. grant: nil, or
+// see materialise.
+func (in *inode) materialisePiece(q piece, grant func(Run) error) (made Run, granted bool, err error) {
 	plan, err := in.planPiece(q)
 	if err != nil {
-		return 0, err
+		return Run{}, false, err
 	}
 	defer plan.release()
-	if !plan.inPlace() {
-		made = q.count
-	}
-	return made, in.writeOut(plan, func(_ *update, want *layout.Inode) error {
+	plan.grant = grant
+	err = in.writeOut(plan, func(u *update, want *layout.Inode) error {
 		in.modified(want)
+		if grant != nil && !in.fs.stage {
+			u.OnDurable(plan.durable)
+		}
 		return nil
 	})
+	if err == nil {
+		err = plan.refused
+	}
+	return plan.made(), plan.granted, err
 }
 
 // writeOut makes the pieces of a plan written blocks of this file alone, with the

@@ -25,12 +25,38 @@ type plan struct {
 	runs  []alloc.Run // reserved for fresh
 	moves []move      // of fresh to these
 	taken []alloc.Run // what is being taken from clients
+
+	grant   func(Run) error // see materialise; nil: nobody waits for the blocks
+	granted bool            // grant was called, and returned refused
+	refused error
+	durable func() // calls grant; made once
 }
 
 // plans is memory for plans that were released: a write makes one each time.
-var plans = sync.Pool{New: func() any { return new(plan) }}
+var plans = sync.Pool{New: func() any {
+	p := new(plan)
+	p.durable = func() { p.granted, p.refused = true, p.grant(p.made()) }
+	return p
+}}
 
-func (p *plan) release() { plans.Put(p) }
+func (p *plan) release() {
+	p.grant, p.granted, p.refused = nil, false, nil
+	plans.Put(p)
+}
+
+// made is the run that begins with the first of the new contents.
+func (p *plan) made() Run {
+	r := Run{Writable: true, Made: true}
+	for m := range p.targets() {
+		switch {
+		case r.Count == 0:
+			r.First, r.Block, r.Count = m.from.first, m.to.First, m.to.Count
+		case m.from.first == r.First+r.Count && m.to.First == r.Block+r.Count:
+			r.Count += m.to.Count
+		}
+	}
+	return r
+}
 
 func (in *inode) plan(first, end int64) (*plan, error) {
 	p := newPlan()

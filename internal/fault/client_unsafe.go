@@ -341,9 +341,6 @@ func (r *Range) ask(page, count uint64, write bool) (next uint64, code Code) {
 // MapRun maps a run that has not been asked for by a fault, such as a run of a mapping without a server. With a server,
 // use Populate: a break cannot know of a run that was granted by other means and is not mapped yet.
 func (r *Range) MapRun(reply Reply) Code {
-	if reply.Code != CodeOK {
-		return reply.Code
-	}
 	var flags uint32
 	if reply.Writable {
 		flags |= slotWritable

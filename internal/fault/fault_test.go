@@ -498,10 +498,11 @@ func serverRole() error {
 			page.TakeBack(pidfd, []AddressRun{run}, AccessNone, time.Second)
 		}
 	}()
-	return page.Serve(func(req *Request) Reply {
+	return page.Serve(func(req *Request) Code {
 		first()
-		req.InFlight(AddressRun{Address: uint64(orphanAddress) + uint64(req.Page)*PageSize, Length: PageSize})
-		return Reply{FirstPage: req.Page, Count: 1, Offset: req.Page * PageSize, Writable: true}
+		run := AddressRun{Address: uint64(orphanAddress) + uint64(req.Page)*PageSize, Length: PageSize}
+		req.Grant(run, Reply{FirstPage: req.Page, Count: 1, Offset: req.Page * PageSize, Writable: true})
+		return CodeOK
 	})
 }
 
@@ -644,7 +645,7 @@ func TestAnswerInFlightIsWaitedFor(t *testing.T) {
 		close(stopped)
 	}()
 	<-stopped
-	for !c.page.flying(c.page.slotOf(slotAnswered)) {
+	for len(c.page.flightsOver([]AddressRun{c.run(0, 1)})) == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	runs := []AddressRun{c.run(0, 1)}

@@ -216,7 +216,7 @@ func (f *testFile) start(t *testing.T, role string, env ...string) *testClient {
 }
 
 // fault is the handler of the tests.
-func (c *testClient) fault(req *Request) Reply {
+func (c *testClient) fault(req *Request) Code {
 	f := c.file
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -224,11 +224,11 @@ func (c *testClient) fault(req *Request) Reply {
 	time.Sleep(f.delay)
 	switch {
 	case f.refuse != CodeOK:
-		return Reply{Code: f.refuse}
+		return f.refuse
 	case req.Mapping != testMapping || req.Page >= f.end:
-		return Reply{Code: CodeBeyondEnd}
+		return CodeBeyondEnd
 	case req.Write && f.readOnly:
-		return Reply{Code: CodeAccess}
+		return CodeAccess
 	}
 	count := min(max(f.window, req.Count), f.end-req.Page)
 	if f.blocks[req.Page] < 0 && !req.Write {
@@ -242,7 +242,7 @@ func (c *testClient) fault(req *Request) Reply {
 				break
 			}
 			if err := f.fill(page); err != nil {
-				return Reply{Code: CodeBusy}
+				return CodeBusy
 			}
 		}
 		if f.blocks[page] != f.blocks[req.Page]+n {
@@ -253,7 +253,7 @@ func (c *testClient) fault(req *Request) Reply {
 }
 
 // grant records and answers a run.
-func (c *testClient) grant(req *Request, n, offset int64, write bool) Reply {
+func (c *testClient) grant(req *Request, n, offset int64, write bool) Code {
 	level := byte(1)
 	if write {
 		level = 2
@@ -261,8 +261,8 @@ func (c *testClient) grant(req *Request, n, offset int64, write bool) Reply {
 	for p := req.Page; p < req.Page+n; p++ {
 		c.granted[p] = max(c.granted[p], level)
 	}
-	req.InFlight(c.run(req.Page, n))
-	return Reply{FirstPage: req.Page, Count: n, Offset: offset, Writable: write}
+	req.Grant(c.run(req.Page, n), Reply{FirstPage: req.Page, Count: n, Offset: offset, Writable: write})
+	return CodeOK
 }
 
 func (c *testClient) run(page, n int64) AddressRun {

@@ -132,13 +132,14 @@ func TestScribblingClient(t *testing.T) {
 	served := make(chan error, 1)
 	var handled atomic.Int64
 	go func() {
-		served <- p.Serve(func(req *Request) Reply {
+		served <- p.Serve(func(req *Request) Code {
 			handled.Add(1)
 			if req.Page < 0 || req.Count < 1 {
 				t.Errorf("request %+v", req)
 			}
-			req.InFlight(AddressRun{Address: uint64(req.Page) * PageSize, Length: PageSize})
-			return Reply{FirstPage: req.Page, Count: 1, Writable: req.Write}
+			run := AddressRun{Address: uint64(req.Page) * PageSize, Length: PageSize}
+			req.Grant(run, Reply{FirstPage: req.Page, Count: 1, Writable: req.Write})
+			return CodeOK
 		})
 	}()
 	var stop atomic.Bool
@@ -242,14 +243,14 @@ func TestNewClientRefusesOtherFiles(t *testing.T) {
 	}
 }
 
-// An OK without InFlight is not passed on, and neither Close nor a second Close wait.
-func TestReplyWithoutInFlight(t *testing.T) {
+// An OK without a Grant is not passed on, and neither Close nor a second Close wait.
+func TestOKWithoutGrant(t *testing.T) {
 	p, err := NewPage()
 	if err != nil {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- p.Serve(func(*Request) Reply { return Reply{Count: 1} }) }()
+	go func() { served <- p.Serve(func(*Request) Code { return CodeOK }) }()
 	s := &p.shared.faults[0]
 	s.mapping, s.count = 1, 1
 	store32(&s.state, slotRequest)

@@ -47,13 +47,13 @@ type Request struct {
 	Count   int64  // pages wanted from Page on; 1 for a fault, more for Range.Populate; at least 1
 	Write   bool   // the access is a store
 
-	owner *Page
-	slot  int
+	owner   *Page
+	slot    int
+	granted bool
 }
 
-// Reply answers a Request.
+// Reply answers a Request with a run.
 type Reply struct {
-	Code             Code
 	FirstPage, Count int64 // the run, in pages of the mapping; contains Request.Page
 	Offset           int64 // of the run in the data area, in bytes, a multiple of PageSize; -1: zeros, read only
 	Writable         bool  // must be set when Request.Write is
@@ -132,28 +132,31 @@ func (p *Page) guard(f func() error) (err error) {
 	return f()
 }
 
-// InFlight records that the reply to r will let the client reach run (its address in the client). It must be called by
-// the handler of every reply with CodeOK, at the moment when the grant is recorded: while the lock is held that keeps
-// breaks of the same blocks out. From then on a TakeBack that overlaps run waits until the client has mapped it.
-func (r *Request) InFlight(run AddressRun) {
+// Grant answers a request: the client reaches run (its address in the client). The handler must call it at the moment
+// when the grant is recorded and all is durable that must be: while the lock is held that keeps breaks of the same blocks
+// out. From then on a TakeBack that overlaps run waits until the client has mapped it; what the handler does afterwards
+// nobody waits for.
+func (r *Request) Grant(run AddressRun, reply Reply) {
 	p := r.owner
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.answers++
 	p.inFlight[r.slot] = flightPlan{run: run, number: p.answers}
+	p.mu.Unlock()
+	r.granted = true
+	p.guard(func() error { r.answer(CodeOK, reply); return nil }) // Serve tells of a page that has been cut
 }
 
 // Serve answers the client's faults, one after the other, until Close; then it returns nil. It polls for a moment while
-// faults keep arriving, and sleeps otherwise. handle gets every request in turn; it checks Mapping and Page. A reply
-// with CodeOK without a call of InFlight is answered by CodeIO. At most one Serve at a time. An error says that the
-// client has made its page unusable; the page must be closed all the same.
-func (p *Page) Serve(handle func(*Request) Reply) error {
+// faults keep arriving, and sleeps otherwise. handle gets every request in turn, checks Mapping and Page, and either calls
+// Grant or returns why not; CodeOK without a Grant is answered by CodeIO. At most one Serve at a time. An error says that
+// the client has made its page unusable; the page must be closed all the same.
+func (p *Page) Serve(handle func(*Request) Code) error {
 	if !p.enter() {
 		return nil
 	}
 	defer p.leave()
 	return p.guard(func() error {
-		p.serve(func(req *Request) Reply {
+		p.serve(func(req *Request) Code {
 			defer debug.SetPanicOnFault(debug.SetPanicOnFault(false)) // its accesses are none of guard's business
 			return handle(req)
 		})
@@ -171,7 +174,7 @@ func (p *Page) Expect() {
 	}
 }
 
-func (p *Page) serve(handle func(*Request) Reply) {
+func (p *Page) serve(handle func(*Request) Code) {
 	for !p.closed.Load() {
 		// Read the bell before the slots: a request that the sweep has missed has rung it since.
 		seen := atomic.LoadUint32(p.faults.bell)
@@ -182,7 +185,7 @@ func (p *Page) serve(handle func(*Request) Reply) {
 }
 
 // sweep serves every slot that has a request, and returns how many there were.
-func (p *Page) sweep(handle func(*Request) Reply) int {
+func (p *Page) sweep(handle func(*Request) Code) int {
 	served := 0
 	for i := range p.shared.faults {
 		s := &p.shared.faults[i]
@@ -194,7 +197,7 @@ func (p *Page) sweep(handle func(*Request) Reply) int {
 	return served
 }
 
-func (p *Page) serveSlot(i int, s *faultSlot, handle func(*Request) Reply) {
+func (p *Page) serveSlot(i int, s *faultSlot, handle func(*Request) Code) {
 	p.land(i) // the client has moved on: what this slot had in flight is mapped
 	req := &Request{
 		Mapping: atomic.LoadUint32(&s.mapping),
@@ -204,14 +207,22 @@ func (p *Page) serveSlot(i int, s *faultSlot, handle func(*Request) Reply) {
 		owner:   p,
 		slot:    i,
 	}
-	reply := handle(req)
-	if reply.Code == CodeOK && !p.flying(i) {
-		reply.Code = CodeIO
+	code := handle(req)
+	switch {
+	case req.granted:
+		return
+	case code == CodeOK:
+		code = CodeIO
 	}
-	// Every word of the request stays as it is: if this process dies before the next store of state, another one serves
-	// the request again.
+	req.answer(code, Reply{})
+}
+
+// answer passes an answer on to the client. Every word of the request stays as it is: if this process dies before the store
+// of state, another one serves the request again.
+func (r *Request) answer(code Code, reply Reply) {
+	s := &r.owner.shared.faults[r.slot]
 	var flags uint32
-	if req.Write {
+	if r.Write {
 		flags |= slotWrite
 	}
 	if reply.Writable {
@@ -223,11 +234,8 @@ func (p *Page) serveSlot(i int, s *faultSlot, handle func(*Request) Reply) {
 	if reply.Populate {
 		flags |= slotPopulate
 	}
-	if reply.Code != CodeOK {
-		p.land(i)
-	}
 	atomic.StoreUint32(&s.flags, flags)
-	atomic.StoreUint32(&s.code, uint32(reply.Code))
+	atomic.StoreUint32(&s.code, uint32(code))
 	atomic.StoreUint64(&s.first, uint64(reply.FirstPage))
 	atomic.StoreUint64(&s.pages, uint64(reply.Count))
 	atomic.StoreUint64(&s.offset, uint64(reply.Offset))
@@ -241,12 +249,6 @@ func (p *Page) land(i int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.inFlight[i] = flightPlan{}
-}
-
-func (p *Page) flying(i int) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.inFlight[i].number != 0
 }
 
 // Close is the orderly end: it ends Serve, makes every fault of the client fail with CodeServerGone, and closes File.
@@ -309,7 +311,7 @@ const (
 
 // TakeBack returns nil when the client process behind pidfd can no longer access runs (AccessNone) or no longer store
 // to them (AccessRead): because it has said so after a break, or because it has ended. The caller must keep new grants
-// over the same runs from being recorded meanwhile (InFlight); answers already in flight are waited for.
+// over the same runs from being recorded meanwhile (Grant); answers already in flight are waited for.
 //
 // ErrBusy (EBUSY) means that it did not say so within timeout, or has made its page unusable: then nothing is known
 // about the runs, and they must stay recorded as granted. Other errors: os.ErrClosed after Close; what

@@ -106,7 +106,7 @@ func TestTakeOverOfRequests(t *testing.T) {
 			dead.die()
 			p := takeOver(t, path)
 			asked := make(chan Request, 1)
-			go p.Serve(func(r *Request) Reply { asked <- *r; return Reply{Code: CodeNoSpace} })
+			go p.Serve(func(r *Request) Code { asked <- *r; return CodeNoSpace })
 			select {
 			case r := <-asked:
 				if r.Mapping != 3 || r.Page != 7 || r.Count != 2 || !r.Write {
@@ -264,7 +264,7 @@ func TestTakeOverOfRubbish(t *testing.T) {
 		dead.die()
 		p := takeOver(t, path)
 		served := make(chan error)
-		go func() { served <- p.Serve(func(*Request) Reply { return Reply{Code: CodeIO} }) }()
+		go func() { served <- p.Serve(func(*Request) Code { return CodeIO }) }()
 		err := p.TakeBack(me(t), []AddressRun{{Address: 0, Length: PageSize}}, AccessNone, time.Millisecond)
 		if err != nil && !errors.Is(err, ErrBusy) {
 			t.Errorf("TakeBack: %v", err)
@@ -394,15 +394,16 @@ func mortalRole() error {
 		}
 	}()
 	fmt.Println("serving")
-	return p.Serve(func(req *Request) Reply {
+	return p.Serve(func(req *Request) Code {
 		mu.Lock()
 		defer mu.Unlock()
 		at, n := atomic.LoadUint32(&where[req.Page]), int64(1)
 		for ; n < 4 && req.Page+n < int64(pages) && atomic.LoadUint32(&where[req.Page+n]) == at; n++ {
 		}
-		req.InFlight(AddressRun{Address: address + uint64(req.Page)*PageSize, Length: uint64(n) * PageSize})
+		run := AddressRun{Address: address + uint64(req.Page)*PageSize, Length: uint64(n) * PageSize}
 		offset := (int64(at)*int64(pages) + req.Page) * PageSize
-		return Reply{FirstPage: req.Page, Count: n, Offset: offset, Writable: req.Write}
+		req.Grant(run, Reply{FirstPage: req.Page, Count: n, Offset: offset, Writable: req.Write})
+		return CodeOK
 	})
 }
 
@@ -848,7 +849,7 @@ func TestHandlerPanics(t *testing.T) {
 					t.Errorf("panic %v, not %v", got, want)
 				}
 			}()
-			p.Serve(func(*Request) Reply { panic(want) })
+			p.Serve(func(*Request) Code { panic(want) })
 		}()
 	}
 }
@@ -867,16 +868,16 @@ func TestFaultHelpsPopulate(t *testing.T) {
 	}
 	defer page.Close()
 	c := f.connect(t, page, "helped", "GOMAXPROCS=1")
-	go page.Serve(func(req *Request) Reply {
+	go page.Serve(func(req *Request) Code {
 		if req.Page == 0 { // Populate: answer it when the fault waits
 			for t.Context().Err() == nil && !page.has(slotRequest) {
 				time.Sleep(time.Millisecond)
 			}
 		} else if err := page.TakeBack(c.pidfd, []AddressRun{c.run(0, 1)}, AccessNone, 20*time.Second); err != nil {
-			return Reply{Code: CodeBusy}
+			return CodeBusy
 		}
-		req.InFlight(c.run(req.Page, 1))
-		return Reply{FirstPage: req.Page, Count: 1, Offset: req.Page * PageSize, Writable: true}
+		req.Grant(c.run(req.Page, 1), Reply{FirstPage: req.Page, Count: 1, Offset: req.Page * PageSize, Writable: true})
+		return CodeOK
 	})
 	c.say("go")
 	c.expect("end")

@@ -69,6 +69,7 @@ type Journal struct {
 	pages   map[int64]*page // protected by mu: memory for Tx.pages
 	order   []*page         // protected by mu: memory for its lists, too
 	done    []func(bool)    // protected by mu
+	last    []func()        // protected by mu
 	copied  []byte          // protected by mu: a record read back from the log
 	staged  group           // protected by mu: what is not taken by a group commit yet
 	counts  counts          // protected by mu

@@ -99,7 +99,7 @@ func (j *Journal) Begin(t *Tx) error {
 	if len(j.pages) > 0 {
 		clear(j.pages)
 	}
-	*t = Tx{j: j, pages: j.pages, order: j.order[:0], done: j.done[:0]}
+	*t = Tx{j: j, pages: j.pages, order: j.order[:0], done: j.done[:0], last: j.last[:0]}
 	return nil
 }
 
@@ -205,9 +205,10 @@ func (t *Tx) Pages() int { return len(t.order) }
 // held: the place for volatile state that must follow what is visible.
 func (t *Tx) OnDone(fn func(committed bool)) { t.done = append(t.done, fn) }
 
-// OnDurable calls fn when the transaction is durable, with the builder's lock
-// held, and never when it is aborted or the medium fails: the place to give
-// away what it has freed.
+// OnDurable calls fn as soon as the transaction is durable, with the builder's lock
+// held, and never when it is aborted or the medium fails before: the place to give
+// away what it has freed, and what it has made. Others see the transaction only
+// when the lock is free.
 func (t *Tx) OnDurable(fn func()) { t.last = append(t.last, fn) }
 
 // Abort drops the transaction: nothing changed. After Commit it does nothing,
@@ -235,6 +236,8 @@ func (t *Tx) end(committed bool) {
 	}
 	clear(t.done)
 	t.j.done = t.done
+	clear(t.last)
+	t.j.last = t.last
 	t.j.mu.Unlock()
 }
 
@@ -269,21 +272,27 @@ func (t *Tx) Commit() (uint64, error) {
 		return 0, fmt.Errorf("%w: %w", unix.EIO, j.fail(err))
 	}
 	j.counts.transactions++
+	t.isDurable()
 	if err := j.settle(record, recordWork(record, j.record.Zeros())); err != nil {
 		return 0, err
 	}
 	j.head = j.durable.Load()
 	lsn := j.head
-	t.finish()
+	t.end(true)
 	return lsn, nil
 }
 
-// finish ends a transaction that is durable.
+// finish ends a transaction that has nothing to become durable.
 func (t *Tx) finish() {
+	t.isDurable()
+	t.end(true)
+}
+
+// isDurable calls what waits for that.
+func (t *Tx) isDurable() {
 	for _, fn := range t.last {
 		fn()
 	}
-	t.end(true)
 }
 
 // encode turns the pages into the record's entries: the words that differ

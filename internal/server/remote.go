@@ -98,23 +98,23 @@ func pidfdEnded(pidfd int) bool {
 
 // serveFaults answers the page faults of a remote session until its page is closed.
 func (s *Session) serveFaults(r *remote) {
-	err := r.page.Serve(func(q *fault.Request) fault.Reply {
-		reply, err := s.serveFault(q)
+	err := r.page.Serve(func(q *fault.Request) fault.Code {
+		err := s.serveFault(q)
 		s.srv.counts.fault(q.Write, err)
-		if err != nil && s.srv.off.Load() {
-			return fault.Reply{Code: fault.CodeServerGone}
+		switch {
+		case err == nil:
+			return fault.CodeOK
+		case s.srv.off.Load():
+			return fault.CodeServerGone
 		}
-		if err != nil {
-			return fault.Reply{Code: faultCode(err)}
-		}
-		return reply
+		return faultCode(err)
 	})
 	if err != nil {
 		s.srv.logf("page faults of process %d: %v", s.pid, err)
 	}
 }
 
-func (s *Session) serveFault(q *fault.Request) (reply fault.Reply, err error) {
+func (s *Session) serveFault(q *fault.Request) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			s.srv.logf("a page fault of process %d panicked: %v", s.pid, v)
@@ -123,17 +123,15 @@ func (s *Session) serveFault(q *fault.Request) (reply fault.Reply, err error) {
 	}()
 	m, err := s.mappings.get(q.Mapping)
 	if err != nil {
-		return reply, err
+		return err
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if m.ended {
-		return reply, unix.ENXIO
+		return unix.ENXIO
 	}
-	err = m.fault(q.Page, q.Count, q.Write, func(r fault.Reply) error {
-		reply = r
-		q.InFlight(fault.AddressRun{Address: m.address + uint64(r.FirstPage)*blockSize, Length: uint64(r.Count) * blockSize})
+	return m.fault(q.Page, q.Count, q.Write, func(r fault.Reply) error {
+		q.Grant(fault.AddressRun{Address: m.address + uint64(r.FirstPage)*blockSize, Length: uint64(r.Count) * blockSize}, r)
 		return nil
 	})
-	return reply, err
 }
