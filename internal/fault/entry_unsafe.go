@@ -208,8 +208,11 @@ func (w *wait) advance(c *clientEntry, e *rangeEntry, page uint64, write bool) b
 //go:nocheckptr
 func (w *wait) poll(c *clientEntry) {
 	s := &c.page.faults[w.slot%faultSlots]
-	for n := spinRounds; n > 0 && load32(&s.state) != slotAnswered; n-- {
+	for n := uint32(1); n <= spinRounds && load32(&s.state) != slotAnswered; n++ {
 		pause()
+		if n%yieldRounds == 0 {
+			systemCall(unix.SYS_SCHED_YIELD, 0, 0, 0, 0, 0, 0)
+		}
 	}
 	w.life, w.takeovers = load32(&c.life), load32(&c.page.takeovers)
 }

@@ -78,7 +78,7 @@ func installEntries() error {
 	}
 	goFaultHandler = segv.handler
 	guard.start, guard.end, guard.landing = lines.Guard()
-	spinRounds = pollRounds()
+	spinRounds, yieldRounds = pollRounds()
 	forBreak := segv // the runtime's flags (signal stack, restart of system calls), restorer and mask of everything
 	forBreak.handler = breakEntryAddress()
 	if err := setSignalAction(breakSignal, forBreak); err != nil {

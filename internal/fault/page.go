@@ -24,7 +24,7 @@ const CallBytes = 2*PageSize - 64
 //	magic           S       once, before the page is handed over
 //	closed          S       0 -> 1, once, at an orderly end; every wait in the client ends with CodeServerGone
 //	takeovers       S       +1 by each server process that takes the page over
-//	bell            C       +1 after a slot became REQUEST (S: +1 when it closes, or expects a request soon)
+//	bell            C       +1 after a slot became REQUEST (S: +1 when it closes)
 //	serverSleeps    S       0 -> 1 before it sleeps on bell; C: 1 -> 0, then wakes
 //	ackBell         C       +1 after slots became FREE or breaks DONE
 //	serverWaits     S       0 -> 1 before TakeBack sleeps on ackBell; C: 1 -> 0, then wakes

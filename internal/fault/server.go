@@ -164,16 +164,6 @@ func (p *Page) Serve(handle func(*Request) Code) error {
 	})
 }
 
-// Expect has Serve poll for a moment, because the client is about to have faults: those who wait for the first ones need not
-// wait for its wake-up as well.
-func (p *Page) Expect() {
-	if p.enter() {
-		defer p.leave()
-		p.faults.soon.Store(true)
-		p.guard(func() error { p.faults.ring(); return nil }) // Serve tells of a page that has been cut
-	}
-}
-
 func (p *Page) serve(handle func(*Request) Code) {
 	for !p.closed.Load() {
 		// Read the bell before the slots: a request that the sweep has missed has rung it since.

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Polling for some times what sleeping and being woken takes costs at most so many times what the best choice would have
@@ -17,6 +19,7 @@ const (
 	clientPolls = 6                     // wake-ups that a client polls: the server's, its own, and what is served meanwhile
 	leastWake   = 12 * time.Microsecond // what is taken for a wake-up at least, however busy or lucky the machine is
 	mostWake    = 100 * time.Microsecond
+	yields      = 2 // how often in the time of a wake-up whoever polls yields
 )
 
 // wakeUp is what it takes until a thread that sleeps runs on another CPU, when it is woken.
@@ -65,7 +68,6 @@ var spinning atomic.Int32
 type waiter struct {
 	bell, sleeps, other *uint32 // in the shared page
 	budget              time.Duration
-	soon                atomic.Bool // a ring is expected: the next wait polls the longest time
 }
 
 // longest is how long a waiter polls at most.
@@ -77,9 +79,6 @@ const longestSleep = time.Second
 
 // wait returns when the bell is no longer at seen, or ended, but does not wait for ever.
 func (w *waiter) wait(seen uint32, ended func() bool) {
-	if w.soon.Load() && w.soon.Swap(false) {
-		w.budget = w.longest()
-	}
 	if w.poll(seen) {
 		return
 	}
@@ -110,7 +109,8 @@ func (w *waiter) poll(seen uint32) bool {
 		return false
 	}
 	others := atomic.LoadUint32(w.other)
-	for start := time.Now(); time.Since(start) < w.budget; {
+	start := time.Now()
+	for yielded, polled := time.Duration(0), time.Duration(0); polled < w.budget; polled = time.Since(start) {
 		for range 16 {
 			if atomic.LoadUint32(w.bell) != seen {
 				w.budget = w.longest()
@@ -121,6 +121,10 @@ func (w *waiter) poll(seen uint32) bool {
 		if atomic.LoadUint32(w.other) != others {
 			return false
 		}
+		if polled-yielded > wakeUp()/yields {
+			yielded = polled
+			yield()
+		}
 	}
 	w.budget /= 2
 	if w.budget < w.longest()/8 { // it would hardly cover a round trip
@@ -129,21 +133,27 @@ func (w *waiter) poll(seen uint32) bool {
 	return false
 }
 
-// pollRounds is how often a client looks at a slot before it sleeps; 0 where polling only keeps the server off the only CPU.
-var pollRounds = sync.OnceValue(func() uint32 {
+// pollRounds is how often a client looks at a slot before it sleeps, 0 where polling only keeps the server off the only CPU; and
+// after how many times it yields.
+var pollRounds = sync.OnceValues(func() (rounds, yield uint32) {
 	if runtime.NumCPU() == 1 {
-		return 0
+		return 0, 1
 	}
-	const rounds = 1000
+	const tries = 1000
 	var word uint32
 	fastest := time.Hour // a slower try was interrupted
 	for range 5 {
 		start := time.Now()
-		for range rounds {
+		for range tries {
 			load32(&word)
 			pause()
 		}
 		fastest = min(fastest, time.Since(start))
 	}
-	return uint32(clientPolls * wakeUp() * rounds / max(fastest, 1))
+	yield = max(1, uint32(wakeUp()*tries/max(fastest, 1)/yields))
+	return clientPolls * yields * yield, yield
 })
+
+// yield lets others run who want this CPU: most likely who is waited for, if that takes longer than usual. The kernel may
+// have both sides on one CPU while others are idle, and each would poll as long as it can before it lets the other one run.
+func yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

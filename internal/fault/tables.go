@@ -114,6 +114,7 @@ var (
 	//lint:ignore U1000 used by the assembly
 	goFaultHandler uintptr // what handled SIGSEGV and SIGBUS before
 	spinRounds     uint32  // pauses that a client waits for an answer before it sleeps
+	yieldRounds    uint32  // of them, those after which it lets others run, who may be the server
 )
 
 // guard is the exception table, which package lines explains. It is constant once the entries are installed.

@@ -167,11 +167,8 @@ func (s *Session) newMapping(h *handle, number uint32, first, length int64, addr
 	return m
 }
 
-// addMapping gives a mapping a number. handle is the number that its handle had. Its first faults are going to come soon.
+// addMapping gives a mapping a number. handle is the number that its handle had.
 func (s *Session) addMapping(m *mapping, handle uint32) (uint32, error) {
-	if r := s.remote(); r != nil {
-		defer r.page.Expect()
-	}
 	f := s.record()
 	if f == nil {
 		return s.mappings.add(m, nil)
