@@ -53,10 +53,10 @@ GUEST = --dir /mnt/ext4 --dir /mnt/xfs --rounds 9 --time 100ms --json
 vmbench:
 	mkdir -p bin docs/performance
 	go run ./test/vm \
-		-run 'pmemfs bench ways --pool /mnt/ext4 --size 24M $(GUEST)' \
+		-run 'pmemfs bench ways --pool /mnt/ext4 --size 64M $(GUEST)' \
 		-run 'pmemfs bench metadata --pool /mnt/ext4 --files 1000 $(GUEST)' \
 		-run 'pmemfs bench profile --pool /mnt/ext4 --json' \
-		-run 'pmemfs bench ways --pool /dev/dax-4k --size 16M $(GUEST)' >bin/guest.json
+		-run 'pmemfs bench ways --pool /dev/dax-4k --size 32M $(GUEST)' >bin/guest.json
 	mv bin/guest.json docs/performance/
 	cd bench && go run . --only none --out ../docs
 

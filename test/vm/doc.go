@@ -12,7 +12,7 @@
 // added by -add, ndctl, daxctl, mkfs.ext4, mkfs.xfs and busybox's; and these media, made anew for each run unless -media
 // names a directory that has them already:
 //
-//	/mnt/ext4     ext4 -o dax  on a fsdax namespace of an NVDIMM  (384 MiB)
+//	/mnt/ext4     ext4 -o dax  on a fsdax namespace of an NVDIMM  (768 MiB)
 //	/mnt/xfs      xfs  -o dax  on a fsdax namespace of it         (384 MiB)
 //	/dev/dax-4k   device-DAX, alignment 4 KiB, on it too          (128 MiB)
 //	/dev/dax-2m   device-DAX, alignment 2 MiB, on it too          (112 MiB)

@@ -22,7 +22,7 @@ import (
 
 // backing are the files behind the media, and their sizes in bytes. What the guest stores to its persistent memory is
 // stored to them at once, and stays when QEMU is killed.
-var backing = map[string]int64{"nvdimm": 1 << 30, "virtio": 128 << 20, "legacy": legacy + behind}
+var backing = map[string]int64{"nvdimm": 1408 << 20, "virtio": 128 << 20, "legacy": legacy + behind}
 
 const (
 	memory    = 1 << 30   // bytes of the guest's ordinary memory; the legacy persistent memory lies behind it

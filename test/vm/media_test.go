@@ -22,7 +22,7 @@ type medium struct {
 var (
 	allWays = []string{"sync", "direct", "shared", "write"}
 	media   = []*medium{
-		{"ext4-dax", "/mnt/ext4", "fsdax", allWays, true, 384},
+		{"ext4-dax", "/mnt/ext4", "fsdax", allWays, true, 768},
 		{"xfs-dax", "/mnt/xfs", "fsdax", allWays, true, 384},
 		{"devdax-4k", "/dev/dax-4k", "devdax", allWays, true, 128},
 		// Its pages are larger than the blocks of pmemfs, so that nothing can be mapped.

@@ -21,7 +21,7 @@ type namespace struct {
 }
 
 var namespaces = []namespace{
-	{"ext4", "fsdax", "384M", "2M", "ext4"},
+	{"ext4", "fsdax", "768M", "2M", "ext4"},
 	{"xfs", "fsdax", "384M", "2M", "xfs"},
 	{"dax-4k", "devdax", "128M", "4K", ""},
 	{"dax-2m", "devdax", "112M", "2M", ""},
