@@ -175,8 +175,8 @@ func (c *Calls) Do(message []byte, lost func() bool) ([]byte, error) {
 // rest: then neither gets on while the other polls, and the next calls, more and more, had better be made in a way in
 // which nobody does.
 func (c *Calls) poll(s *callSlot) {
-	rounds, yieldRounds := pollRounds()
-	for n := uint32(1); n <= rounds; n++ {
+	rounds, _ := pollRounds()
+	for ; rounds > 0; rounds-- {
 		if atomic.LoadUint32(&s.state) > slotServing {
 			if c.misses.Load() > 0 {
 				c.misses.Store(0)
@@ -184,9 +184,6 @@ func (c *Calls) poll(s *callSlot) {
 			return
 		}
 		pause()
-		if n%yieldRounds == 0 {
-			yield()
-		}
 	}
 	c.rest.Store(int32(min(1<<min(c.misses.Add(1), 16), mostRest)))
 }

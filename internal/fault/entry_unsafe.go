@@ -210,7 +210,7 @@ func (w *wait) poll(c *clientEntry) {
 	s := &c.page.faults[w.slot%faultSlots]
 	for n := uint32(1); n <= spinRounds && load32(&s.state) != slotAnswered; n++ {
 		pause()
-		if n%yieldRounds == 0 {
+		if n%yieldRounds == 0 && load32(&s.state) == slotRequest {
 			systemCall(unix.SYS_SCHED_YIELD, 0, 0, 0, 0, 0, 0)
 		}
 	}

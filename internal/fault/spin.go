@@ -19,7 +19,7 @@ const (
 	clientPolls = 6                     // wake-ups that a client polls: the server's, its own, and what is served meanwhile
 	leastWake   = 12 * time.Microsecond // what is taken for a wake-up at least, however busy or lucky the machine is
 	mostWake    = 100 * time.Microsecond
-	yields      = 2 // how often in the time of a wake-up whoever polls yields
+	pollYields  = 2 // how often in the time of a wake-up whoever polls for or in a fault yields
 )
 
 // wakeUp is what it takes until a thread that sleeps runs on another CPU, when it is woken.
@@ -64,10 +64,12 @@ var spinning atomic.Int32
 
 // waiter waits for a bell that the client rings. It polls the longest time after a poll that paid or a sleep that had
 // better been a poll, half as long after each one that did not pay, and not at all when the rings are far apart. It gives
-// way when the client rings the page's other bell: whoever waits for that needs the CPU.
+// way when the client rings the page's other bell: whoever waits for that needs the CPU. Where there is nothing to fall back
+// on, as in a fault, it yields now and then, see yield.
 type waiter struct {
 	bell, sleeps, other *uint32 // in the shared page
 	budget              time.Duration
+	yields              bool
 }
 
 // longest is how long a waiter polls at most.
@@ -121,7 +123,7 @@ func (w *waiter) poll(seen uint32) bool {
 		if atomic.LoadUint32(w.other) != others {
 			return false
 		}
-		if polled-yielded > wakeUp()/yields {
+		if w.yields && polled-yielded > wakeUp()/pollYields {
 			yielded = polled
 			yield()
 		}
@@ -150,8 +152,8 @@ var pollRounds = sync.OnceValues(func() (rounds, yield uint32) {
 		}
 		fastest = min(fastest, time.Since(start))
 	}
-	yield = max(1, uint32(wakeUp()*tries/max(fastest, 1)/yields))
-	return clientPolls * yields * yield, yield
+	yield = max(1, uint32(wakeUp()*tries/max(fastest, 1)/pollYields))
+	return clientPolls * pollYields * yield, yield
 })
 
 // yield lets others run who want this CPU: most likely who is waited for, if that takes longer than usual. The kernel may
