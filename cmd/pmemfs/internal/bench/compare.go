@@ -62,13 +62,20 @@ func (f *figure) end(n int) {
 
 // measure times n operations.
 func (f *figure) measure(n int, do func(i int) error) error {
-	start := time.Now()
+	start := time.Since(epoch)
+	begin := start
 	for i := range n {
-		if err := do(i); err != nil {
+		err := do(i)
+		if f.each != nil && err == nil {
+			now := time.Since(epoch)
+			err = f.each.RecordValue(int64(now - begin))
+			begin = now
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %s: %w", f.peer, f.what, err)
 		}
 	}
-	f.took += time.Since(start)
+	f.took += time.Since(epoch) - start
 	return nil
 }
 

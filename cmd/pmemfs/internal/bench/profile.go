@@ -166,6 +166,9 @@ func (p *profile) addFault() error {
 	if err != nil {
 		return err
 	}
+	for _, f := range []*figure{whole, trip, resolve, mapped} {
+		f.each = newHistogram() // faults that are interrupted are no sums of such parts
+	}
 	p.rest("the trap, the return, the record of the grant", whole, trip, resolve, mapped)
 	return nil
 }
