@@ -19,7 +19,11 @@ const (
 	clientPolls = 6                     // wake-ups that a client polls: the server's, its own, and what is served meanwhile
 	leastWake   = 12 * time.Microsecond // what is taken for a wake-up at least, however busy or lucky the machine is
 	mostWake    = 100 * time.Microsecond
-	pollYields  = 2 // how often in the time of a wake-up whoever polls for or in a fault yields
+
+	// How long whoever polls for faults, or in one, does so before it yields: a request is taken up in a fraction of that by who
+	// polls for it on another CPU, and most clients come back with another fault in the other.
+	clientYield = 4 * time.Microsecond
+	serverYield = 16 * time.Microsecond
 )
 
 // wakeUp is what it takes until a thread that sleeps runs on another CPU, when it is woken.
@@ -123,7 +127,7 @@ func (w *waiter) poll(seen uint32) bool {
 		if atomic.LoadUint32(w.other) != others {
 			return false
 		}
-		if w.yields && polled-yielded > wakeUp()/pollYields {
+		if w.yields && polled-yielded > serverYield {
 			yielded = polled
 			yield()
 		}
@@ -152,8 +156,8 @@ var pollRounds = sync.OnceValues(func() (rounds, yield uint32) {
 		}
 		fastest = min(fastest, time.Since(start))
 	}
-	yield = max(1, uint32(wakeUp()*tries/max(fastest, 1)/pollYields))
-	return clientPolls * pollYields * yield, yield
+	in := func(d time.Duration) uint32 { return max(1, uint32(d*tries/max(fastest, 1))) }
+	return in(clientPolls * wakeUp()), in(clientYield)
 })
 
 // yield lets others run who want this CPU: most likely who is waited for, if that takes longer than usual. The kernel may
