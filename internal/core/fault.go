@@ -133,7 +133,7 @@ func (in *inode) materialisePiece(q piece, grant func(Run) error) (made Run, gra
 	plan.grant = grant
 	err = in.writeOut(plan, func(u *update, want *layout.Inode) error {
 		in.modified(want)
-		if grant != nil && !in.fs.stage {
+		if grant != nil && !in.fs.stage { // so that it is called before writeOut returns, or never
 			u.OnDurable(plan.durable)
 		}
 		return nil

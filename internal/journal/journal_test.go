@@ -324,3 +324,30 @@ func TestFailedFence(t *testing.T) {
 		t.Errorf("close: %v, %d stores", err, area.stores)
 	}
 }
+
+// TestPanicOfWhoWaits: when what waits for a durable transaction panics, nothing is written over it, and it is there afterwards.
+func TestPanicOfWhoWaits(t *testing.T) {
+	f := newFixture(t)
+	j := f.open(t)
+	tx, err := begin(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx.Write(f.node(0), word(1))
+	tx.OnDurable(func() { panic("waited") })
+	func() {
+		defer func() {
+			if v := recover(); v != "waited" {
+				t.Error(v)
+			}
+		}()
+		tx.Commit()
+	}()
+	if tx, err := begin(j); err == nil {
+		tx.Abort()
+		t.Error("the journal goes on")
+	}
+	if again := f.open(t); value(again, f.node(0)) != 1 {
+		t.Error("lost")
+	}
+}

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/bits"
 
@@ -241,6 +242,9 @@ func (t *Tx) end(committed bool) {
 	t.j.mu.Unlock()
 }
 
+// errUnsettled is for who goes on although a function of OnDurable has panicked.
+var errUnsettled = errors.New("a transaction that is durable is not visible")
+
 // Commit makes the transaction durable and visible; when it fails nothing
 // changed, unless others were being committed at the same time: then what it
 // changed is visible, and the journal has stopped. It returns the LSN behind
@@ -272,7 +276,14 @@ func (t *Tx) Commit() (uint64, error) {
 		return 0, fmt.Errorf("%w: %w", unix.EIO, j.fail(err))
 	}
 	j.counts.transactions++
+	settled := false
+	defer func() {
+		if !settled { // else the next record would take the place of this one
+			j.fail(errUnsettled)
+		}
+	}()
 	t.isDurable()
+	settled = true
 	if err := j.settle(record, recordWork(record, j.record.Zeros())); err != nil {
 		return 0, err
 	}
