@@ -120,8 +120,10 @@ func (t *connection) closeLater(handle uint32) bool {
 		return false
 	}
 	before, _ := t.held.giveUp(&wire.Request{Op: wire.OpClose, Handle: handle})
-	if !t.closed.CompareAndSwap(nil, &closedHandle{handle, before}) {
-		return false
+	c := &closedHandle{handle, before}
+	if !t.closed.CompareAndSwap(nil, c) {
+		t.sendClose(c) // another one has come first; before stays what it was when this handle was given up
+		return true
 	}
 	if !t.closing.Swap(true) {
 		time.AfterFunc(closeDelay, func() {
