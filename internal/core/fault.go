@@ -27,7 +27,8 @@ type Run struct {
 // far as it is contiguous, or else the largest run around the block inside its aligned
 // window of window blocks. What lies around new blocks is left out because whoever
 // stores there has most of it already: to find it again takes longer than the rest of
-// the fault, and to map it again costs the client the page tables that it has.
+// the fault, and to map it again costs the client the page tables that it has. For a
+// block alone the journal is locked, too: grant must not use the file system.
 //
 // With durable, all metadata that finds the run is durable before it is granted.
 // That goes for reads, too: who flushes what he has stored, and has lost the

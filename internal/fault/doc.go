@@ -15,7 +15,7 @@
 //	load or store -> SIGSEGV
 //	faultEntry -> onFault: range known?
 //	claim a slot, REQUEST, ring the bell -> handle(request): allocate, commit, and, under the inode's lock,
-//	spin, then wait on the slot
+//	divide the mapping, spin, wait on it
 //	ANSWERED  <----------------------------  request.Grant(run, reply)
 //	mmap the run, FREE (= acknowledgement)   the run is no longer in flight
 //	return from the signal: access retried

@@ -6,6 +6,7 @@
 //
 //	the inode's lock (core): held by callers of Grant, GrantZero, Pin, Break and BreakZero, so that nothing is granted or
 //	|   pinned in a run while it is broken, and the file's blocks do not change before the break is over
+//	+-- the journal's: held by some callers of Grant, too
 //	+-- Table.mu: a leaf; never held while Client.TakeBack runs, and nothing else is locked under it
 //
 // Map, Unmap, Unpin, Sealed and Usage need no lock: they may be called while a break is under way.

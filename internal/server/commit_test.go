@@ -4,7 +4,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pmemfs/pmemfs/internal/medium"
+	"github.com/pmemfs/pmemfs/internal/wire"
 )
 
 func TestCommitPolicyText(t *testing.T) {
@@ -36,5 +39,39 @@ func TestDefaultCommitPolicy(t *testing.T) {
 	}
 	if CommitOp.on(medium.Page) != CommitOp || CommitEvery(time.Minute).on(medium.Byte) != CommitEvery(time.Minute) {
 		t.Error("what was asked for counts")
+	}
+}
+
+// TestAwaitsMedium: requests that keep others waiting, if they are served before them, are those that take a disk's system call.
+func TestAwaitsMedium(t *testing.T) {
+	open := func(flags uint32) *wire.Request { return &wire.Request{Op: wire.OpOpen, Flags: flags} }
+	mkdir, sync := &wire.Request{Op: wire.OpMkdir}, &wire.Request{Op: wire.OpSync}
+	for _, c := range []struct {
+		q              *wire.Request
+		op, atInterval bool // on a disk, with each policy; in memory nothing waits
+	}{
+		{q: &wire.Request{Op: wire.OpStat}},
+		{q: open(unix.O_RDWR)},
+		{q: mkdir, op: true},
+		{q: open(unix.O_RDWR | unix.O_CREAT), op: true},
+		{q: open(unix.O_RDWR | unix.O_CREAT | unix.O_SYNC), op: true, atInterval: true},
+		{q: sync, op: true, atInterval: true},
+		{q: &wire.Request{Op: wire.OpMapSync}, op: true, atInterval: true},
+	} {
+		awaits := func(g medium.Granularity, p CommitPolicy) bool {
+			s := &Session{srv: &Server{opts: Options{Commit: p}}, handles: newTable[*handle]("handle", 1, "")}
+			s.srv.report.Granularity = g
+			return s.awaitsMedium(c.q)
+		}
+		interval := CommitEvery(time.Second)
+		if awaits(medium.CacheLine, CommitOp) || awaits(medium.CacheLine, interval) {
+			t.Errorf("%+v waits for memory", c.q)
+		}
+		if got := awaits(medium.Page, CommitOp); got != c.op {
+			t.Errorf("%+v waits for a disk under op: %v", c.q, got)
+		}
+		if got := awaits(medium.Page, interval); got != c.atInterval {
+			t.Errorf("%+v waits for a disk at intervals: %v", c.q, got)
+		}
 	}
 }

@@ -241,9 +241,9 @@ type Request struct {
 // MaxShort bounds the body of a short request, and of the reply to one.
 const MaxShort = 8000
 
-// Short says whether a request may be made through shared memory, where one is served after the other: it takes little time,
-// its reply is short, too, and carries no descriptors. Whether the request itself is at most MaxShort long is for who
-// encodes it.
+// Short says whether a request may be made through shared memory, where one is served after the other, unless it has to wait
+// for the medium: it takes little time, its reply is short, too, and carries no descriptors. Whether the request itself is at
+// most MaxShort long is for who encodes it.
 func (q *Request) Short() bool {
 	switch q.Op {
 	case OpOpen, OpClose, OpWrite, OpStat, OpSync, OpSeek, OpLookup, OpMkdir, OpRemove, OpRename, OpLink, OpSymlink, OpReadlink,
