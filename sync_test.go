@@ -20,8 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pmemfs/pmemfs"
-	"github.com/pmemfs/pmemfs/internal/rerun"
 	"github.com/pmemfs/pmemfs/internal/pooltest"
+	"github.com/pmemfs/pmemfs/internal/rerun"
 )
 
 func init() { roles["syncer"] = syncerRole }
