@@ -28,6 +28,8 @@ const CallBytes = 2*PageSize - 64
 //	serverSleeps    S       0 -> 1 before it sleeps on bell; C: 1 -> 0, then wakes
 //	ackBell         C       +1 after slots became FREE or breaks DONE
 //	serverWaits     S       0 -> 1 before TakeBack sleeps on ackBell; C: 1 -> 0, then wakes
+//	late            C       0 -> 1 after a request for a fault has waited for longer than usual, S: 1 -> 0
+//	lateOn          C       before that: the CPU that it waits on
 //	callBell        C       +1 after a call slot became REQUEST (S: +1 when it stops to serve calls)
 //	callSleeps      S       0 -> 1 before it sleeps on callBell; C: 1 -> 0, then wakes
 //
@@ -75,7 +77,10 @@ type sharedPage struct {
 	_            [60]byte
 	callSleeps   uint32
 	_            [60]byte
-	_            [4096 - 7*64]byte
+	late         uint32
+	lateOn       uint32
+	_            [56]byte
+	_            [4096 - 8*64]byte
 	faults       [faultSlots]faultSlot
 	breaks       [breakSlots]breakSlot
 	calls        [callSlots]callSlot

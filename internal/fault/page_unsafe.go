@@ -94,3 +94,10 @@ const (
 	closedOffset    = int64(unsafe.Offsetof(sharedPage{}.closed))
 	takeoversOffset = int64(unsafe.Offsetof(sharedPage{}.takeovers))
 )
+
+// currentCPU is the CPU that this thread runs on at the moment.
+func currentCPU() int {
+	var cpu uint32
+	unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0)
+	return int(cpu)
+}

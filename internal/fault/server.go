@@ -101,7 +101,8 @@ func newPage(file *os.File) (*Page, error) {
 		return nil, fmt.Errorf("fault page: %w", err)
 	}
 	p := &Page{file: file, shared: shared, region: region, breaking: make(chan struct{}, 1)}
-	p.faults = waiter{bell: &shared.bell, sleeps: &shared.serverSleeps, other: &shared.callBell, yields: true}
+	p.faults = waiter{bell: &shared.bell, sleeps: &shared.serverSleeps, other: &shared.callBell,
+		late: &shared.late, lateOn: &shared.lateOn}
 	p.calls = waiter{bell: &shared.callBell, sleeps: &shared.callSleeps, other: &shared.bell}
 	return p, nil
 }

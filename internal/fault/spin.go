@@ -24,6 +24,8 @@ const (
 	// polls for it on another CPU, and most clients come back with another fault in the other.
 	clientYield = 4 * time.Microsecond
 	serverYield = 16 * time.Microsecond
+
+	leaveShare = 50 // a server spends no more than one of so many parts of its time on leaving CPUs
 )
 
 // wakeUp is what it takes until a thread that sleeps runs on another CPU, when it is woken.
@@ -69,11 +71,12 @@ var spinning atomic.Int32
 // waiter waits for a bell that the client rings. It polls the longest time after a poll that paid or a sleep that had
 // better been a poll, half as long after each one that did not pay, and not at all when the rings are far apart. It gives
 // way when the client rings the page's other bell: whoever waits for that needs the CPU. Where there is nothing to fall back
-// on, as in a fault, it yields now and then, see yield.
+// on, as in a fault, it yields now and then, and leaves a CPU that the client waits on; see yield and leave.
 type waiter struct {
 	bell, sleeps, other *uint32 // in the shared page
+	late, lateOn        *uint32 // in the shared page; nil: it does not yield
 	budget              time.Duration
-	yields              bool
+	stays               time.Time // until then it leaves no CPU
 }
 
 // longest is how long a waiter polls at most.
@@ -114,6 +117,9 @@ func (w *waiter) poll(seen uint32) bool {
 	if int(spinning.Add(1)) >= min(runtime.NumCPU(), runtime.GOMAXPROCS(0)) {
 		return false
 	}
+	if w.late != nil && atomic.SwapUint32(w.late, 0) != 0 {
+		w.leave(int(atomic.LoadUint32(w.lateOn)))
+	}
 	others := atomic.LoadUint32(w.other)
 	start := time.Now()
 	for yielded, polled := time.Duration(0), time.Duration(0); polled < w.budget; polled = time.Since(start) {
@@ -122,12 +128,12 @@ func (w *waiter) poll(seen uint32) bool {
 				w.budget = w.longest()
 				return true
 			}
-			pause()
 		}
+		pause() // not each time: where a CPU is emulated, others may have to wait for it to come back
 		if atomic.LoadUint32(w.other) != others {
 			return false
 		}
-		if w.yields && polled-yielded > serverYield {
+		if w.late != nil && polled-yielded > serverYield {
 			yielded = polled
 			yield()
 		}
@@ -137,6 +143,27 @@ func (w *waiter) poll(seen uint32) bool {
 		w.budget = 0
 	}
 	return false
+}
+
+// leave moves this thread to another CPU, if it is on that one and may use others, and is worth it.
+func (w *waiter) leave(cpu int) {
+	start := time.Now()
+	if cpu != currentCPU() || start.Before(w.stays) {
+		return
+	}
+	runtime.LockOSThread() // what is changed and restored is the thread's
+	defer runtime.UnlockOSThread()
+	var all unix.CPUSet
+	if unix.SchedGetaffinity(0, &all) != nil {
+		return // more CPUs than the set has
+	}
+	others := all
+	others.Clear(cpu)
+	if others.Count() == 0 || unix.SchedSetaffinity(0, &others) != nil {
+		return
+	}
+	unix.SchedSetaffinity(0, &all)
+	w.stays = time.Now().Add(time.Since(start) * leaveShare)
 }
 
 // pollRounds is how often a client looks at a slot before it sleeps, 0 where polling only keeps the server off the only CPU; and
@@ -160,6 +187,10 @@ var pollRounds = sync.OnceValues(func() (rounds, yield uint32) {
 	return in(clientPolls * wakeUp()), in(clientYield)
 })
 
-// yield lets others run who want this CPU: most likely who is waited for, if that takes longer than usual. The kernel may
-// have both sides on one CPU while others are idle, and each would poll as long as it can before it lets the other one run.
+// The kernel may have both sides on one CPU while others are idle: it moves no thread that has just run, and when both were
+// busy a moment ago it does not look for an idle CPU where it wakes one. That can last for dozens of milliseconds, with each
+// side polling as long as it can before it lets the other one run. Therefore whoever waits for longer than usual yields, and
+// a client says on which CPU it does so: when the server finds itself there, it leaves.
+
+// yield lets others run who want this CPU: most likely who is waited for.
 func yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

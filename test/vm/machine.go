@@ -71,7 +71,7 @@ func (c config) arguments() []string {
 	}
 	// Instructions that store and copy strings of bytes are emulated byte by byte: the guest had better not take them for fast.
 	return []string{
-		"-accel", "tcg,thread=multi", "-cpu", "max,erms=off,fsrm=off", "-smp", "2", "-machine", board,
+		"-accel", "tcg,thread=multi", "-cpu", "max,erms=off,fsrm=off,pku=off", "-smp", "2", "-machine", board,
 		"-m", fmt.Sprintf("size=%dM,slots=4,maxmem=8G", (memory+legacy+behind)>>20),
 		"-object", fmt.Sprintf("memory-backend-ram,id=ram,size=%d", memory), "-numa", "node,memdev=ram",
 		"-object", file("legacy"), "-numa", "node,memdev=legacy",

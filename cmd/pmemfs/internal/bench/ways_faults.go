@@ -296,25 +296,30 @@ func (w *ways) addFaults() error {
 			w.touches(m, whatUpdate, m.peer+", first touch of written blocks", pieces, 1, storeUpdate)
 		}
 		if m.durable {
-			if err := w.storesAfter(m); err != nil {
-				return err
-			}
+			w.storesAfter(m)
 		}
 	}
 	return nil
 }
 
-// storesAfter adds stores to pages that have been touched before.
-func (w *ways) storesAfter(m *mappable) error {
-	v, err := m.mmap()
-	if err != nil {
-		return err
-	}
-	w.later(v.unmap)
+// storesAfter adds stores to pages that have been touched before, through a mapping that is new in each turn: how fast a
+// store is depends on where it lies, too, by what shares its places in a TLB and in caches.
+func (w *ways) storesAfter(m *mappable) {
+	v := &view{unmap: func() error { return nil }}
+	w.later(func() error { return v.unmap() })
 	c := w.stores("durable store of 8 bytes after the first touch", m.peer, true, m.note, func(off int) error {
 		binary.LittleEndian.PutUint64(v.mem[off:], uint64(off))
 		return v.persist(off, storeSize)
 	})
-	c.before = v.warm
-	return nil
+	c.before = func() error {
+		if err := v.unmap(); err != nil {
+			return err
+		}
+		fresh, err := m.mmap()
+		if err != nil {
+			return err
+		}
+		v = fresh
+		return v.warm()
+	}
 }
