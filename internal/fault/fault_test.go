@@ -27,7 +27,7 @@ var roles = map[string]func() error{
 	"idle": idleRole, "server": serverRole, "orphan": orphanRole, "stopped": stoppedRole, "crowd": crowdRole,
 	"populate": populateRole, "downgrade": downgradeRole, "readonly": readOnlyRole, "abandon": abandonRole,
 	"many": manyRole, "two-connections": twoConnectionsRole, "remap": remapRole, "map-count": mapCountRole,
-	"signals": signalsRole,
+	"signals": signalsRole, "touch": touchRole,
 }
 
 // runtimes are the settings under which the Go runtime gets in the way most.

@@ -20,6 +20,9 @@
 //	/mnt/virtio   ext4 -o dax  on virtio-pmem                     (128 MiB)
 //	/dev/shm      tmpfs
 //
+// The guest's CPUs are the host's where it has virtualization and /dev/kvm may be used, or else emulated; VM_ACCEL=kvm or
+// VM_ACCEL=tcg in the environment chooses.
+//
 // -persistence mem-ctrl or cpu is what the platform says of the NVDIMM's persistence domain.
 //
 // It needs Debian, or what has its packages, and for the first run a mirror: the kernel is downloaded and unpacked, not

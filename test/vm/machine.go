@@ -34,6 +34,7 @@ const (
 
 // config is what a machine is booted with.
 type config struct {
+	accel       string // kvm or tcg
 	kernel      kernel
 	initramfs   string
 	media       string // directory of the backing files
@@ -69,19 +70,18 @@ func (c config) arguments() []string {
 	file := func(name string) string {
 		return fmt.Sprintf("memory-backend-file,id=%s,share=on,mem-path=%s,size=%d", name, filepath.Join(c.media, name), backing[name])
 	}
-	// Instructions that store and copy strings of bytes are emulated byte by byte: the guest had better not take them for fast.
-	return []string{
-		"-accel", "tcg,thread=multi", "-cpu", "max,erms=off,fsrm=off,pku=off", "-smp", "2", "-machine", board,
+	return append(accelArguments(c.accel),
+		"-smp", "2", "-machine", board,
 		"-m", fmt.Sprintf("size=%dM,slots=4,maxmem=8G", (memory+legacy+behind)>>20),
 		"-object", fmt.Sprintf("memory-backend-ram,id=ram,size=%d", memory), "-numa", "node,memdev=ram",
 		"-object", file("legacy"), "-numa", "node,memdev=legacy",
 		"-object", file("nvdimm"), "-device", fmt.Sprintf("nvdimm,memdev=nvdimm,id=nvdimm0,label-size=%d", labelSize),
 		"-object", file("virtio"), "-device", "virtio-pmem-pci,memdev=virtio,id=virtio0",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=port,fd=3", "-device", "virtserialport,chardev=port",
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "file:" + c.console,
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "file:"+c.console,
 		"-kernel", c.kernel.image, "-initrd", c.initramfs,
 		"-append", fmt.Sprintf("console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off apparmor=0 audit=0 rcupdate.rcu_expedited=1 memmap=%d!%d", legacy, memory),
-	}
+	)
 }
 
 // machine is a guest that runs.
@@ -139,6 +139,9 @@ func boot(ctx context.Context, c config) (*machine, error) {
 		err = fmt.Errorf("it was not ready after %v", bootTime)
 	}
 	m.kill()
+	if c.accel == "kvm" {
+		err = fmt.Errorf("%w; if KVM does not work here, %s=tcg does without", err, accelVariable)
+	}
 	return nil, fmt.Errorf("boot: %w (console: %s)", err, c.console)
 }
 

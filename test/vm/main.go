@@ -93,6 +93,12 @@ func withConsole(err error, console string) error {
 
 // newConfig fetches and builds what a machine needs; the files are made in dir.
 func newConfig(ctx context.Context, dir string, programs []string) (c config, err error) {
+	accel, why, err := accelerator()
+	if err != nil {
+		return c, err
+	}
+	c.accel = accel
+	fmt.Fprintf(os.Stderr, "vm: accelerator %s: %s\n", accel, why)
 	cache, err := cacheDir()
 	if err != nil {
 		return c, err
