@@ -128,8 +128,8 @@ func (w *waiter) poll(seen uint32) bool {
 				w.budget = w.longest()
 				return true
 			}
+			pause()
 		}
-		pause() // not each time: where a CPU is emulated, others may have to wait for it to come back
 		if atomic.LoadUint32(w.other) != others {
 			return false
 		}

@@ -11,7 +11,8 @@ import (
 const accelVariable = "VM_ACCEL"
 
 // accelerator returns kvm or tcg, and why: what accelVariable says, or else kvm where the CPU has virtualization and
-// /dev/kvm may be used. A KVM without that exists, too; it takes minutes to emulate a kernel that is not made for it, and fails.
+// /dev/kvm may be used. A KVM without that exists, too: it takes minutes to emulate a kernel that is not made for it, and
+// fails.
 func accelerator() (name, why string, err error) {
 	switch asked := os.Getenv(accelVariable); asked {
 	case "kvm", "tcg":
@@ -41,7 +42,7 @@ func virtualizes(cpuinfo []byte) bool { return virtualization.Match(cpuinfo) }
 
 // accelArguments are QEMU's for an accelerator. The emulated CPU lacks what the emulator is so slow at that nothing could be
 // told from the guest's times: instructions that store and copy strings of bytes, which go byte by byte if the guest takes them
-// for fast; and protection keys, of which each change, two for each signal, empties the whole TLB.
+// for fast; and protection keys, whose register Linux sets anew for each signal, which empties the emulator's whole TLB.
 func accelArguments(accel string) []string {
 	if accel == "kvm" {
 		return []string{"-accel", "kvm", "-cpu", "host"}

@@ -105,7 +105,7 @@ func (w *ways) addRaw() error {
 		return err
 	}
 	c := w.update(raw, true, "a plain mapping of the medium: flush, fence", v.through(v.persist))
-	c.before = v.warm
+	c.warmed(v.warm)
 	return nil
 }
 
@@ -163,7 +163,7 @@ func (w *ways) addPools() error {
 			}
 			w.later(v.unmap)
 			c := w.update(name+": "+way.name, true, "", v.through(way.durable(m)))
-			c.before = v.warm
+			c.warmed(v.warm)
 		}
 	}
 	return nil
@@ -198,7 +198,7 @@ func (w *ways) addPeers() error {
 		}
 		w.later(synced.unmap)
 		c := w.update(p.name+": MAP_SYNC, flush", true, "", synced.through(synced.persist))
-		c.before = synced.warm // after the others' syncs the kernel wants to know of stores again
+		c.warmed(synced.warm) // after the others' syncs the kernel wants to know of stores again
 	}
 	return nil
 }

@@ -311,7 +311,7 @@ func (w *ways) storesAfter(m *mappable) {
 		binary.LittleEndian.PutUint64(v.mem[off:], uint64(off))
 		return v.persist(off, storeSize)
 	})
-	c.before = func() error {
+	c.warmed(func() error {
 		if err := v.unmap(); err != nil {
 			return err
 		}
@@ -321,5 +321,5 @@ func (w *ways) storesAfter(m *mappable) {
 		}
 		v = fresh
 		return v.warm()
-	}
+	})
 }
