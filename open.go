@@ -47,9 +47,7 @@ func format(pool string, o FormatOptions) error {
 	if err != nil {
 		return err
 	}
-	p, err := medium.Create(pool, meta, data, medium.Options{
-		Require: o.Require, Preallocate: o.Preallocate, Progress: o.Progress, Force: o.Force,
-	})
+	p, err := medium.Create(pool, meta, data, medium.Options{Require: o.Require, Preallocate: o.Preallocate, Force: o.Force})
 	if err != nil {
 		return err
 	}

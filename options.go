@@ -124,12 +124,8 @@ type FormatOptions struct {
 	// Require refuses media whose stores become durable in coarser units. 0: any medium.
 	Require Granularity
 	// Preallocate allocates the files of a pool directory in full, so that a store never finds the host file system
-	// full. On DAX file systems, where that is always done, it writes zeros to all blocks as well: the kernel need not make a
-	// transaction then when one is stored to for the first time. That takes as long as the memory needs for so many bytes.
+	// full.
 	Preallocate bool
-	// Progress is told of the bytes of the pool that were written, if that takes a while. If it returns an error Format ends
-	// with that, and leaves nothing behind. nil: nobody is told.
-	Progress func(done, total int64) error
 	// Force overwrites a pool that nobody uses. It never overwrites anything else.
 	Force bool
 }

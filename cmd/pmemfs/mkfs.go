@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -26,9 +25,7 @@ func (a *app) mkfs() *cobra.Command {
 	cmd := a.command(verb{
 		use: "mkfs POOL [flags]", short: "Make a pool", args: [2]int{1, 1},
 		long: `POOL is a directory, which is made or must be empty, or a device such as /dev/dax0.0, which is used whole. The files in
-a directory are sparse: they take room as they are filled, unless --preallocate is given. On a DAX file system they always
-have all their room; there --preallocate also writes it, as fast as the memory can, so that the kernel has nothing to do when
-a block is used for the first time. The pool belongs to you.
+a directory are sparse: they take room as they are filled, unless --preallocate is given. The pool belongs to you.
 
 With --json: the fields of "pmemfs info".
 `,
@@ -46,7 +43,7 @@ With --json: the fields of "pmemfs info".
 	f.Int64Var(&o.Inodes, "inodes", 0, "how many files it can hold (default: one for every 16 KiB)")
 	f.Var(&log, "journal", "size of the journal (default: 1/64 of the pool, 1M to 16M)")
 	requireFlag(cmd, &require)
-	f.BoolVar(&o.Preallocate, "preallocate", false, "have the host allocate all of a directory's files now; on DAX, write them")
+	f.BoolVar(&o.Preallocate, "preallocate", false, "have the host allocate all of a directory's files now")
 	f.BoolVar(&o.Force, "force", false, "overwrite a pool that nobody uses")
 	return cmd
 }
@@ -63,17 +60,7 @@ func (a *app) makePool(cmd *cobra.Command, pool string, o pmemfs.FormatOptions) 
 	case o.LogBytes != 0 && (o.LogBytes < layout.MinLog || o.LogBytes > layout.MaxLog):
 		return nil, usageError(cmd, "--journal: it takes %s to %s", formatSize(layout.MinLog), formatSize(layout.MaxLog))
 	}
-	var bar progress
-	o.Progress = func(done, total int64) error {
-		if bar.bar == nil {
-			bar = a.newProgress("mkfs "+pool, total, true)
-		}
-		bar.set(done)
-		return context.Cause(a.ctx)
-	}
-	err = pmemfs.Format(pool, o)
-	bar.clear()
-	if err != nil {
+	if err := pmemfs.Format(pool, o); err != nil {
 		return nil, formatRemedy(pool, err)
 	}
 	r, err := a.inspect(pool, 0)
@@ -94,6 +81,8 @@ func formatRemedy(pool string, err error) error {
 		return &failure{err, exitFailed, "another path: nothing but a pool is ever overwritten"}
 	case errors.Is(err, medium.ErrInUse), errors.Is(err, medium.ErrSurvivors), errors.Is(err, medium.ErrGranularity):
 		return openRemedy(pool, err)
+	case errors.Is(err, unix.ENOSPC):
+		return &failure{err, exitFailed, "a smaller --size, or room on the file system of " + pool}
 	case errors.Is(err, unix.EINVAL) && !errors.Is(err, medium.ErrNotPool):
 		return &failure{err, exitFailed, "a larger --size"}
 	}

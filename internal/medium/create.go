@@ -64,9 +64,8 @@ type creation struct {
 	p                  *Pool
 	metaSize, dataSize int64
 
-	dir     *os.File
-	undo    []func() error // takes back what was made, last first
-	written int64          // bytes of the files
+	dir  *os.File
+	undo []func() error // takes back what was made, last first
 }
 
 func (c *creation) takeBack() (err error) {
@@ -177,32 +176,7 @@ func (c *creation) resize(f *os.File, name string, size int64, d finding) error 
 			return err
 		}
 	}
-	if c.o.Preallocate && d.kind == "fsdax" {
-		if err := c.write(f, size); err != nil {
-			return err
-		}
-	}
 	return f.Sync()
-}
-
-// write stores zeros to all of a file. Blocks that are allocated and no more are unwritten to the file system, which has to
-// make a transaction where one is stored to first: for 2 MiB at a time if they are aligned to that, else for 4 KiB.
-func (c *creation) write(f *os.File, size int64) error {
-	zeros := make([]byte, 1<<20)
-	for off := int64(0); off < size; {
-		n, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off)
-		if err != nil {
-			return err
-		}
-		off += int64(n)
-		c.written += int64(n)
-		if c.o.Progress != nil {
-			if err := c.o.Progress(c.written, c.metaSize+c.dataSize); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // allocate gives a file all its blocks. By parts, because an interrupted call starts again from its beginning.

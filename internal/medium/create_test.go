@@ -2,15 +2,12 @@ package medium
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -103,105 +100,23 @@ func TestCreateRefusesSizes(t *testing.T) {
 	}
 }
 
-// TestPreallocate: what is to be allocated is, and on fsdax written.
 func TestPreallocate(t *testing.T) {
-	for place, dir := range places(t) {
-		for _, preallocate := range []bool{false, true} {
-			t.Run(fmt.Sprint(place, ", preallocate ", preallocate), func(t *testing.T) {
-				testPreallocate(t, filepath.Join(dir(t), "pool"), preallocate)
-			})
-		}
-	}
-}
-
-func testPreallocate(t *testing.T, path string, preallocate bool) {
-	sizes := map[string]int64{metaName: pageSize, dataName: 5<<20 + pageSize}
-	var told []int64
-	p, err := Create(path, sizes[metaName], sizes[dataName], Options{Preallocate: preallocate, Progress: func(done, total int64) error {
-		told = append(told, done, total)
-		return nil
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	dax := p.Report().Kind == "fsdax"
-	for name, size := range sizes {
-		f, err := os.Open(filepath.Join(path, name))
+	for _, preallocate := range []bool{false, true} {
+		path := filepath.Join(disk(t), "pool")
+		p, err := Create(path, pageSize, 1<<20, Options{Preallocate: preallocate})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
-		st, err := f.Stat()
-		if err != nil {
-			t.Fatal(err)
+		defer p.Close()
+		for name, size := range map[string]int64{metaName: pageSize, dataName: 1 << 20} {
+			st, err := os.Stat(filepath.Join(path, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if used := st.Sys().(*syscall.Stat_t).Blocks * 512; (used >= size) != preallocate {
+				t.Errorf("preallocate %v: %s has %d bytes, %d allocated", preallocate, name, size, used)
+			}
 		}
-		if used := st.Sys().(*syscall.Stat_t).Blocks * 512; (used >= size) != (preallocate || dax) {
-			t.Errorf("%s has %d bytes, %d allocated", name, size, used)
-		}
-		if dax && (unwritten(t, f) == 0) != preallocate {
-			t.Errorf("%s has %d bytes that were not written", name, unwritten(t, f))
-		}
-	}
-	total := sizes[metaName] + sizes[dataName]
-	switch written := dax && preallocate; {
-	case written && (len(told) < 8 || told[len(told)-2] != total || told[len(told)-1] != total):
-		t.Errorf("told of %d of %d bytes", told, total)
-	case !written && told != nil:
-		t.Errorf("told of %d bytes", told)
-	}
-}
-
-// unwritten is how many bytes of a file are allocated and not written, as far as its first 64 extents tell: see fiemap.h.
-func unwritten(t *testing.T, f *os.File) (n int64) {
-	var q struct {
-		start, length                  uint64
-		flags, mapped, count, reserved uint32
-		extents                        [64]struct {
-			logical, physical, length, _, _ uint64
-			flags, _, _, _                  uint32
-		}
-	}
-	q.length, q.flags, q.count = math.MaxInt64, 1, uint32(len(q.extents)) // FIEMAP_FLAG_SYNC
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), 0xc020660b, uintptr(unsafe.Pointer(&q))); errno != 0 {
-		t.Fatalf("FS_IOC_FIEMAP: %v", errno)
-	}
-	for _, e := range q.extents[:q.mapped] {
-		if e.flags&0x800 != 0 { // FIEMAP_EXTENT_UNWRITTEN
-			n += int64(e.length)
-		}
-	}
-	return n
-}
-
-// TestWrite: blocks of a file that were allocated are written, and whoever does not want that any more has it end.
-func TestWrite(t *testing.T) {
-	const size = 5<<20 + pageSize
-	f, err := os.Create(filepath.Join(mounted(t, "ext4", 16<<20), "file"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := errors.Join(f.Truncate(size), allocate(f, size)); err != nil {
-		t.Fatal(err)
-	}
-	if n := unwritten(t, f); n < size {
-		t.Fatalf("%d bytes are unwritten, want %d", n, size)
-	}
-	stop := errors.New("stop")
-	c := creation{dataSize: size, o: Options{Progress: func(int64, int64) error { return stop }}}
-	if err := c.write(f, size); err != stop {
-		t.Errorf("write: %v, want %v", err, stop)
-	}
-	c.o.Progress = nil
-	if err := errors.Join(c.write(f, size), f.Sync()); err != nil {
-		t.Fatal(err)
-	}
-	if n := unwritten(t, f); n != 0 {
-		t.Errorf("%d bytes are unwritten", n)
-	}
-	if st, err := f.Stat(); err != nil || st.Size() != size {
-		t.Errorf("%d bytes, want %d: %v", st.Size(), size, err)
 	}
 }
 

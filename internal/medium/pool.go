@@ -45,11 +45,8 @@ type Options struct {
 	// zeros.
 	MetaSize func(start []byte) (int64, error)
 	// Preallocate makes Create allocate all blocks of the files, so that a store never finds the host file system full
-	// (it would be killed by SIGBUS). On an fsdax medium that is always done; there it makes Create write the blocks, too,
-	// see creation.write. A device has nothing to allocate.
+	// (it would be killed by SIGBUS). On an fsdax medium it is always done. A device has nothing to allocate.
 	Preallocate bool
-	// Progress is told of the bytes that Create has written, and must write. An error of it ends Create.
-	Progress func(done, total int64) error
 	// Force makes Create overwrite a pool that nobody uses. It never overwrites anything else.
 	Force bool
 }

@@ -199,7 +199,7 @@ func (s *suite) tests(m *medium) error {
 	if m.device() {
 		return nil
 	}
-	commands := []string{"PMEMFS_TEST_PLACES=" + m.place + " medium.test -test.v -test.run '^(TestCreateStoreReopen|TestPreallocate)$/^place'"}
+	commands := []string{"PMEMFS_TEST_PLACES=" + m.place + " medium.test -test.v -test.run '^TestCreateStoreReopen$/^place'"}
 	if m.size >= 256 {
 		commands = append(commands, "mkdir "+m.place+"/shm && mount --bind "+m.place+"/shm /dev/shm && "+
 			"library.test -test.v -test.short -test.run '^(TestMap.*|TestRestart|TestDirect|TestSync.*)$'; code=$?; umount /dev/shm; exit $code")
