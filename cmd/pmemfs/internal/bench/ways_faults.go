@@ -31,12 +31,13 @@ func (v *view) touchAll() error {
 	})
 }
 
-// warm touches each page, so that none faults any more, and leaves the CPU a TLB that knows as many of them as it can. That
-// of an emulated CPU (QEMU) has the size that was of use last: it doubles when it is flushed while it is full, as by the
-// unmapping of much memory, and without that the contestants would be measured with what the one before has left behind.
+// warm touches each page, so that none faults any more, and leaves the CPU a TLB of the size that fits them. That of an emulated
+// CPU (QEMU) has the size that was of use in the last 100 ms: it doubles when it is flushed while it is full, as by the unmapping
+// of much memory, and shrinks when it was not full for so long. Without that the contestants would be measured with what the one
+// before has left behind.
 func (v *view) warm() error {
-	const doublings = 10 // from its least
-	for range doublings {
+	const settles = 250 * time.Millisecond
+	for start := time.Now(); time.Since(start) < settles; {
 		if err := v.touchAll(); err != nil {
 			return err
 		}
