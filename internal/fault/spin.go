@@ -117,7 +117,8 @@ func (w *waiter) poll(seen uint32) bool {
 	if int(spinning.Add(1)) >= min(runtime.NumCPU(), runtime.GOMAXPROCS(0)) {
 		return false
 	}
-	if w.late != nil && atomic.SwapUint32(w.late, 0) != 0 {
+	if w.late != nil && atomic.LoadUint32(w.late) != 0 {
+		atomic.StoreUint32(w.late, 0)
 		w.leave(int(atomic.LoadUint32(w.lateOn)))
 	}
 	others := atomic.LoadUint32(w.other)
@@ -145,7 +146,9 @@ func (w *waiter) poll(seen uint32) bool {
 	return false
 }
 
-// leave moves this thread to another CPU, if it is on that one and may use others, and is worth it.
+// leave moves this thread to another CPU if it is on that one and may use others, unless it has just done so.
+//
+// Costs: a system call, four when it moves, and what the kernel takes for that, about as much as a wake-up.
 func (w *waiter) leave(cpu int) {
 	start := time.Now()
 	if cpu != currentCPU() || start.Before(w.stays) {
