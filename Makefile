@@ -39,7 +39,7 @@ fuzz:
 microbench:
 	go test -run '^$$' -bench . -benchmem ./...
 
-# Every comparison with what else one could take, eight minutes on two CPUs: docs/performance.md, its figures and plots. As root,
+# Every comparison with what else one could take, nine minutes on two CPUs: docs/performance.md, its figures and plots. As root,
 # with what the peers need: apt-get install gcc libc6-dev libpmem-dev liblmdb-dev e2fsprogs
 bench: build
 	cd bench && go run . --out ../docs
@@ -48,7 +48,7 @@ bench: build
 bench-short: build
 	cd bench && go run . --short --out ../bin
 
-# What of it takes a kernel's persistent memory, in a guest (go doc ./test/vm), four minutes, and the page with it.
+# What of it takes a kernel's persistent memory, in a guest (go doc ./test/vm), five minutes, and the page with it.
 GUEST = --dir /mnt/ext4 --dir /mnt/xfs --rounds 9 --time 100ms --json
 vmbench:
 	mkdir -p bin docs/performance
