@@ -48,11 +48,12 @@ bench: build
 bench-short: build
 	cd bench && go run . --short --out ../bin
 
-# What of it takes a kernel's persistent memory, in a guest (go doc ./test/vm), five minutes, and the page with it.
+# What of it takes a kernel's persistent memory, in a guest (go doc ./test/vm), five minutes, and the page with it, which is
+# about an emulated CPU.
 GUEST = --dir /mnt/ext4 --dir /mnt/xfs --rounds 9 --time 100ms --json
 vmbench:
 	mkdir -p bin docs/performance
-	go run ./test/vm \
+	VM_ACCEL=tcg go run ./test/vm \
 		-run 'pmemfs bench ways --pool /mnt/ext4 --size 64M $(GUEST)' \
 		-run 'pmemfs bench metadata --pool /mnt/ext4 --files 1000 $(GUEST)' \
 		-run 'pmemfs bench profile --pool /mnt/ext4 --json' \

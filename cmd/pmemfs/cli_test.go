@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -15,7 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pmemfs/pmemfs/internal/layout"
+	"github.com/pmemfs/pmemfs/internal/medium"
 )
 
 func TestParseSize(t *testing.T) {
@@ -505,6 +509,19 @@ func TestOtherUser(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	s.stop(syscall.SIGTERM)
+}
+
+// TestFormatRemedy: what is said depends on what there is too little room on.
+func TestFormatRemedy(t *testing.T) {
+	for want, err := range map[string]error{
+		"--size":    &fs.PathError{Op: "fallocate", Path: "data", Err: unix.ENOSPC},
+		"alignment": &medium.Error{Path: "/dev/dax0.0", Kind: medium.ErrTooSmall},
+	} {
+		var f *failure
+		if got := formatRemedy("pool", err); !errors.As(got, &f) || !errors.Is(got, unix.ENOSPC) || !strings.Contains(f.try, want) {
+			t.Errorf("%v: %v, want a remedy about %s", err, got, want)
+		}
+	}
 }
 
 // TestFullPool: what does not fit leaves nothing behind.

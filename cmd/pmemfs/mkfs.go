@@ -81,6 +81,8 @@ func formatRemedy(pool string, err error) error {
 		return &failure{err, exitFailed, "another path: nothing but a pool is ever overwritten"}
 	case errors.Is(err, medium.ErrInUse), errors.Is(err, medium.ErrSurvivors), errors.Is(err, medium.ErrGranularity):
 		return openRemedy(pool, err)
+	case errors.Is(err, medium.ErrTooSmall):
+		return &failure{err, exitFailed, "a larger device, or one of a smaller alignment"}
 	case errors.Is(err, unix.ENOSPC):
 		return &failure{err, exitFailed, "a smaller --size, or room on the file system of " + pool}
 	case errors.Is(err, unix.EINVAL) && !errors.Is(err, medium.ErrNotPool):

@@ -211,8 +211,9 @@ func (w *wait) poll(c *clientEntry) {
 	for n := uint32(1); n <= spinRounds && load32(&s.state) != slotAnswered; n++ {
 		pause()
 		if n%yieldRounds == 0 && load32(&s.state) == slotRequest {
-			systemCall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&c.page.lateOn)), 0, 0, 0, 0, 0)
-			store32(&c.page.late, 1)
+			if !failed(systemCall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&c.page.lateOn)), 0, 0, 0, 0, 0)) {
+				store32(&c.page.late, 1)
+			}
 			systemCall(unix.SYS_SCHED_YIELD, 0, 0, 0, 0, 0, 0)
 		}
 	}

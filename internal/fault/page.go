@@ -28,7 +28,7 @@ const CallBytes = 2*PageSize - 64
 //	serverSleeps    S       0 -> 1 before it sleeps on bell; C: 1 -> 0, then wakes
 //	ackBell         C       +1 after slots became FREE or breaks DONE
 //	serverWaits     S       0 -> 1 before TakeBack sleeps on ackBell; C: 1 -> 0, then wakes
-//	late            C       0 -> 1 after a request for a fault has waited for longer than usual, S: 1 -> 0
+//	late            C       0 -> 1 when a request in a fault slot has waited for longer than usual; S: 1 -> 0
 //	lateOn          C       before that: the CPU that it waits on
 //	callBell        C       +1 after a call slot became REQUEST (S: +1 when it stops to serve calls)
 //	callSleeps      S       0 -> 1 before it sleeps on callBell; C: 1 -> 0, then wakes

@@ -95,9 +95,11 @@ const (
 	takeoversOffset = int64(unsafe.Offsetof(sharedPage{}.takeovers))
 )
 
-// currentCPU is the CPU that this thread runs on at the moment.
+// currentCPU is the CPU that this thread runs on at the moment, -1 if the kernel does not say so.
 func currentCPU() int {
 	var cpu uint32
-	unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0)
+	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
+		return -1
+	}
 	return int(cpu)
 }

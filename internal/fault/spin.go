@@ -25,7 +25,7 @@ const (
 	clientYield = 4 * time.Microsecond
 	serverYield = 16 * time.Microsecond
 
-	leaveShare = 50 // a server spends no more than one of so many parts of its time on leaving CPUs
+	leaveShare = 50 // a server spends at most one of so many parts of the time for a client on leaving CPUs
 )
 
 // wakeUp is what it takes until a thread that sleeps runs on another CPU, when it is woken.
@@ -74,7 +74,7 @@ var spinning atomic.Int32
 // on, as in a fault, it yields now and then, and leaves a CPU that the client waits on; see yield and leave.
 type waiter struct {
 	bell, sleeps, other *uint32 // in the shared page
-	late, lateOn        *uint32 // in the shared page; nil: it does not yield
+	late, lateOn        *uint32 // in the shared page; nil: it neither yields nor leaves
 	budget              time.Duration
 	stays               time.Time // until then it leaves no CPU
 }
@@ -146,27 +146,48 @@ func (w *waiter) poll(seen uint32) bool {
 	return false
 }
 
-// leave moves this thread to another CPU if it is on that one and may use others, unless it has just done so.
+// The kernel may have both sides on one CPU while others are idle: it moves no thread that has just run, and when both were
+// busy a moment ago it does not look for an idle CPU where it wakes one. That can last for dozens of milliseconds, with each
+// side polling as long as it can before it lets the other one run. Therefore whoever waits for longer than usual yields, and
+// a client says on which CPU it does so: when the server finds itself there, it leaves.
+
+// yield lets others run who want this CPU: most likely who is waited for.
+func yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+
+// leave moves this thread to another CPU if it is on that one and may use others, unless it has just done so. Which one, the
+// kernel chooses: with two CPUs the one that is idle, if any is; with many perhaps one that is not.
 //
-// Costs: a system call, four when it moves, and what the kernel takes for that, about as much as a wake-up.
+// Costs: a system call, six when it moves, and what the kernel takes for that, about as much as a wake-up.
 func (w *waiter) leave(cpu int) {
 	start := time.Now()
 	if cpu != currentCPU() || start.Before(w.stays) {
 		return
 	}
-	runtime.LockOSThread() // what is changed and restored is the thread's
-	defer runtime.UnlockOSThread()
-	var all unix.CPUSet
-	if unix.SchedGetaffinity(0, &all) != nil {
-		return // more CPUs than the set has
+	runtime.LockOSThread() // what is changed and given back is the thread's
+	if avoid(cpu) == nil {
+		runtime.UnlockOSThread() // else Go ends the thread with this goroutine
 	}
-	others := all
+	w.stays = time.Now().Add(time.Since(start) * leaveShare)
+}
+
+// avoid moves this thread off a CPU, if it may use others. An error means that it may not use all that it could before.
+func avoid(cpu int) error {
+	var before, others, every, after unix.CPUSet
+	if unix.SchedGetaffinity(0, &before) != nil {
+		return nil // more CPUs than the set has
+	}
+	others = before
 	others.Clear(cpu)
 	if others.Count() == 0 || unix.SchedSetaffinity(0, &others) != nil {
-		return
+		return nil
 	}
-	unix.SchedSetaffinity(0, &all)
-	w.stays = time.Now().Add(time.Since(start) * leaveShare)
+	// Every CPU, of which the kernel allows those of the cgroup. To be given those that they are now would be a wish of this
+	// thread for good, also when the cgroup has others: only where somebody has had such a wish is it restored.
+	every.Fill()
+	if unix.SchedSetaffinity(0, &every) == nil && unix.SchedGetaffinity(0, &after) == nil && after == before {
+		return nil
+	}
+	return unix.SchedSetaffinity(0, &before)
 }
 
 // pollRounds is how often a client looks at a slot before it sleeps, 0 where polling only keeps the server off the only CPU; and
@@ -189,11 +210,3 @@ var pollRounds = sync.OnceValues(func() (rounds, yield uint32) {
 	in := func(d time.Duration) uint32 { return max(1, uint32(d*tries/max(fastest, 1))) }
 	return in(clientPolls * wakeUp()), in(clientYield)
 })
-
-// The kernel may have both sides on one CPU while others are idle: it moves no thread that has just run, and when both were
-// busy a moment ago it does not look for an idle CPU where it wakes one. That can last for dozens of milliseconds, with each
-// side polling as long as it can before it lets the other one run. Therefore whoever waits for longer than usual yields, and
-// a client says on which CPU it does so: when the server finds itself there, it leaves.
-
-// yield lets others run who want this CPU: most likely who is waited for.
-func yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

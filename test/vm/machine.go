@@ -132,17 +132,22 @@ func boot(ctx context.Context, c config) (*machine, error) {
 		}
 		err = errors.New(e.Error)
 	case <-m.gone:
-		err = m.why
+		err = c.doubted(m.why)
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-time.After(bootTime):
-		err = fmt.Errorf("it was not ready after %v", bootTime)
+		err = c.doubted(fmt.Errorf("it was not ready after %v", bootTime))
 	}
 	m.kill()
-	if c.accel == "kvm" {
-		err = fmt.Errorf("%w; if KVM does not work here, %s=tcg does without", err, accelVariable)
-	}
 	return nil, fmt.Errorf("boot: %w (console: %s)", err, c.console)
+}
+
+// doubted adds to the error of a machine that does not boot what else can be tried.
+func (c config) doubted(err error) error {
+	if c.accel == "kvm" {
+		return fmt.Errorf("%w; if KVM does not work here, %s=tcg does without it", err, accelVariable)
+	}
+	return err
 }
 
 // receive hands events to the commands that they are of, until QEMU is dead.

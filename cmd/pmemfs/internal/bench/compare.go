@@ -93,8 +93,8 @@ func newContestant(least, most int, turn func(n int) error, figures ...*figure) 
 	return &contestant{figures: figures, least: min(least, most), most: most, turn: turn}
 }
 
-// warmed has a contestant begin each turn with a TLB that before fills, and end it soon: that of an emulated CPU is emptied
-// when something else runs there, and is small from then on.
+// warmed has a contestant begin each turn with a TLB that before fills, and end it before something else has most likely run on
+// this CPU: see view.warm.
 func (c *contestant) warmed(before func() error) {
 	c.before, c.most = before, 1<<14
 }

@@ -306,14 +306,17 @@ func (w *ways) addFaults() error {
 // storesAfter adds stores to pages that have been touched before, through a mapping that is new in each turn: how fast a
 // store is depends on where it lies, too, by what shares its places in a TLB and in caches.
 func (w *ways) storesAfter(m *mappable) {
-	v := &view{unmap: func() error { return nil }}
+	none := &view{unmap: func() error { return nil }}
+	v := none
 	w.later(func() error { return v.unmap() })
 	c := w.stores("durable store of 8 bytes after the first touch", m.peer, true, m.note, func(off int) error {
 		binary.LittleEndian.PutUint64(v.mem[off:], uint64(off))
 		return v.persist(off, storeSize)
 	})
 	c.warmed(func() error {
-		if err := v.unmap(); err != nil {
+		old := v
+		v = none
+		if err := old.unmap(); err != nil {
 			return err
 		}
 		fresh, err := m.mmap()
