@@ -16,10 +16,7 @@ import (
 
 // stage stages one word.
 func stage(t failer, j *Journal, off int64, v uint64) uint64 {
-	tx, err := begin(j)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tx := begun(t, j)
 	tx.Write(off, word(v))
 	lsn, err := tx.Stage()
 	if err != nil {
@@ -105,10 +102,7 @@ func TestCommitComesAfterWhatIsStaged(t *testing.T) {
 	f := newFixture(t)
 	j := f.open(t)
 	var order []string
-	tx, err := begin(j)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tx := begun(t, j)
 	tx.Write(f.node(0), word(1))
 	tx.OnDone(func(bool) { order = append(order, "visible") })
 	tx.OnDurable(func() { order = append(order, "durable") })
@@ -133,10 +127,7 @@ func TestStagedIsBounded(t *testing.T) {
 			f := newFixture(t)
 			j := f.open(t)
 			for i := range 2000 {
-				tx, err := begin(j)
-				if err != nil {
-					t.Fatal(err)
-				}
+				tx := begun(t, j)
 				if zeros {
 					tx.Zero(f.node(i % 500))
 				} else {

@@ -53,12 +53,18 @@ func begin(j *Journal) (*Tx, error) {
 	return tx, j.Begin(tx)
 }
 
-// write commits one word.
-func write(t failer, j *Journal, off int64, v uint64) {
+// begun is begin where that cannot fail.
+func begun(t failer, j *Journal) *Tx {
 	tx, err := begin(j)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tx
+}
+
+// write commits one word.
+func write(t failer, j *Journal, off int64, v uint64) {
+	tx := begun(t, j)
 	tx.Write(off, word(v))
 	if _, err := tx.Commit(); err != nil {
 		t.Fatal(err)
@@ -83,10 +89,7 @@ func TestModel(t *testing.T) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"transaction": func(t *rapid.T) {
-				tx, err := begin(j)
-				if err != nil {
-					t.Fatal(err)
-				}
+				tx := begun(t, j)
 				defer tx.Abort()
 				next := slices.Clone(model)
 				for range rapid.IntRange(1, 12).Draw(t, "changes") {
@@ -213,10 +216,7 @@ func TestOldRecords(t *testing.T) {
 func TestTooLong(t *testing.T) {
 	f := newFixture(t)
 	j := f.open(t)
-	tx, err := begin(j)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tx := begun(t, j)
 	done := []bool{}
 	tx.OnDone(func(committed bool) { done = append(done, committed) })
 	for i := range layout.MinLog / 4 / block {
@@ -238,10 +238,7 @@ func TestWorkIsBounded(t *testing.T) {
 	f := newFixture(t)
 	j := f.open(t)
 	for i := range 3000 {
-		tx, err := begin(j)
-		if err != nil {
-			t.Fatal(err)
-		}
+		tx := begun(t, j)
 		for k := range 4 {
 			tx.Zero(f.node((i*4 + k) % 500))
 		}
@@ -304,10 +301,7 @@ func TestFailedFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, j, f.node(0), 1)
-	tx, err := begin(j)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tx := begun(t, j)
 	area.fail = true
 	tx.Write(f.node(0), word(2))
 	if _, err := tx.Commit(); !errors.Is(err, unix.EIO) {
@@ -329,10 +323,7 @@ func TestFailedFence(t *testing.T) {
 func TestPanicOfWhoWaits(t *testing.T) {
 	f := newFixture(t)
 	j := f.open(t)
-	tx, err := begin(j)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tx := begun(t, j)
 	tx.Write(f.node(0), word(1))
 	tx.OnDurable(func() { panic("waited") })
 	func() {

@@ -28,10 +28,7 @@ func TestStats(t *testing.T) {
 	}
 	check("at first")
 
-	tx, err := begin(j)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tx := begun(t, j)
 	tx.Write(f.node(0), word(1))
 	tx.Abort()
 	check("aborted")

@@ -58,6 +58,9 @@ func TestVM(t *testing.T) {
 		}
 		s.rounds = n
 	}
+	if _, _, err := accelerator(); err != nil {
+		t.Fatal(err) // a wish that is wrong is no reason to skip
+	}
 	tests, err := buildTests(s.ctx, s.dir)
 	if err != nil {
 		t.Fatal(err)

@@ -134,7 +134,7 @@ func (c *contestant) calibrate(each time.Duration) error {
 }
 
 // compare has all take their turns, in rounds of which each has an order of its own, so that what else goes on on the machine
-// hits all alike, and so does what the one before leaves behind: an emulated CPU's TLB is as large as it was of use last.
+// hits all alike, and so does what the one before leaves behind.
 func compare(ctx context.Context, o *CompareOptions, what string, all []*contestant) error {
 	add, done := o.progress(what, int64(len(all)*(o.Rounds+1)))
 	defer done()
